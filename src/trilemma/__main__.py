@@ -1,0 +1,5 @@
+"""``python -m trilemma``: what torchrun starts."""
+
+from trilemma.cli import main
+
+main()

@@ -1,0 +1,83 @@
+"""``trilemma compare [DATA] --out DIR``."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from trilemma.cli.flags import DataFlags, Device, Json, Size, data_config, print_json
+from trilemma.cli.progress import Bars
+from trilemma.comparison import compare as run_comparison
+from trilemma.evaluation import Protocol
+from trilemma.parallel import join
+from trilemma.report import table
+
+
+def compare(
+    data: str = "mnist",
+    /,
+    *,
+    out: Path = Path("comparison"),
+    families: str = "",
+    budget: str = "2m",
+    size: Size = "tiny",
+    seed: int = 0,
+    conditional: Annotated[bool, Parameter(negative=())] = False,
+    protocol: Annotated[Protocol | None, Parameter(name="*", group="Protocol")] = None,
+    images: Annotated[DataFlags | None, Parameter(name="*", group="Images")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Train several families under an equal budget, measure them alike, and write one report.
+
+    Run again, the same command reuses what is finished and continues what is not.
+
+    Examples:
+
+        trilemma compare mnist --conditional --budget 75s --out demo
+        trilemma compare photos/ --image-size 32 --budget 1h --out report
+        trilemma compare fashion-mnist --families vae,gan,diffusion --size small --budget 200kimages --out report
+
+    Parameters
+    ----------
+    data
+        mnist (built in), fashion-mnist, cifar10, a folder or zip of images, an .npz, .npy or idx file, or a Hub id
+    out
+        the folder for the runs, report.html and report.json
+    families
+        which, separated by commas; all by default
+    budget
+        of each family: 90s, 2m, 1h, 5000steps, 200kimages
+    size
+        the preset, matched for compute across families
+    seed
+        decides weights, batches, noise and subsets
+    conditional
+        train on the labels: log p(x|y), and every grid drawn from the same classes
+    """
+    with join(device) as where, Bars() as bars:
+        page = run_comparison(
+            data_config(data, images),
+            out=out,
+            families=[name.strip() for name in families.split(",") if name.strip()],
+            budget=budget,
+            size=size,
+            seed=seed,
+            conditional=conditional,
+            protocol=protocol,
+            device=device,
+            tell=bars.tell,
+            say=bars.say,
+        )
+    if not where.first:
+        return
+    report = json_module.loads(page.with_suffix(".json").read_text())
+    if json:
+        print_json(report)
+    else:
+        Console().print(table(report))
+        print(f"\nThe report: {page.resolve().as_uri()}")

@@ -1,0 +1,40 @@
+"""``trilemma data [DATA]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from trilemma.cli.flags import DataFlags, data_config
+from trilemma.data import describe, load
+from trilemma.images import grid, save_png
+
+
+def data(
+    source: str = "mnist",
+    /,
+    *,
+    images: Annotated[DataFlags | None, Parameter(name="*", group="Images")] = None,
+    out: Path | None = None,
+) -> None:
+    """Look at a data set as the models will see it: shape, classes, split, and what was done to the images.
+
+    Examples:
+
+        trilemma data photos/ --image-size 64
+        trilemma data photos.zip --color grey --out photos.png
+
+    Parameters
+    ----------
+    source
+        mnist (built in), fashion-mnist, cifar10, a folder or zip of images, an .npz, .npy or idx file, or a Hub id
+    out
+        draw the first training images into this PNG
+    """
+    dataset = load(data_config(source, images))
+    print(describe(dataset))
+    if out is not None:
+        save_png(grid(dataset.batch(dataset.train[:100]), levels=dataset.levels), out)
+        print(f"{out}: the first {min(100, len(dataset.train))} training images")

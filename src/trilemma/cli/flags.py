@@ -1,0 +1,111 @@
+"""Flags that several verbs share, made from the config dataclasses, so that a new field is a new flag by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional, get_type_hints
+
+from cyclopts import Parameter
+from docstring_parser import parse_from_object
+
+from trilemma.data import DataConfig
+
+Size = Literal["tiny", "small", "base", "large"]
+Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps")]
+Json = Annotated[bool, Parameter(negative=(), help="print the result as JSON on standard output, for programs")]
+
+
+def overrides(cls: type) -> type:
+    """A twin of a config dataclass in which every field may be left out (None): the flags that a user can set."""
+    hints = get_type_hints(cls)
+    texts = {p.arg_name: p.description or "" for p in parse_from_object(cls).params}
+    fields = []
+    for field in dataclasses.fields(cls):
+        text = " ".join(texts.get(field.name, "").split())
+        note = Parameter(help=text, negative_iterable=())
+        fields.append((field.name, Annotated[Optional[hints[field.name]], note], None))  # noqa: UP045
+    twin = dataclasses.make_dataclass(f"{cls.__name__}Flags", fields, frozen=True)
+    twin.__module__ = __name__
+    return twin
+
+
+def given(flags: Any) -> dict[str, Any]:
+    """The fields that were set."""
+    return {} if flags is None else {k: v for k, v in vars(flags).items() if v is not None}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class DataFlags:
+    """How images are read; the same for every verb that reads some."""
+
+    image_size: Annotated[str | None, Parameter(help="bring every image to this size: 32, or 48x64 (height x width)")] = None
+    fit: Annotated[Literal["crop", "pad"] | None, Parameter(help="cut off the longer side (default), or pad the shorter")] = None
+    color: Annotated[Literal["auto", "grey", "rgb"] | None, Parameter(help="one channel, three, or as the images need (default)")] = None
+    background: Annotated[str | None, Parameter(help="what transparency and padding show: a colour name or #rrggbb; white by default")] = None
+    binarize: Annotated[
+        Literal["none", "dynamic", "threshold"] | None,
+        Parameter(help="two levels: drawn afresh with probability value/255 (dynamic), or value > 127 (threshold)"),
+    ] = None
+    limit: Annotated[int | None, Parameter(help="train on the first so many images only")] = None
+    max_bad: Annotated[float | None, Parameter(help="share of unreadable files above which loading stops; 0.05 by default")] = None
+
+
+def data_config(source: str, flags: DataFlags | None, base: Mapping[str, Any] | None = None) -> DataConfig:
+    """The data config of a source and the flags; ``base`` are fields from a config file."""
+    from trilemma.config import decode
+
+    fields = {**(base or {}), "source": source}
+    for name, value in given(flags).items():
+        fields["size" if name == "image_size" else name] = parse_size(value) if name == "image_size" else value
+    return decode(DataConfig, fields, "data options")
+
+
+def parse_size(text: str) -> list[int]:
+    """``32`` or ``48x64`` to [height, width]."""
+    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip())
+    if not match:
+        raise ValueError(f"--image-size {text!r} is not understood: write 32, or 48x64 for height x width")
+    return [int(match[1]), int(match[2] or match[1])]
+
+
+def read_toml(path: Path | None) -> dict[str, Any]:
+    """A settings file; a one-line ``ValueError`` if it is missing or not TOML."""
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"cannot read the settings file {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+
+
+def parse_labels(text: str | None, names: tuple[str, ...]) -> list[int] | None:
+    """``3``, ``0,1,2``, class names, ``all`` (every class in turn) or ``none`` (no class) to label numbers."""
+    if text is None:
+        return None
+    if text == "all":
+        return list(range(len(names)))
+    labels = []
+    for part in (part.strip() for part in text.split(",")):
+        if part == "none":
+            labels.append(len(names))
+        elif part in names:
+            labels.append(names.index(part))
+        elif part.lstrip("-").isdigit():
+            labels.append(int(part))
+        else:
+            raise ValueError(f"--labels {part!r} is not a class; there are {', '.join(names[:20]) or 'none'}")
+    return labels
+
+
+def print_json(record: Any) -> None:
+    """One strict JSON document on standard output."""
+    print(json.dumps(record, indent=1, allow_nan=False))

@@ -1,0 +1,63 @@
+"""Progress on standard error: bars on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+QUIET_SECONDS = 15.0
+"""Where there is no terminal, seconds between two lines."""
+
+
+class Bars:
+    """Progress bars by ``(who, what)``; ``tell`` makes a bar when it first hears of it."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr)
+        self._bars: dict[tuple[str, str], TaskID] = {}
+        self._lines: dict[tuple[str, str], float] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[detail]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+
+    def tell(self, who: str, what: str, done: float, total: float, detail: str = "") -> None:
+        """Move the bar of ``(who, what)`` to ``done`` of ``total``."""
+        key = (who, what)
+        if not self._console.is_terminal:
+            self._line(key, done / total if total else 1.0, detail)
+            return
+        if key not in self._bars:
+            self._bars[key] = self._progress.add_task(f"{who:<12}{what}" if who else what, total=total, detail="")
+        self._progress.update(self._bars[key], completed=done, total=total, detail=detail)
+
+    def _line(self, key: tuple[str, str], share: float, detail: str) -> None:
+        now = time.monotonic()
+        if share < 1 and now - self._lines.get(key, -QUIET_SECONDS) < QUIET_SECONDS:
+            return
+        if share >= 1 and self._lines.get(key) == float("inf"):
+            return
+        self._lines[key] = float("inf") if share >= 1 else now
+        self._console.print(" ".join(part for part in (*key, f"{share:.0%}", detail) if part), highlight=False, markup=False)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        self._console.print(line, highlight=False, markup=False)
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()

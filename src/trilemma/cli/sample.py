@@ -1,0 +1,118 @@
+"""``trilemma sample RUN``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from cyclopts import Parameter
+
+from trilemma.cli.flags import Device, Json, parse_labels, print_json
+from trilemma.cli.progress import Bars
+from trilemma.config import parse_text
+from trilemma.families import FAMILIES
+from trilemma.images import grid, save_png, to_display
+from trilemma.parallel import join
+from trilemma.run import Run
+from trilemma.sampling import Samples
+from trilemma.sampling import sample as draw
+
+MAX_TILES = 10_000
+
+
+def sample(
+    run: Path,
+    /,
+    *,
+    n: Annotated[int, Parameter(name=["-n", "--number"])] = 64,
+    seed: int = 0,
+    labels: str | None = None,
+    out: Path | None = None,
+    device: Device = "auto",
+    json: Json = False,
+    **options: str,
+) -> None:
+    """Draw images from a trained run.
+
+    Image i depends only on the seed and on i: asking for more adds to the ones before.
+
+    Examples:
+
+        trilemma sample runs/vae -n 64 --out grid.png
+        trilemma sample runs/gan -n 10000 --labels 3 --out samples.npz
+        trilemma sample runs/diffusion -n 100 --labels all --steps 20 --eta 0 --out folder/
+
+    Every family has sampling options of its own, such as --steps; a wrong one lists them.
+
+    Parameters
+    ----------
+    run
+        a run folder
+    n
+        how many
+    seed
+        any integer
+    labels
+        classes of a conditional run, by number or name: 3, or 0,1,2, or all (in turn), or none (no class); by default
+        drawn at random
+    out
+        grid.png (one picture), samples.npz (the arrays images and labels) or folder/ (one PNG each, with metadata.jsonl);
+        RUN/samples-SEED.png by default
+    options
+        a sampling option of the run's family
+    """
+    opened = Run.open(run)
+    family = FAMILIES[opened.config.family]
+    chosen = parse_text(family.Options, options, family.name)
+    out = out or run / f"samples-{seed}.png"
+    if out.suffix.lower() not in (".png", ".npz", ""):
+        raise ValueError(f"--out {out} must end in .png, in .npz, or be a folder")
+    if out.suffix.lower() == ".png" and n > MAX_TILES:
+        raise ValueError(f"{n} images do not fit in one picture: write --out samples.npz or --out folder/")
+    with join(device) as where, Bars() as bars:
+        drawn = draw(
+            opened,
+            n,
+            seed=seed,
+            labels=parse_labels(labels, opened.config.class_names),
+            options=chosen,
+            device=device,
+            progress=(lambda done, total: bars.tell(family.name, "sampling", done, total)) if where.first else None,
+        )
+    if not where.first:
+        return
+    write(drawn, out, opened.config.class_names)
+    record = {"out": str(out), "n": n, "seed": seed, "images_per_second": round(drawn.images_per_second, 3)}
+    if json:
+        print_json(record | {"options": dataclasses.asdict(chosen)})
+    else:
+        print(f"{out}: {n} images at {drawn.images_per_second:,.1f} images/s")
+
+
+def write(drawn: Samples, out: Path, class_names: tuple[str, ...]) -> None:
+    """Write samples as one picture, as arrays, or as a folder that `trilemma` and the Hub read as a data set."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    labels = np.full(len(drawn.images), -1) if drawn.labels is None else drawn.labels.numpy()
+    if out.suffix.lower() == ".npz":
+        np.savez_compressed(out, images=drawn.images.numpy(), labels=labels, levels=np.array(drawn.spec.levels))
+        return
+    if out.suffix.lower() == ".png":
+        save_png(grid(drawn.images, levels=drawn.spec.levels), out)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    lines = []
+    shown = to_display(drawn.images, drawn.spec.levels)
+    for i, (image, label) in enumerate(zip(shown, labels.tolist(), strict=True)):
+        name = f"{i:06d}.png"
+        save_png(image, out / name)
+        known = 0 <= label < len(class_names)
+        lines.append(f'{{"file_name": "{name}"' + (f', "label": {_text(class_names[label])}' if known else "") + "}\n")
+    (out / "metadata.jsonl").write_text("".join(lines))
+
+
+def _text(value: str) -> str:
+    import json
+
+    return json.dumps(value)

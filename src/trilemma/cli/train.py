@@ -1,0 +1,123 @@
+"""``trilemma train FAMILY [DATA] --out RUN``: one subcommand for each family, its flags made from its config."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+from cyclopts import App, Parameter
+
+from trilemma.cli.flags import DataFlags, Device, Json, Size, data_config, given, overrides, print_json, read_toml
+from trilemma.cli.progress import Bars
+from trilemma.config import TrainConfig
+from trilemma.families import FAMILIES
+from trilemma.families.family import Family
+from trilemma.parallel import join
+from trilemma.training import Report, train
+
+app = App(
+    name="train",
+    help="""Train one family of model on a data set.
+
+    Examples:
+
+        trilemma train vae --out runs/vae --budget 2m
+        trilemma train diffusion photos/ --out runs/photos --image-size 64 --size small --budget 8h
+        trilemma train pixelcnn mnist --binarize dynamic --out runs/pixelcnn --budget 20000steps
+        trilemma train gan fashion-mnist --conditional --out runs/gan --model.discriminator-steps 2 --train.lr 1e-4
+        trilemma train vae --out runs/vae --budget 10m --resume
+        torchrun --nproc-per-node 4 -m trilemma train diffusion photos/ --out runs/photos
+    """,
+    help_format="markdown",
+)
+TrainFlags = overrides(TrainConfig)
+
+
+def _command(cls: type[Family]) -> Callable[..., None]:
+    """The subcommand of one family."""
+    ModelFlags = overrides(cls.Config)
+
+    def command(
+        data: str | None = None,
+        /,
+        *,
+        out: Path,
+        size: Optional[Size] = None,  # noqa: UP045
+        budget: str | None = None,
+        seed: int | None = None,
+        conditional: Annotated[bool | None, Parameter(negative=())] = None,
+        resume: Annotated[bool, Parameter(negative=())] = False,
+        config: Path | None = None,
+        device: Device = "auto",
+        json: Json = False,
+        images: Annotated[DataFlags | None, Parameter(name="*", group="Images")] = None,
+        model: Annotated[Optional[ModelFlags], Parameter(name="model", group="Model")] = None,  # type: ignore[valid-type]
+        training: Annotated[Optional[TrainFlags], Parameter(name="train", group="Training")] = None,  # type: ignore[valid-type]
+    ) -> None:
+        file = read_toml(config)
+        sections = {name: dict(file.pop(name, {})) for name in ("data", "model", "train")}
+        if unknown := sorted(set(file) - {"size", "budget", "seed", "conditional"}):
+            raise ValueError(
+                f"{config} has an unknown key {unknown[0]!r}; it may have size, budget, seed, conditional and the tables "
+                "[data], [model], [train]"
+            )
+        source = data or sections["data"].pop("source", "mnist")
+        with join(device) as where, Bars() as bars:
+            run = train(
+                cls.name,
+                data_config(source, images, sections["data"]),
+                out=out,
+                size=size or file.get("size", "tiny"),
+                budget=budget or file.get("budget", "2m"),
+                seed=file.get("seed", 0) if seed is None else seed,
+                conditional=file.get("conditional", False) if conditional is None else conditional,
+                model=sections["model"] | given(model),
+                settings=sections["train"] | given(training),
+                resume=resume,
+                device=device,
+                listen=lambda report: _listen(bars, cls.name, report),
+                say=bars.say,
+            )
+        if not where.first:
+            return
+        progress = run.progress()
+        if json:
+            print_json({"run": str(run.path), **progress})
+        else:
+            print(f"{run.path}: {progress['step']:,} steps, {progress['images']:,} images, {progress['seconds']:.0f} s")
+
+    command.__doc__ = f"""{cls.title}. {cls.paper}
+
+    Parameters
+    ----------
+    data
+        mnist (built in), fashion-mnist, cifar10, a folder or zip of images, an .npz, .npy or idx file, or a Hub id
+    out
+        the run folder to make
+    size
+        the preset, tiny by default
+    budget
+        how long in all: 90s, 2m, 1h, 5000steps, 200kimages; 2m by default
+    seed
+        decides weights, batches and noise; 0 by default
+    conditional
+        train P(x|y) on the data's labels
+    resume
+        continue the run in --out; its final weights equal those of an uninterrupted run
+    config
+        a TOML file with any of these, and the tables [data], [model] and [train]
+    """
+    return command
+
+
+def _listen(bars: Bars, name: str, report: Report) -> None:
+    detail = f"step {report.step:,} · {report.images_per_second:,.0f} images/s · loss {report.loss:.4g}"
+    bars.tell(name, "training", min(report.spent, 1.0), 1.0, detail)
+
+
+def _register() -> None:
+    for name, cls in FAMILIES.items():
+        command: Any = _command(cls)
+        app.command(command, name=name)
+
+
+_register()

@@ -1,0 +1,227 @@
+"""Several families, one data set, an equal budget, one table.
+
+A comparison is a folder: one run folder for each family, ``report.json`` with every number and its protocol, and
+``report.html``, a page that needs nothing beside it. Started again, it reuses what is finished and continues what is
+not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trilemma import __version__
+from trilemma.data import DataConfig, Dataset, load
+from trilemma.evaluation import Protocol, Reference, describe_data, describe_protocol, evaluate
+from trilemma.families import FAMILIES
+from trilemma.images import grid, save_png
+from trilemma.parallel import ranks
+from trilemma.report import write
+from trilemma.run import Run, is_run
+from trilemma.training import Budget, Diverged, Progress, Report, make_config, train
+
+Tell = Callable[[str, str, float, float, str], None]
+"""Called as ``tell(family, what, done, total, detail)``; the family is "" for what all share."""
+
+
+class Stopped(RuntimeError):
+    """Training was stopped by a signal; everything is saved."""
+
+
+def compare(
+    data: Dataset | DataConfig | str | os.PathLike[str] = "mnist",
+    *,
+    out: str | os.PathLike[str],
+    families: Sequence[str] = (),
+    budget: str = "2m",
+    size: str = "tiny",
+    seed: int = 0,
+    conditional: bool = False,
+    protocol: Protocol | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    tell: Tell | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train families under an equal budget, evaluate them alike, and write the report.
+
+    Args:
+        data: a loaded `Dataset`, or what `load` takes.
+        out: the folder for the runs and the report.
+        families: keys of `FAMILIES`; all of them by default.
+        budget: of each family: ``75s``, ``5000steps``, ``1Mimages``.
+        size: the preset.
+        seed: of everything.
+        conditional: train P(x|y) on the labels, and draw every grid from the same classes.
+        protocol: how to evaluate.
+        settings: fields of `TrainConfig` that differ from the presets.
+        device: where to compute.
+        tell: told of the progress.
+        say: called with alarms and other single lines.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        ValueError: bad input, in one line.
+        Stopped: a signal came; the same call continues from there.
+    """
+    names = list(dict.fromkeys(families)) or list(FAMILIES)
+    if unknown := [name for name in names if name not in FAMILIES]:
+        raise ValueError(f"unknown family {unknown[0]!r}; there are {', '.join(FAMILIES)}")
+    limit, protocol = Budget.parse(budget), protocol or Protocol(seed=seed)
+    dataset = data if isinstance(data, Dataset) else load(data)
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: choose a folder for --out")
+    # Everything that can be refused is refused before hours of training.
+    for name in names:
+        make_config(name, dataset, size=size, seed=seed, conditional=conditional, settings=settings)
+        if is_run(out / name):
+            Run.open(out / name)
+    runs: dict[str, Run] = {}
+    alarms: dict[str, list[str]] = {name: [] for name in names}
+    for name in names:
+        try:
+            runs[name] = train(
+                name,
+                dataset,
+                out=out / name,
+                size=size,
+                budget=budget,
+                seed=seed,
+                conditional=conditional,
+                settings=settings,
+                resume=True,
+                device=device,
+                listen=_training(tell, name) if tell else None,
+                say=lambda line, name=name: say(f"{name}: {line}"),
+            )
+        except Diverged as error:
+            say(f"{name}: {error}")
+            alarms[name].append(str(error))
+            runs[name] = Run.open(out / name)
+        else:
+            if limit.spent(Progress(**_integers(runs[name].progress()))) < 1:
+                raise Stopped(f"stopped while training {name}; the same command continues from there")
+    if not ranks(device).first:
+        tell = None
+    real = Reference.prepare(dataset, protocol, device, _evaluating(tell, "") if tell else None)
+    entries = []
+    for name in names:
+        record = _evaluation(runs[name], real, device, _evaluating(tell, name) if tell else None)
+        entries.append(describe_family(runs[name], record, out, alarms[name]))
+    report = {
+        "format": 1,
+        "title": f"Generative models on {dataset.name}",
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+        "version": __version__,
+        "command": command(),
+        "data": describe_data(dataset) | {"conditional": conditional},
+        "protocol": describe_protocol(real, device) | {"budget": budget, "size": size},
+        "floor": {name: asdict(metric) for name, metric in real.floor().items()},
+        "pictures": {"real": _draw_real(dataset, conditional, protocol.seed, out)},
+        "families": entries,
+    }
+    if ranks(device).first:
+        write(report, out)
+    return out / "report.html"
+
+
+def _integers(progress: Mapping[str, float]) -> dict[str, Any]:
+    return {"step": int(progress["step"]), "images": int(progress["images"]), "seconds": progress["seconds"]}
+
+
+def _training(tell: Tell, name: str) -> Callable[[Report], None]:
+    def listen(report: Report) -> None:
+        detail = f"{report.images_per_second:,.0f} images/s · loss {report.loss:.4g}"
+        tell(name, "training", min(report.spent, 1.0), 1.0, detail)
+
+    return listen
+
+
+def _evaluating(tell: Tell, name: str) -> Callable[[str, int, int], None]:
+    return lambda what, done, total: tell(name, what, float(done), float(total), "")
+
+
+def _evaluation(run: Run, real: Reference, device: str, tell: Callable[[str, int, int], None] | None) -> dict[str, Any]:
+    """The evaluation of a run, taken from its folder if it is of these weights and this protocol."""
+    if not run.has_checkpoint:
+        return {}
+    if run.evaluation.exists():
+        record: dict[str, Any] = json.loads(run.evaluation.read_text())
+        wanted = describe_protocol(real, device)
+        same = {key: record["protocol"].get(key) for key in wanted} == wanted
+        if same and record["subject"].get("progress") == run.progress() and record["version"] == __version__:
+            return record
+    return evaluate(run, real, device=device, tell=tell)
+
+
+def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequence[str]) -> dict[str, Any]:
+    """One family's entry in the report."""
+    cls, logs = FAMILIES[run.config.family], run.logs()
+    curves: dict[str, list[list[float]]] = {}
+    for line in logs:
+        for name, value in line.items():
+            if name not in ("step", "images", "seconds", "alarm"):
+                curves.setdefault(name, []).append([line["images"], value])
+    subject = record.get("subject", {})
+    progress = subject.get("progress", {"step": 0, "images": 0, "seconds": 0.0})
+    seconds = progress["seconds"]
+    return {
+        "name": cls.name,
+        "title": cls.title,
+        "paper": cls.paper,
+        "density": cls.density.value,
+        "gives_up": cls.gives_up,
+        "answers": dict(cls.answers),
+        "run": str(run.path),
+        "parameters": subject.get("parameters"),
+        "config": subject.get("config", {}),
+        "options": subject.get("options", {}),
+        "training": {
+            "seconds": round(seconds, 1),
+            "steps": progress["step"],
+            "images": progress["images"],
+            "images_per_second": round(progress["images"] / seconds, 1) if seconds else None,
+            "curves": curves,
+            "alarms": [line["alarm"] for line in logs if "alarm" in line] + list(alarms),
+        },
+        "metrics": record.get("metrics", {}),
+        "pictures": {
+            name: os.path.relpath(run.path / file, out) for name, file in record.get("pictures", {}).items()
+        },
+    }
+
+
+def _draw_real(dataset: Dataset, conditional: bool, seed: int, out: Path) -> str:
+    """A grid of held-out images, one column to a class where the models are conditional; returns its name."""
+    order = dataset.test[np.random.Generator(np.random.Philox(key=[seed % 2**64, 1])).permutation(len(dataset.test))]
+    if conditional and dataset.labels is not None:
+        columns = min(len(dataset.class_names), 10)
+        by_class = [order[dataset.labels[order] == label][:8] for label in range(columns)]
+        rows = min(8, *(len(members) for members in by_class)) if columns > 1 else 8
+        chosen = np.array([members[row] for row in range(rows) for members in by_class], np.int64)
+    else:
+        columns, chosen = 10, order[:80]
+    images = dataset.batch(chosen) if len(chosen) else torch.zeros(0, *dataset.spec().shape, dtype=torch.uint8)
+    return save_png(grid(images, levels=dataset.levels, columns=max(columns, 1)), out / "real.png").name
+
+
+def command() -> str:
+    """The command line of this process, as one would type it."""
+    name = Path(sys.argv[0]).name
+    return shlex.join(["trilemma" if name in ("trilemma", "__main__.py") else name, *sys.argv[1:]])
+
+
+__all__ = ["Stopped", "compare"]

@@ -1,0 +1,241 @@
+"""Images that already are arrays: ``.npz``, ``.npy``, and the idx files of the original MNIST.
+
+Nothing is unpickled. Pixels may be uint8, booleans, whole numbers or floats; what was done to them is noted.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import struct
+import zipfile
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from trilemma.data.config import DataConfig
+from trilemma.data.dataset import Indices, Raw, number_classes
+from trilemma.data.decoded import with_progress
+from trilemma.data.fit import Pixels, convert_array, reason
+
+Array = npt.NDArray[Any]
+
+MAX_BYTES = 2**35
+IDX_NAME = re.compile(r"(?P<part>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?P<gz>\.gz)?$")
+CHANNELS = (1, 3, 4)
+
+
+def load_npz(path: Path, config: DataConfig, progress: bool) -> Raw:
+    """``x_train, y_train, x_test, y_test, classes``, or ``images, labels, classes``; all but the images optional."""
+    arrays = read_npz(path)
+    known = {"x_train", "y_train", "x_test", "y_test", "images", "labels", "classes"}
+    notes = [f"arrays not used: {', '.join(sorted(arrays.keys() - known))}"] if arrays.keys() - known else []
+    if "x_train" in arrays:
+        images, labels = [arrays["x_train"]], [arrays.get("y_train")]
+        if "x_test" in arrays:
+            images, labels = [*images, arrays["x_test"]], [*labels, arrays.get("y_test")]
+    elif "images" in arrays:
+        images, labels = [arrays["images"]], [arrays.get("labels")]
+    else:
+        raise ValueError(f"{path} has neither x_train nor images, only {', '.join(sorted(arrays)) or 'nothing'}")
+    return from_arrays(path.stem, str(path), images, labels, arrays.get("classes"), config, progress, notes)
+
+
+def load_npy(path: Path, config: DataConfig, progress: bool) -> Raw:
+    """One array of images; mapped, so that it may be larger than memory."""
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise ValueError(f"{path} is not a plain NumPy array (pickles are never loaded): {reason(error)}") from error
+    return from_arrays(path.stem, str(path), [images], [None], None, config, progress, [])
+
+
+def is_idx(path: Path) -> bool:
+    """Whether a file, or a file in a folder, is named like the original MNIST's."""
+    if path.is_dir():
+        with suppress(OSError):
+            return any(_idx_images(file) for file in path.iterdir())
+        return False
+    return IDX_NAME.search(path.name) is not None or path.name.endswith(("-ubyte", "-ubyte.gz"))
+
+
+def load_idx(path: Path, config: DataConfig, progress: bool) -> Raw:
+    """A folder of idx files with the split in their names, or one file of images with its labels beside it."""
+    if path.is_dir():
+        parts = {match["part"]: file for file in sorted(path.iterdir()) if (match := _idx_images(file))}
+        chosen = [parts[part] for part in ("train", "t10k", "test") if part in parts][:2]
+    else:
+        chosen = [path]
+    images = [read_idx(file) for file in chosen]
+    labels = [_idx_labels(file) for file in chosen]
+    name = re.split("[-.]idx", path.name)[0]
+    return from_arrays(name, str(path), cast(list[Array], images), labels, None, config, progress, [])
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """All arrays of an npz file. Raises ``ValueError`` with one line where it is broken or holds pickles."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+        if unpacked > MAX_BYTES:
+            raise ValueError(f"it unpacks to {unpacked / 2**30:.0f} GiB; save it with np.save, which can be mapped")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, TypeError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is not an npz file of plain arrays (pickles are never loaded): {reason(error)}"
+        ) from error
+
+
+def read_idx(path: Path) -> npt.NDArray[np.uint8]:
+    """One idx file of unsigned bytes, gzipped or not: images [N, H, W] or labels [N]."""
+    try:
+        with cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
+            zero, kind, ndim = struct.unpack(">HBB", file.read(4))
+            if (zero, kind) != (0, 8) or ndim not in (1, 3):
+                raise ValueError("it does not begin like one of unsigned bytes")
+            shape = struct.unpack(f">{ndim}I", file.read(4 * ndim))
+            count = math.prod(shape)
+            if count > MAX_BYTES:
+                raise ValueError(f"it claims to hold {count / 2**30:.0f} GiB")
+            data = file.read(count + 1)  # never more than the header says, whatever the gzip holds
+    except (OSError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise ValueError(f"{path} is not a readable idx file: {reason(error)}") from error
+    if len(data) != count:
+        raise ValueError(
+            f"{path} is not a readable idx file: it has {'fewer' if len(data) < count else 'more'} bytes than it says"
+        )
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def from_arrays(
+    name: str,
+    where: str,
+    images: list[Array],
+    labels: list[Array | None],
+    classes: Array | None,
+    config: DataConfig,
+    progress: bool,
+    notes: list[str],
+) -> Raw:
+    """One or two parts (training, test) of images and labels → ``Raw``. ``where`` names the source in errors."""
+    parts = [_channels_first(part, where, notes) for part in images]
+    kinds = [f"{part.dtype} {list(part.shape[1:])}" for part in parts]
+    if len(set(kinds)) > 1:
+        raise ValueError(f"{where}: training and test images differ, {' and '.join(kinds)}: make them alike")
+    numbers, class_names = _join_labels(parts, labels, classes, where, notes)
+    is_test = np.repeat([False, True], [len(part) for part in parts]) if len(parts) == 2 else None
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if not whole.size:
+        raise ValueError(f"{where} holds no images")
+    pixels = _convert(_to_bytes(whole, where, notes), config, progress, notes)
+    return Raw(name, pixels, numbers, None, class_names, is_test, notes=notes)
+
+
+def _to_bytes(images: Array, where: str, notes: list[str]) -> Pixels:
+    """Pixels of any kind that has an evident range → uint8 0 … 255."""
+    if images.dtype.kind not in "buif":
+        raise ValueError(f"{where}: images must be numbers, not {images.dtype}")
+    lowest, highest = images.min(), images.max()
+    if images.dtype == np.uint8 and highest > 1:
+        return cast(Pixels, images)
+    if images.dtype.kind == "f":
+        if not (lowest >= 0 and highest <= 1):  # also where there is a NaN
+            raise ValueError(
+                f"{where}: images of floats must lie in [0, 1], not [{lowest:g}, {highest:g}]: save them as uint8"
+            )
+        notes.append("pixels: floats in [0, 1], scaled to 0 … 255 and rounded")
+        return np.rint(images * 255.0).astype(np.uint8)
+    if not (lowest >= 0 and highest <= 65535):
+        raise ValueError(f"{where}: pixels must lie in 0 to 255, not {lowest} to {highest}: save them as uint8")
+    if highest <= 1:
+        notes.append("pixels: 0 and 1, scaled to 0 and 255")
+        return images.astype(np.uint8) * np.uint8(255)
+    if highest > 255:
+        notes.append("pixels: 16-bit, scaled to 8 bits")
+        return ((images.astype(np.int64) + 128) // 257).astype(np.uint8)
+    return images.astype(np.uint8)
+
+
+def _channels_first(images: Array, where: str, notes: list[str]) -> Array:
+    """[N, H, W], [N, H, W, C] or [N, C, H, W] → [N, C, H, W]."""
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim == 4:
+        first, last = images.shape[1] in CHANNELS, images.shape[3] in CHANNELS
+        if first and last:  # tiny images: square ones are likelier, then our own order
+            first = images.shape[2] == images.shape[3] or images.shape[1] != images.shape[2]
+            order = f"shape: {list(images.shape[1:])} read as {'[C, H, W]' if first else '[H, W, C]'}"
+            notes += [] if order in notes else [order]
+        if first:
+            return images
+        if last:
+            return images.transpose(0, 3, 1, 2)
+    raise ValueError(
+        f"{where}: images must be [N, H, W], [N, H, W, C] or [N, C, H, W], C being 1, 3 or 4, not {list(images.shape)}"
+    )
+
+
+def _join_labels(
+    images: list[Pixels], labels: list[Array | None], classes: Array | None, where: str, notes: list[str]
+) -> tuple[Indices | None, tuple[str, ...]]:
+    given = [part for part in labels if part is not None]
+    if not given:
+        return None, ()
+    if len(given) < len(images):
+        notes.append("labels: not used, because only one of the training and the test images has them")
+        return None, ()
+    flat = [part.reshape(-1) if part.ndim == 2 and part.shape[1] == 1 else part for part in given]
+    for part, own in zip(images, flat, strict=True):
+        if own.shape != (len(part),):
+            raise ValueError(
+                f"{where}: {len(part):,} images need {len(part):,} labels, not labels of shape {list(own.shape)}"
+            )
+    whole = np.concatenate(flat)
+    if classes is None or whole.dtype.kind in "US":
+        return number_classes([_text(value) for value in whole.tolist()], notes)
+    if whole.dtype.kind not in "bui" or not len(whole) or whole.min() < 0 or whole.max() >= len(classes):
+        raise ValueError(
+            f"{where}: labels must be whole numbers from 0 to {len(classes) - 1}, one for each of its classes"
+        )
+    return whole.astype(np.int64), tuple(map(_text, classes.tolist()))
+
+
+def _convert(images: Pixels, config: DataConfig, progress: bool, notes: list[str]) -> Pixels:
+    """Bring all images of an array to the size and channels that were asked for."""
+    own = images.shape[2], images.shape[3]
+    size = config.size or own
+    channels = {"grey": 1, "rgb": 3, "auto": 1 if images.shape[1] == 1 else 3}[config.color]
+    if images.shape[1] == 4:
+        notes.append(f"transparency: laid on {config.background}")
+    if images.shape[1] != channels:
+        notes.append(f"colour: {images.shape[1]} channels converted to {channels}")
+    if size != own:
+        notes.append(f"size: {own[0]} x {own[1]} brought to {size[0]} x {size[1]}, by {config.fit}")
+    elif images.shape[1] == channels:
+        return images
+    converted = np.empty((len(images), channels, *size), np.uint8)
+    for i in with_progress(range(len(images)), "converting images", progress):
+        converted[i] = convert_array(images[i], size, channels, config)
+    return converted
+
+
+def _idx_images(file: Path) -> re.Match[str] | None:
+    match = IDX_NAME.search(file.name)
+    return match if match and match["kind"] == "images" else None
+
+
+def _idx_labels(images: Path) -> Array | None:
+    """The labels beside a file of images, gzipped or not."""
+    name = images.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    found = [images.with_name(name + end) for end in ("", ".gz")]
+    return next((read_idx(file) for file in found if file != images and file.is_file()), None)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,237 @@
+"""A data set in the one currency: ``uint8 [N, C, H, W]``, with labels, captions and one fixed split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trilemma.data.config import DataConfig
+from trilemma.data.fit import Pixels
+from trilemma.images import Spec
+from trilemma.noise import ImageNoise, Noise
+
+Indices = npt.NDArray[np.int64]
+Digests = npt.NDArray[np.uint64]
+
+TEST_SHARE = 0.1
+
+
+@dataclass
+class Raw:
+    """What a reader hands over: all images in one array, not yet split.
+
+    Attributes:
+        images: uint8 [N, C, H, W] with 256 levels.
+        labels: int64 [N] with values ``0 … len(class_names) - 1``.
+        is_test: bool [N] where the source has a test split of its own.
+        sorted_by_name: the order of the images says something about them (a folder lists one class after the other),
+            so that the first so many would not be a fair draw.
+    """
+
+    name: str
+    images: Pixels
+    labels: Indices | None = None
+    captions: list[str] | None = None
+    class_names: tuple[str, ...] = ()
+    is_test: npt.NDArray[np.bool_] | None = None
+    sorted_by_name: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images, what is known about them, and one fixed split.
+
+    Attributes:
+        name: for people.
+        config: what was asked for; a local source is written as an absolute path.
+        images: uint8 [N, C, H, W] with 256 levels (before any binarising), in memory or mapped from a file.
+        labels: int64 [N] with values ``0 … len(class_names) - 1``, or None.
+        captions: N strings (empty where an image has none), or None.
+        class_names: the name of each label.
+        train: int64 indices of the training images.
+        test: int64 indices of the held-out images; disjoint from ``train``.
+        notes: one line each on what was done to the images.
+        fingerprint: hash of pixels, labels, captions, binarising and split; equal files and options give equal ones.
+    """
+
+    name: str
+    config: DataConfig
+    images: Pixels
+    labels: Indices | None
+    captions: list[str] | None
+    class_names: tuple[str, ...]
+    train: Indices
+    test: Indices
+    notes: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def levels(self) -> int:
+        """Number of values a pixel of `batch` takes: 2 where the images are binarised, else 256."""
+        return 256 if self.config.binarize == "none" else 2
+
+    def spec(self, conditional: bool = False) -> Spec:
+        """What a model is told. Raises ``ValueError`` where ``conditional`` and there are no labels."""
+        if conditional and self.labels is None:
+            raise ValueError(
+                f"{self.name} has no labels to condition on: sort the images into one subfolder per class, "
+                "or train an unconditional model"
+            )
+        _, channels, height, width = self.images.shape
+        return Spec((channels, height, width), self.levels, len(self.class_names) if conditional else 0)
+
+    def batch(self, indices: Sequence[int] | Indices | Tensor, noise: Noise | None = None) -> Tensor:
+        """The images at absolute ``indices``.
+
+        Dynamic binarisation (Salakhutdinov and Murray, ICML 2008) makes a pixel 1 with probability value/255: afresh
+        from ``noise`` while training, and otherwise from ``ImageNoise(0, indices)``, so that held-out images are
+        binarised once and for all.
+
+        Args:
+            indices: B indices into ``images``.
+            noise: of B rows; ignored unless the data set is binarised dynamically.
+
+        Returns:
+            uint8 [B, C, H, W] with `levels` levels, on the CPU, or on the noise's device where noise is used.
+        """
+        rows = _rows(indices)
+        x = torch.from_numpy(np.ascontiguousarray(self.images[rows]))
+        if self.config.binarize == "none":
+            return x
+        if self.config.binarize == "threshold":
+            return (x > 127).to(torch.uint8)
+        u = (noise or ImageNoise(0, rows.tolist())).uniform(*x.shape[1:])
+        return (u < x.to(u.device).float() / 255).to(torch.uint8)
+
+    def label_batch(self, indices: Sequence[int] | Indices | Tensor) -> Tensor | None:
+        """int64 [B] labels at absolute ``indices``, or None where the data set has no labels."""
+        if self.labels is None:
+            return None
+        return torch.from_numpy(self.labels[_rows(indices)])
+
+    def training(self) -> tuple[Tensor, Tensor | None]:
+        """All training images [N, C, H, W], binarised as in ``batch(train)``, and their labels [N]."""
+        return self.batch(self.train), self.label_batch(self.train)
+
+    def testing(self) -> tuple[Tensor, Tensor | None]:
+        """All held-out images [N, C, H, W] and their labels [N]."""
+        return self.batch(self.test), self.label_batch(self.test)
+
+
+def assemble(raw: Raw, config: DataConfig) -> Dataset:
+    """Split, limit and fingerprint what a reader delivered."""
+    notes = list(raw.notes)
+    digests = image_digests(raw.images)
+    if raw.is_test is None:
+        is_test = split_by_content(digests, raw.name)
+        notes.append(f"test split: by a hash of each image, {_share(is_test)} held out")
+    else:
+        is_test = raw.is_test
+        notes.append(f"test split: the data set's own, {int(is_test.sum()):,} images")
+        train_digests = set(digests[~is_test].tolist())
+        shared = sum(digest in train_digests for digest in digests[is_test].tolist())
+        if shared:
+            notes.append(f"{shared:,} of the test images also stand among the training images")
+    train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
+    if not len(train) or not len(test):
+        raise ValueError(f"{raw.name} has {len(train)} training and {len(test)} test images: both are needed")
+    if config.limit is not None and config.limit < len(train):
+        notes.append(f"limit: {config.limit:,} of {len(train):,} training images")
+        # a folder lists one class after the other, so there "the first" are the first by content hash
+        order = np.argsort(digests[train], kind="stable") if raw.sorted_by_name else np.arange(len(train))
+        train = np.sort(train[order[: config.limit]])
+    if config.binarize == "dynamic":
+        notes.append("binarised: 1 with probability value/255")
+    elif config.binarize == "threshold":
+        notes.append("binarised: 1 where value > 127")
+    fingerprint = _fingerprint(raw, digests, train, test, config)
+    return Dataset(
+        raw.name, config, raw.images, raw.labels, raw.captions, raw.class_names, train, test, tuple(notes), fingerprint
+    )
+
+
+def number_classes(classes: Sequence[str], notes: list[str]) -> tuple[Indices | None, tuple[str, ...]]:
+    """Class names per image → (labels int64 [N], names), in alphabetical or, where all are numbers, numerical order."""
+    if not any(classes):
+        return None, ()
+    missing = sum(not name for name in classes)
+    if missing:
+        notes.append(f"labels: not used, because {missing:,} of {len(classes):,} images have none")
+        return None, ()
+    names = set(classes)
+    in_order = sorted(names, key=int) if all(map(_is_number, names)) else sorted(names)
+    number = {name: i for i, name in enumerate(in_order)}
+    return np.array([number[name] for name in classes], np.int64), tuple(in_order)
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+def image_digests(images: Pixels) -> Digests:
+    """A 64-bit hash of each image, uint64 [N]."""
+    hashes = (hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest() for image in images)
+    return np.frombuffer(b"".join(hashes), "<u8").astype(np.uint64)
+
+
+def split_by_content(digests: Digests, name: str) -> npt.NDArray[np.bool_]:
+    """Which images are held out: about a tenth, at least one; equal images always on the same side.
+
+    The rule looks at each image alone, so the split of the old images stays as it is when new ones are added.
+    """
+    if len(np.unique(digests)) < 2:
+        raise ValueError(
+            f"{name} has {len(digests)} readable image(s), not two different ones, so none can be held out: add images"
+        )
+    is_test = digests < TEST_SHARE * 2.0**64
+    if not is_test.any():
+        is_test = digests == digests.min()
+    elif is_test.all():
+        is_test = digests != digests.max()
+    return np.asarray(is_test)
+
+
+def describe(dataset: Dataset) -> str:
+    """A few lines for people: size, shape, classes with their counts, and the notes."""
+    _, channels, height, width = dataset.images.shape
+    colour = {1: "grey", 3: "RGB"}[channels]
+    lines = [
+        f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images, "
+        f"{height} x {width} {colour}, {dataset.levels} levels"
+    ]
+    if dataset.labels is not None:
+        used = dataset.labels[np.concatenate([dataset.train, dataset.test])]
+        counts = Counter(used.tolist())
+        shown = [f"{name} ({counts[label]:,})" for label, name in enumerate(dataset.class_names[:20])]
+        more = len(dataset.class_names) - len(shown)
+        lines.append(f"  {len(dataset.class_names)} classes: {', '.join(shown)}{f', and {more} more' if more else ''}")
+    if dataset.captions is not None:
+        lines.append(
+            f"  {sum(map(bool, dataset.captions)):,} captions, such as {next(filter(None, dataset.captions))!r}"
+        )
+    return "\n".join(lines + [f"  {note}" for note in dataset.notes])
+
+
+def _rows(indices: Sequence[int] | Indices | Tensor) -> Indices:
+    return np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices, np.int64)
+
+
+def _share(is_test: npt.NDArray[np.bool_]) -> str:
+    return f"{int(is_test.sum()):,} of {len(is_test):,}"
+
+
+def _fingerprint(raw: Raw, digests: Digests, train: Indices, test: Indices, config: DataConfig) -> str:
+    described = (raw.images.shape, config.binarize, raw.class_names, raw.captions, raw.labels is None)
+    hasher = hashlib.blake2b(repr(described).encode("utf-8", "surrogatepass"), digest_size=16)
+    hasher.update(digests.astype("<u8").tobytes())
+    for array in (train, test) if raw.labels is None else (train, test, raw.labels):
+        hasher.update(array.astype("<i8").tobytes())
+    return hasher.hexdigest()

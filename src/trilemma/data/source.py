@@ -1,0 +1,102 @@
+"""From what the user typed to a data set."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from trilemma.data.arrays import is_idx, load_idx, load_npy, load_npz
+from trilemma.data.config import Binarize, Color, DataConfig, Fit
+from trilemma.data.dataset import Dataset, Raw, assemble
+from trilemma.data.embedded import NAMES, load_named
+from trilemma.data.fit import SUFFIXES
+from trilemma.data.folder import load_folder, load_zip
+from trilemma.data.hub import load_hub
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+
+
+def load(
+    source: DataConfig | str | os.PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    fit: Fit | None = None,
+    color: Color | None = None,
+    background: str | None = None,
+    binarize: Binarize | None = None,
+    limit: int | None = None,
+    max_bad: float | None = None,
+    progress: bool = True,
+) -> Dataset:
+    """Load a data set.
+
+    Args:
+        source: ``mnist``, ``fashion-mnist`` or ``cifar10``; the path of a folder of images, a zip of one, an npz, npy
+            or idx file (write ``./mnist`` for a folder of that name); a Hub id such as ``owner/name``, with
+            ``owner/name:configuration`` and ``hub:name`` for the others; or a whole config.
+        size, fit, color, background, binarize, limit, max_bad: as in `DataConfig`; what is not given stays at the
+            config's value or the default.
+        progress: show bars on stderr while many images are read.
+
+    Raises:
+        ValueError: one line on what is wrong with the source or an option, and what to do.
+
+    Example:
+        >>> dataset = load("mnist", limit=1000)
+        >>> dataset.images.shape, len(dataset.train), len(dataset.test)
+        ((70000, 1, 28, 28), 1000, 10000)
+    """
+    config = source if isinstance(source, DataConfig) else DataConfig(source=os.fspath(source))
+    given = {
+        "size": size, "fit": fit, "color": color, "background": background,
+        "binarize": binarize, "limit": limit, "max_bad": max_bad,
+    }  # fmt: skip
+    assert given.keys() == {field.name for field in fields(DataConfig)} - {"source"}
+    config = replace(config, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    if config.source in NAMES:
+        return assemble(load_named(config.source, config, progress), config)
+    if not config.source.strip():
+        raise ValueError(f"the source is empty: give one of {', '.join(NAMES)}, a path, or a Hub id (owner/name)")
+    path = Path(config.source).expanduser()
+    if _exists(path):
+        config = replace(config, source=str(path.resolve()))
+        return assemble(_load_path(path.resolve(), config, progress), config)
+    if config.source.startswith("hub:") or (HUB_ID.fullmatch(config.source) and not path.parent.is_dir()):
+        return assemble(load_hub(config.source.removeprefix("hub:"), config, progress), config)
+    raise ValueError(f"there is no file, folder or data set {config.source!r}{_did_you_mean(config.source, path)}")
+
+
+def _load_path(path: Path, config: DataConfig, progress: bool) -> Raw:
+    if is_idx(path):
+        return load_idx(path, config, progress)
+    if path.is_dir():
+        return load_folder(path, config, progress)
+    readers = {".zip": load_zip, ".npz": load_npz, ".npy": load_npy}
+    if path.suffix.lower() in readers:
+        return readers[path.suffix.lower()](path, config, progress)
+    if path.suffix.lower() in SUFFIXES:
+        raise ValueError(f"{path} is a single image: give the folder it lies in")
+    raise ValueError(f"{path} is no data set: give a folder of images, a zip of one, or an npz, npy or idx file")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a null byte
+        return False
+
+
+def _did_you_mean(source: str, path: Path) -> str:
+    names = list(NAMES)
+    with suppress(OSError, ValueError):
+        names += [str(path.with_name(item.name)) for item in path.parent.iterdir()]
+    close = get_close_matches(source.lower(), NAMES, 1) or get_close_matches(str(path), names, 1)
+    if close:
+        return f": did you mean {close[0]}?"
+    return (
+        f": give one of {', '.join(NAMES)}, the path of a folder, zip, npz, npy or idx file, or a Hub id (owner/name)"
+    )

@@ -1,0 +1,125 @@
+"""The plain autoencoder (Hinton & Salakhutdinov 2006, "Reducing the dimensionality of data with neural networks").
+
+An image is squeezed to a code and rebuilt from it. Nothing is said about how codes are distributed, so there is no
+p(x) and no way to draw from it: the codes of real images fill a thin, crooked part of the code space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
+from trilemma.families.observation import at_least_float32
+from trilemma.images import Spec, from_unit, to_unit
+from trilemma.nets.convnets import Decoder, Encoder
+from trilemma.noise import Noise
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Hyperparameters of `Autoencoder`."""
+
+    width: int = 48
+    """Channels at half the image's resolution; they double with each halving."""
+    depth: int = 1
+    """Residual blocks at each resolution, in the encoder and in the decoder."""
+    latent: int = 32
+    """Dimensions of the code."""
+
+
+@dataclass(frozen=True)
+class AutoencoderOptions:
+    """`Autoencoder.sample` has no options."""
+
+
+class Autoencoder(Family):
+    """Encoder and decoder trained on the squared error of the reconstruction.
+
+    The loss term ``reconstruction`` is ‖x - x̂‖² on [-1, 1], summed over the pixels of an image. The mean and the
+    spread of the training codes, one pair for each dimension, are tracked as buffers while training.
+
+    ``sample`` is a demonstration of what an autoencoder lacks: it decodes normal noise that has the mean and the
+    spread of the training codes but not their shape. Where that gives bad images, it is the model's fault.
+    """
+
+    name: ClassVar[str] = "autoencoder"
+    title: ClassVar[str] = "Autoencoder"
+    paper: ClassVar[str] = (
+        "Hinton & Salakhutdinov 2006, Reducing the dimensionality of data with neural networks, Science 313:504"
+    )
+    density: ClassVar[Density] = Density.NONE
+    answers: ClassVar[Mapping[str, str]] = {
+        "sample": "no, it is not a sampler; what is shown decodes noise with the spread of the codes",
+        "p(x)": "no, it defines none",
+        "p(z|x)": "no, an image has one code, not a distribution of codes",
+        "complete": "no, it has no distribution to complete from",
+        "interpolate": "yes, between codes, with nothing to keep the way between them real",
+        "classify": "no, it has no p(x|y) to compare",
+    }
+    gives_up: ClassVar[str] = "it is not a sampler"
+    Config: ClassVar[type] = AutoencoderConfig
+    Options: ClassVar[type] = AutoencoderOptions
+
+    code_mean: Tensor
+    code_square: Tensor
+    batches: Tensor
+
+    def __init__(self, config: AutoencoderConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.encoder = Encoder(spec.shape, config.width, config.depth, config.latent, spec.classes)
+        self.decoder = Decoder(spec.shape, config.width, config.depth, config.latent, spec.channels, spec.classes)
+        self.register_buffer("code_mean", torch.zeros(config.latent))
+        self.register_buffer("code_square", torch.ones(config.latent))  # the mean of z², not of (z - mean)²
+        self.register_buffer("batches", torch.zeros(()))
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Codes ``[B, latent]`` of uint8 ``[B, C, H, W]`` images."""
+        return at_least_float32(self.encoder(to_unit(x, self.spec.levels).to(self._dtype), labels))
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images, uint8 ``[B, C, H, W]``, of codes ``[B, latent]``."""
+        return from_unit(self._decode(z, labels), self.spec.levels)
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("reconstruction", list(self.parameters()), self._loss)]
+
+    def _loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
+        z = self.encode(x, labels)
+        if self.training:
+            self._track(z.detach())
+        error = to_unit(x, self.spec.levels) - self._decode(z, labels)
+        return Loss({"reconstruction": error.square().sum((1, 2, 3)).mean()})
+
+    @torch.no_grad()
+    def _track(self, z: Tensor) -> None:
+        """Running moments of the codes: an average over all batches at first, over about the last 100 later."""
+        self.batches += 1
+        weight = (1 / self.batches).clamp(min=0.01)
+        self.code_mean += weight * (z.mean(0) - self.code_mean)
+        self.code_square += weight * (z.square().mean(0) - self.code_square)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: AutoencoderOptions | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        std = (self.code_square - self.code_mean.square()).clamp(min=0).sqrt()
+        return self.decode(self.code_mean + std * noise.normal(self.config.latent), labels)
+
+    def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
+        return Likelihood("undefined", None, "an autoencoder has no distribution over codes, hence none over images")
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def _decode(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.tanh(at_least_float32(self.decoder(z.to(self._dtype), labels)))

@@ -1,0 +1,149 @@
+"""The contract that every family of generative model keeps.
+
+A family is built from its config and a `Spec`; it says what it optimises (`objectives`), how it draws (`sample`) and
+what it knows of p(x) (`log_likelihood`). Training, sampling, evaluation, the report and the tests use nothing else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trilemma.images import Spec
+from trilemma.noise import Noise
+
+Progress = Callable[[int, int], None]
+"""Called as ``progress(done, total)`` inside long samplers."""
+
+
+class Density(Enum):
+    """What a family defines of p(x) (the taxonomy of Goodfellow's NIPS 2016 tutorial, figure 9)."""
+
+    TRACTABLE = "explicit, tractable"
+    APPROXIMATE = "explicit, approximate"
+    IMPLICIT = "implicit"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one objective returns: the sum of ``terms`` is minimised, ``logs`` are only reported.
+
+    Every value is a scalar tensor: a mean over the batch (of sums over pixels or latents, where it is in nats).
+    """
+
+    terms: dict[str, Tensor]
+    logs: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Tensor:
+        return torch.stack(list(self.terms.values())).sum()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One thing to minimise, over some of the parameters, ``repeats`` times a step (a GAN's k for its discriminator).
+
+    ``loss(x, labels, noise)`` takes ``x`` uint8 [B, C, H, W], ``labels`` int64 [B] with ``spec.classes`` meaning "no
+    label" (or None in an unconditional model), and the noise of the batch. While it runs, only ``parameters``
+    require gradients.
+    """
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    loss: Callable[[Tensor, Tensor | None, Noise], Loss]
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """An answer to "what is log p(x)?", in nats per image over the discrete image.
+
+    ``kind`` says what ``nats`` is: ``exact``, a lower ``bound``, an ``estimate``, or ``undefined`` (then it is None).
+    ``reason`` says in one clause how the number came about or why there is none.
+    """
+
+    kind: Literal["exact", "bound", "estimate", "undefined"]
+    nats: Tensor | None
+    reason: str
+
+
+QUESTIONS = ("sample", "p(x)", "p(z|x)", "complete", "interpolate", "classify")
+
+
+class Family(nn.Module, ABC):
+    """A family of generative model: an abstract base of final classes; compose, do not subclass twice.
+
+    Class attributes:
+        name: the registry name, as typed on the command line.
+        title: how the report writes it.
+        paper: authors, year and title of the defining paper, and where to find it.
+        density: what the family defines of p(x).
+        answers: for each of `QUESTIONS`, a short phrase on what the family can answer in principle; the first word
+            is ``yes``, ``bound``, ``approximate`` or ``no``.
+        gives_up: which corner of the trilemma the family is known to pay with, in a few words.
+        Config: its frozen dataclass of hyperparameters; every field has a default and a comment-docstring.
+        Options: its frozen dataclass of sampling options (may be empty).
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    density: ClassVar[Density]
+    answers: ClassVar[Mapping[str, str]]
+    gives_up: ClassVar[str]
+    Config: ClassVar[type]
+    Options: ClassVar[type]
+
+    def __init__(self, config: Any, spec: Spec) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @abstractmethod
+    def objectives(self) -> Sequence[Objective]:
+        """What training minimises, in the order of one step."""
+
+    @abstractmethod
+    def sample(
+        self,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: Any | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Draw ``noise.count`` images.
+
+        Args:
+            noise: the only source of randomness.
+            labels: int64 [N], values ``0 … spec.classes`` (the last meaning "no label"); None where unconditional.
+            options: an instance of ``Options``; None for its defaults.
+            progress: told of the progress of a long sampler.
+
+        Returns:
+            uint8 [N, C, H, W] with ``spec.levels`` levels.
+        """
+
+    @abstractmethod
+    def log_likelihood(
+        self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None
+    ) -> Likelihood:
+        """log p(x), or log p(x|y) given labels, of uint8 [N, C, H, W] images, as honestly as the family can.
+
+        ``samples`` buys precision where the answer is a Monte-Carlo one (importance samples of a VAE, noise levels of
+        a diffusion model); exact families ignore it.
+        """
+
+    def alarms(self, logs: Mapping[str, float]) -> list[str]:
+        """Plain-words warnings that the smoothed training logs call for; none by default."""
+        return []

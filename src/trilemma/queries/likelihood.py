@@ -1,0 +1,106 @@
+"""What is log p(x)? Every family answers in nats over the same discrete image, and says what its answer is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trilemma.families.family import Family, Likelihood, Progress
+from trilemma.images import check_images
+from trilemma.metrics.likelihood import bits_per_dim
+from trilemma.noise import ImageNoise
+from trilemma.parallel import ranks
+from trilemma.run import Run
+
+BLOCK = 64
+"""Images scored together."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer for a set of images.
+
+    Attributes:
+        kind: ``exact``, ``bound`` (from below), ``estimate`` or ``undefined``.
+        reason: how it came about, or why there is none.
+        nats: float64 [N], log p(x) of each image; None where undefined.
+        dims: discrete values in an image.
+    """
+
+    kind: str
+    reason: str
+    nats: Tensor | None
+    dims: int
+
+    @property
+    def bits(self) -> Tensor | None:
+        """−log2 p(x) per dimension, float64 [N]; lower is better."""
+        return None if self.nats is None else -self.nats / (self.dims * math.log(2))
+
+    @property
+    def mean(self) -> tuple[float, float] | None:
+        """Mean bits per dimension with its standard error."""
+        return None if self.nats is None else bits_per_dim(self.nats, self.dims)
+
+
+def log_likelihood(
+    run: Run | Family,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+    block: int = BLOCK,
+) -> Answer:
+    """log p(x) of each image, or log p(x|y) if labels are given to a conditional model.
+
+    Args:
+        run: a run, or a model loaded from one.
+        images: uint8 [N, C, H, W] with the levels the model was trained on.
+        labels: int64 [N], classes for a conditional model; by default "no class", that is P(x).
+        samples: Monte-Carlo effort of families whose answer is not exact.
+        seed: of the Monte-Carlo noise; that of image *i* depends on ``(seed, i)`` alone.
+        device: where to compute.
+        progress: told ``(images done, N)``.
+        block: images scored together.
+
+    Raises:
+        ValueError: images or labels the model does not take, in one line.
+    """
+    where = ranks(device)
+    model = run.model(where.device) if isinstance(run, Run) else run
+    check_images(images, model.spec)
+    if not len(images):
+        raise ValueError("there are no images to score")
+    classes = model.spec.classes
+    if labels is not None and not classes:
+        raise ValueError("this model is unconditional: leave the labels out, or train it with --conditional")
+    if labels is not None and (int(labels.min()) < 0 or int(labels.max()) > classes):
+        raise ValueError(f"labels must be 0 to {classes - 1}, not {int(labels.min())} to {int(labels.max())}")
+    if classes and labels is None:
+        labels = torch.full((len(images),), classes)
+    starts = [s for i, s in enumerate(range(0, len(images), block)) if i % where.size == where.rank]
+    mine: dict[int, Likelihood] = {}
+    for start in starts:
+        rows = slice(start, min(start + block, len(images)))
+        noise = ImageNoise(seed, range(rows.start, rows.stop), model.device)
+        given = None if labels is None else labels[rows].to(model.device)
+        with torch.no_grad():
+            answer = model.log_likelihood(images[rows].to(model.device), given, noise, samples)
+        mine[start] = Likelihood(answer.kind, None if answer.nats is None else answer.nats.double().cpu(), answer.reason)
+        if progress:
+            progress(rows.stop, len(images))
+        if answer.nats is None:
+            break
+    answers: dict[int, Likelihood] = {}
+    for theirs in where.gather(mine):
+        answers |= theirs
+    first = answers[min(answers)]
+    parts = [answers[start].nats for start in sorted(answers)]
+    nats = None if first.nats is None else torch.cat([part for part in parts if part is not None])
+    return Answer(first.kind, first.reason, nats, model.spec.dims)

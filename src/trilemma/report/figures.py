@@ -1,0 +1,285 @@
+"""The drawings of the report: pure functions from numbers to inline SVG.
+
+Colours come from the page's CSS variables (class ``hue0`` … ``hue7`` sets ``--hue``), so the drawings follow light,
+dark and print. A family is told apart by its marker's shape as well as by its hue, and by its name beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from trilemma.report.marks import hue, marker
+from trilemma.report.scores import number
+
+# ---------------------------------------------------------------------------------------------------- the trilemma
+
+
+CENTRE, RADIUS = (110.0, 118.0), 90.0
+CORNERS = tuple((math.cos(math.radians(a)), math.sin(math.radians(a))) for a in (-90, 150, 30))
+"""Directions of quality (up), coverage (left) and speed (right)."""
+
+
+def speed_scale(speeds: Sequence[float]) -> Scale:
+    """From below the slowest to just above the fastest speed, two decades at least, onto 0 … 1."""
+    known = [speed for speed in speeds if speed > 0] or [1.0]
+    high = max(known) * 1.25
+    return Scale(min(min(known) / 3, high / 100), high, 0.0, 1.0, log=True)
+
+
+def _along(axis: int, share: float) -> tuple[float, float]:
+    """The point ``share`` of the way from the centre to a corner; what lies beyond the corner is drawn on it."""
+    share = min(max(share, 0.0), 1.0)
+    return CENTRE[0] + RADIUS * share * CORNERS[axis][0], CENTRE[1] + RADIUS * share * CORNERS[axis][1]
+
+
+def _ring(shares: Sequence[float]) -> str:
+    return "M" + "L".join("{:.1f},{:.1f}".format(*_along(axis, share)) for axis, share in enumerate(shares)) + "Z"
+
+
+def _floor_ticks(floors: Sequence[float | None]) -> str:
+    """A short stroke across an axis where held-out real images score."""
+    ticks = []
+    for axis, floor in enumerate(floors):
+        if floor is not None:
+            (x, y), (u, v) = _along(axis, floor), CORNERS[axis]
+            ticks.append(f"M{x - 9 * v:.1f},{y + 9 * u:.1f}L{x + 9 * v:.1f},{y - 9 * u:.1f}")
+    return f'<path class="floor" d="{"".join(ticks)}"/>' if ticks else ""
+
+
+def _frame() -> str:
+    spokes = "".join("M{:.1f},{:.1f}L{:.1f},{:.1f}".format(*CENTRE, *_along(axis, 1)) for axis in range(3))
+    corners = (
+        f'<text x="{CENTRE[0]}" y="18" class="middle">quality</text>'
+        '<text x="6" y="182">coverage</text><text x="214" y="182" class="end">speed</text>'
+    )
+    return f'<path class="frame" d="{_ring((1, 1, 1))}"/><path class="inner" d="{_ring((0.5,) * 3)}{spokes}"/>{corners}'
+
+
+def triangle(
+    shares: Sequence[float | None], floors: Sequence[float | None], index: int, hollow: Sequence[bool], label: str
+) -> str:
+    """One family on the three axes.
+
+    Args:
+        shares: position on quality, coverage and speed, 0 (centre) to 1 (corner); None where there is no value.
+        floors: position of held-out real images on the same axes; None where there is none.
+        index: the family's number, for its hue and marker.
+        hollow: axes whose value is flagged.
+        label: what the drawing says, for those who do not see it.
+    """
+    known = [(axis, share) for axis, share in enumerate(shares) if share is not None]
+    points = [_along(axis, share) for axis, share in known]
+    path = "L".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    shape = f'<path class="area" d="M{path}{"Z" if len(points) == 3 else ""}"/>' if len(points) > 1 else ""
+    marks = "".join(marker(index, x, y, 5.5, hollow[axis]) for (axis, _), (x, y) in zip(known, points, strict=True))
+    return _svg(220, 190, f"triangle {hue(index)}", label, _frame() + shape + _floor_ticks(floors) + marks)
+
+
+def triangle_key(floors: Sequence[float | None], speed: Scale) -> str:
+    """The same frame with its scales written on it; ``speed`` as of `speed_scale`."""
+    texts = []
+    for share in (0, 0.5, 1):
+        x, y = _along(0, share)
+        texts.append(f'<text class="tick end" x="{x - 8:.1f}" y="{y + 2:.1f}">{share:g}</text>')
+    decades = _log_ticks(speed.low, speed.high, steps=(1,))
+    for value in decades[:: math.ceil(len(decades) / 3)]:
+        (x, y), (u, v) = _along(2, speed(value)), CORNERS[2]
+        texts.append(f'<path class="dot" d="M{x - 4 * v:.1f},{y + 4 * u:.1f}L{x + 4 * v:.1f},{y - 4 * u:.1f}"/>')
+        texts.append(f'<text class="tick" x="{x + 4:.1f}" y="{y - 6:.1f}">{_tick_text(value)}</text>')
+    if floors[0] is not None:
+        x, y = _along(0, floors[0])
+        texts.append(f'<text class="tick" x="{x + 13:.1f}" y="{y + 4:.1f}">real</text>')
+    label = "Key: quality and coverage run from 0 at the centre to 1 at the corner, speed on a logarithmic scale"
+    return _svg(220, 190, "triangle", label, _frame() + _floor_ticks(floors) + "".join(texts))
+
+
+# -------------------------------------------------------------------------------------- speed against distance
+
+
+@dataclass(frozen=True)
+class Point:
+    """One family in `scatter`: its number, its name, speed ± error and distance ± error."""
+
+    index: int
+    name: str
+    x: float
+    y: float
+    x_error: float | None = None
+    y_error: float | None = None
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear or logarithmic axis from ``low … high`` onto pixels ``start … stop``."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(max(value, low))
+        return self.start + (value - low) / (high - low) * (self.stop - self.start)
+
+    def ticks(self, count: int = 5) -> list[float]:
+        return _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high, count)
+
+
+def _linear_ticks(low: float, high: float, count: int) -> list[float]:
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float, steps: Sequence[int] = (1, 2, 5)) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = steps if high / low < 300 else (1,)
+    return [m * 10.0**d for d in decades for m in steps if low * 0.999 <= m * 10.0**d <= high * 1.001]
+
+
+def scatter(points: Sequence[Point], floor: float | None, name: str, width: int = 900, height: int = 400) -> str:
+    """Speed (images a second, logarithmic) against distance, with the distance of held-out real images as a line.
+
+    The distance axis is logarithmic where the values span more than a factor of eight, else it starts at 0.
+    """
+    values = [p.y for p in points] + ([floor] if floor is not None else [])
+    log = min(values) > 0 and max(values) / min(values) > 8
+    left, right, top, bottom = 54, 18, 34, 48
+    low, high = (min(values) / 1.5, max(values) * 1.5) if log else (min(0.0, *values), (max(values) or 1.0) * 1.12)
+    y = Scale(low, high, height - bottom, top, log)
+    x = Scale(min(p.x for p in points) / 3, max(p.x for p in points) * 3, left, width - right, True)
+    parts = [
+        _axes(x, y, x.ticks(), y.ticks()),
+        f'<text x="0" y="13">{escape(name)}{" (log)" if log else ""} <tspan class="dim">↓ better</tspan></text>',
+        f'<text class="end" x="{width - right}" y="{height - 4}">images per second (log) '
+        '<tspan class="dim">→ better</tspan></text>',
+    ]
+    taken: list[Box] = [(x(p.x) - 9, y(p.y) - 9, x(p.x) + 9, y(p.y) + 9) for p in points]
+    if floor is not None:
+        parts.append(f'<path class="floor dashed" d="M{left},{y(floor):.1f}H{width - right}"/>')
+        parts.append(f'<text x="{left + 6}" y="{y(floor) - 6:.1f}">held-out real images {number(floor)}</text>')
+        taken.append((left, y(floor) - 20, left + 200, y(floor) + 2))
+    for p in points:
+        title = f"<title>{escape(p.name)}: {number(p.y)} at {number(p.x)} images/s</title>"
+        mark = marker(p.index, x(p.x), y(p.y), 7, p.hollow)
+        parts.append(f'<g class="{hue(p.index)}">{title}{_error_bars(p, x, y)}{mark}</g>')
+        parts.append(_place_label(p, x(p.x), y(p.y), (left, top, width - right, height - bottom), taken))
+    described = "; ".join(f"{p.name}: {number(p.y)} at {number(p.x)} images per second" for p in points)
+    return _svg(width, height, "scatter", f"{name} against sampling speed. {described}", "".join(parts))
+
+
+Box = tuple[float, float, float, float]
+
+
+def _error_bars(p: Point, x: Scale, y: Scale) -> str:
+    bars = ""
+    if p.y_error:
+        bars += f"M{x(p.x):.1f},{y(max(p.y - p.y_error, y.low)):.1f}V{y(p.y + p.y_error):.1f}"
+    if p.x_error:
+        bars += f"M{x(max(p.x - p.x_error, x.low)):.1f},{y(p.y):.1f}H{x(p.x + p.x_error):.1f}"
+    return f'<path class="bar" d="{bars}"/>' if bars else ""
+
+
+def _place_label(p: Point, x: float, y: float, frame: Box, taken: list[Box]) -> str:
+    """The name beside its point: at the first place that is inside the frame and free, else at the first inside."""
+    name = p.name if len(p.name) <= 30 else p.name[:29].rstrip() + "…"
+    width = 8.0 * len(name)
+    right, left, middle = x + 12, x - 12 - width, x - width / 2
+    places = [(right, y - 8), (left, y - 8), (middle, y - 27), (middle, y + 11)]
+    places += [(right, y - 25), (left, y - 25), (right, y + 9), (left, y + 9)]
+    boxes = [(u, v, u + width, v + 17) for u, v in places]
+    inside = [b for b in boxes if b[0] >= frame[0] and b[1] >= frame[1] and b[2] <= frame[2] + 16 and b[3] <= frame[3]]
+    free = [b for b in inside if not any(_overlap(b, other) for other in taken)]
+    box = (free or inside or boxes)[0]
+    taken.append(box)
+    # the width is a guess, so the text hangs on the side where its point is
+    anchor, at = ("end", box[2]) if box[0] == left else ("middle", x) if box[0] == middle else ("", box[0])
+    return f'<text class="name {anchor}" x="{at:.1f}" y="{box[1] + 13:.1f}">{escape(name)}</text>'
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+# ---------------------------------------------------------------------------------------------- training curves
+
+
+def curve(points: Sequence[Sequence[float | None]], name: str, index: int, most_seen: float) -> str:
+    """One logged value against the number of training images seen, the last value written at its end.
+
+    Args:
+        points: pairs (images seen, value); pairs without a value are left out.
+        name: what was logged.
+        index: the family's number, for its hue.
+        most_seen: right end of the axis, so that the charts of one family share it.
+
+    The vertical axis fits what follows the first twentieth of training; a start beyond it is cut and said in words.
+    """
+    pairs = [(pair[0], pair[1]) for pair in points if pair[0] is not None and pair[1] is not None]
+    if not pairs:
+        return ""
+    width, height, left, right, top, bottom = 260, 140, 44, 54, 8, 24
+    shown = [v for seen, v in pairs if seen >= 0.05 * most_seen] or [v for _, v in pairs]
+    low, high = min(shown), max(shown)
+    margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    x = Scale(0, most_seen or 1.0, left, width - right)
+    y = Scale(low - margin, high + margin, height - bottom, top)
+    path = "L".join(f"{x(seen):.1f},{min(max(y(v), -999), 999):.1f}" for seen, v in _thin(pairs, 400))
+    (seen, last), first = pairs[-1], pairs[0][1]
+    inner = (
+        f'y="{top}" width="{width}" height="{height - bottom - top}" viewBox="0 {top} {width} {height - bottom - top}"'
+    )
+    parts = [
+        _axes(x, y, [0, x.high], y.ticks(3)),
+        f'<svg {inner}><path class="curve" d="M{path}"/></svg>',  # an inner svg cuts what lies outside of it
+        f'<circle class="end-dot" cx="{x(seen):.1f}" cy="{y(last):.1f}" r="3"/>',
+        f'<text class="last" x="{x(seen) + 7:.1f}" y="{y(last) + 4:.1f}">{number(last)}</text>',
+    ]
+    if not y.low <= first <= y.high:
+        at = top + 11 if first > y.high else height - bottom - 5
+        parts.append(f'<text class="tick end" x="{width - right}" y="{at}">starts at {number(first)}</text>')
+    label = f"{name} against training images seen: from {number(first)} to {number(last)}"
+    return _svg(width, height, f"chart {hue(index)}", label, "".join(parts))
+
+
+def _thin(pairs: list[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """Every k-th pair and the last, at most about ``most`` of them: more than the pixels of a small chart."""
+    step = max(1, math.ceil(len(pairs) / most))
+    return pairs[:-1:step] + pairs[-1:]
+
+
+# ------------------------------------------------------------------------------------------------- shared pieces
+
+
+def _axes(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> str:
+    """Hairlines and their numbers."""
+    parts = []
+    for value in y_ticks:
+        parts.append(f'<path class="grid" d="M{x.start},{y(value):.1f}H{x.stop}"/>')
+        parts.append(f'<text class="tick end" x="{x.start - 6}" y="{y(value) + 4:.1f}">{_tick_text(value)}</text>')
+    for value in x_ticks:
+        parts.append(f'<path class="grid" d="M{x(value):.1f},{y.start}v4"/>')
+        parts.append(f'<text class="tick middle" x="{x(value):.1f}" y="{y.start + 17}">{_tick_text(value)}</text>')
+    return "".join(parts)
+
+
+def _tick_text(value: float) -> str:
+    """A round number in few characters: 0.5, 2,000, 20k."""
+    if abs(value) >= 1e4:
+        return f"{value / 1e6:.3g}M" if abs(value) >= 1e6 else f"{value / 1e3:.3g}k"
+    return f"{value:,g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _svg(width: int, height: int, classes: str, label: str, body: str) -> str:
+    return (
+        f'<svg class="{classes}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
+        f'aria-label="{escape(label)}">{body}</svg>'
+    )

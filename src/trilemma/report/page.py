@@ -1,0 +1,259 @@
+"""The report: one self-contained HTML page with no script, no web font and no outside request.
+
+Pictures first, then the trilemma, the numbers, what each family can answer, each family by itself, and at the end how
+all of it was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from trilemma.report.figures import Point, Scale, scatter, speed_scale, triangle, triangle_key
+from trilemma.report.marks import badge, named
+from trilemma.report.pictures import load
+from trilemma.report.scores import Score, check, distance_name, error_text, leaders, number
+from trilemma.report.sections import columns_caption, family_section, lead, method
+from trilemma.report.tables import FLOOR, answers, comparison
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
+    "%3Cpath d='M8 1l7 13H1z' fill='%236b46b8'/%3E%3C/svg%3E"
+)
+
+
+def render(report: dict[str, Any], folder: Path) -> str:
+    """The whole page.
+
+    Args:
+        report: what a comparison wrote (format 1).
+        folder: where the pictures named in ``report`` lie; one that is missing is said to be missing.
+
+    Raises:
+        ValueError: the report is of another format or holds a number that is not finite.
+    """
+    check(report)
+    features = report["protocol"]["features"]
+    style = files("trilemma.report").joinpath("report.css").read_text(encoding="utf-8")
+    title = escape(report["title"])
+    body = "\n".join(
+        (
+            f"<header><h1>{title}</h1><p class='lead'>{lead(report)}</p>{_contents()}</header>",
+            _pictures(report, folder),
+            _trilemma(report),
+            _section("numbers", "The numbers", comparison(report) + _reading(report)),
+            _section("answers", "What each family can and cannot answer", answers(report)),
+            _section(
+                "families",
+                "Family by family",
+                "".join(family_section(i, family, report, folder) for i, family in enumerate(report["families"])),
+            ),
+            _section("method", "How this was measured", method(report, distance_name(features))),
+        )
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="color-scheme" content="light dark"><link rel="icon" href="{ICON}">\n'
+        f"<style>\n{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def write(report: dict[str, Any], folder: Path) -> Path:
+    """Write ``report.json`` and ``report.html`` into ``folder``; both are whole or not there.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: as `render`; then nothing is written.
+        OSError: the folder cannot be written to.
+    """
+    page = render(report, folder)
+    record = json.dumps(report, indent=1, allow_nan=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "report.json", record)
+    return _replace(folder / "report.html", page)
+
+
+def _replace(path: Path, text: str) -> Path:
+    """Write a new file beside ``path`` and put it in its place in one step."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            # a class may be named after a file whose name is no valid Unicode
+            file.write(text.encode("utf-8", errors="replace"))
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _section(key: str, heading: str, content: str) -> str:
+    return f'<section id="{key}"><h2>{heading}</h2>{content}</section>'
+
+
+def _contents() -> str:
+    places = ("pictures", "trilemma", "numbers", "answers", "families", "method")
+    return "<nav>" + "".join(f'<a href="#{place}">{place.capitalize()}</a>' for place in places) + "</nav>"
+
+
+# ------------------------------------------------------------------------------------------------------ pictures
+
+
+def _pictures(report: dict[str, Any], folder: Path) -> str:
+    """All sample grids beside real images: what people look at first."""
+    real = load(folder, (report.get("pictures") or {}).get("real"))
+    cards = [_card(real.html(f"{FLOOR}, a grid"), FLOOR, "what perfect looks like", "real")] if real else []
+    for i, family in enumerate(report["families"]):
+        picture = load(folder, (family.get("pictures") or {}).get("samples"))
+        image = picture.html(f"Samples of {family['title']}, a grid") if picture else _absent("No sample grid")
+        link = f'<a href="#family-{i}">{escape(family["title"])}</a>'
+        cards.append(
+            _card(image, f'<span class="named">{badge(i)}{link}</span>', f"gives up: {escape(family['gives_up'])}", "")
+        )
+    caption = (
+        "Nothing is picked by hand: every family shows its first images, drawn from the same seeds"
+        + (" for the same labels in the same places. " if report["data"].get("conditional") else ". ")
+        + columns_caption(report)
+    )
+    return f'<section id="pictures"><div class="hero">{"".join(cards)}</div><p class="caption">{caption}</p></section>'
+
+
+def _card(image: str, name: str, detail: str, classes: str) -> str:
+    return f'<figure class="{classes}">{image}<figcaption><b>{name}</b><span>{detail}</span></figcaption></figure>'
+
+
+def _absent(text: str) -> str:
+    return f'<div class="absent-picture">{text}</div>'
+
+
+# ------------------------------------------------------------------------------------------------------ trilemma
+
+
+def _trilemma(report: dict[str, Any]) -> str:
+    """The three axes for each family, then speed against distance."""
+    families, floor = report["families"], report.get("floor") or {}
+    axes = [[Score.read(family["metrics"], key) for family in families] for key in AXES]
+    speed = speed_scale([score.value for score in axes[2] if score.value is not None])
+    floors = [Score.read(floor, "precision").value, Score.read(floor, "coverage").value, None]
+    cards = [_key(floors, speed)]
+    for i, family in enumerate(families):
+        cards.append(_corner_card(i, family["title"], [scores[i] for scores in axes], floors, speed))
+    real = " A bar across an axis marks where held-out real images score: the most one can hope for." if floor else ""
+    content = (
+        f'{_findings(report)}<div class="corner-cards">{"".join(cards)}</div><p class="caption">Quality is precision '
+        "and coverage is coverage, each from 0 in the centre to 1 at the corner; speed is images per second on a "
+        f"logarithmic scale, from {number(speed.low, digits=2)} in the centre to {number(speed.high, digits=2)} at the "
+        f"corner.{real} Read the corners and not the area; a hollow marker is a flagged value.</p>{_distances(report)}"
+    )
+    return _section("trilemma", "The trilemma: quality, coverage, speed", content)
+
+
+AXES = {"precision": "quality", "coverage": "coverage", "images_per_second": "speed"}
+"""Which metric stands on which axis."""
+
+
+def _key(floors: Sequence[float | None], speed: Scale) -> str:
+    rows = (
+        "<dt>quality</dt><dd>precision<small>0 to 1</small></dd><dt>coverage</dt><dd>coverage<small>0 to 1</small></dd>"
+        "<dt>speed</dt><dd>images/s<small>logarithmic</small></dd>"
+    )
+    return _card_of("How to read it", triangle_key(floors, speed), rows)
+
+
+def _card_of(heading: str, drawing: str, rows: str) -> str:
+    return f'<div class="corner-card"><h3>{heading}</h3><div>{drawing}<dl>{rows}</dl></div></div>'
+
+
+def _corner_card(index: int, title: str, scores: Sequence[Score], floors: Sequence[float | None], speed: Scale) -> str:
+    shares = [score.value if score.defined else None for score in scores]
+    if shares[2] is not None:
+        shares[2] = speed(shares[2])
+    label = f"{title}: " + ", ".join(
+        f"{axis} {'no value' if score.value is None else number(score.value)}"
+        for axis, score in zip(AXES.values(), scores, strict=True)
+    )
+    drawing = triangle(shares, floors, index, [bool(score.flag) for score in scores], label)
+    said = [_said(score, unit) for score, unit in zip(scores, ("", "", " /s"), strict=True)]
+    rows = "".join(f"<dt>{axis}</dt><dd>{text}</dd>" for axis, text in zip(AXES.values(), said, strict=True))
+    return _card_of(named(index, title), drawing, rows)
+
+
+def _said(score: Score, unit: str = "") -> str:
+    if not score.defined or score.value is None:
+        return "no value"
+    error = error_text(score.value, score.error)
+    return f"{number(score.value, score.error)}{unit}" + (f" <small>{error}</small>" if error else "")
+
+
+def _distances(report: dict[str, Any]) -> str:
+    """Speed against Fréchet distance, drawn twice: for wide and for narrow screens (text does not shrink with it)."""
+    points, short = [], []
+    for i, family in enumerate(report["families"]):
+        speed, distance = (Score.read(family["metrics"], key) for key in ("images_per_second", "frechet"))
+        if speed.value and distance.value is not None:
+            flagged = bool(distance.flag or speed.flag)
+            numbers = (speed.value, distance.value, speed.error, distance.error, flagged)
+            points.append(Point(i, family["title"], *numbers))
+            short.append(Point(i, family["name"], *numbers))
+    if len(points) < 2:
+        return ""
+    floor = Score.read(report.get("floor") or {}, "frechet").value
+    features = report["protocol"]["features"]
+    name = distance_name(features)
+    real = "" if floor is None else " The dashed line is what held-out real images score by the same rule."
+    wide, narrow = scatter(points, floor, name), scatter(short, floor, name, width=340, height=340)
+    return (
+        f'<figure class="plot"><h3>Speed against distance from the data</h3><div class="wide">{wide}</div>'
+        f'<div class="narrow">{narrow}</div><figcaption class="caption">{name} in the features <code>'
+        f"{escape(features)}</code>; bars are one standard error.{real}</figcaption></figure>"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- numbers
+
+
+FINDINGS = {
+    "frechet": ("Closest to the data", ""),
+    "coverage": ("Best coverage", ""),
+    "bits_per_dim": ("Best likelihood", " bits/dim"),
+    "images_per_second": ("Fastest sampler", " images/s"),
+}
+"""Columns whose leader is named, in what words and with what unit."""
+
+
+def _findings(report: dict[str, Any]) -> str:
+    """The leader of a few columns, in words; nothing where nothing can be compared."""
+    tiles = []
+    for key, (words, unit) in FINDINGS.items():
+        scores = [Score.read(family["metrics"], key) for family in report["families"]]
+        best = sorted(leaders(scores))
+        names = "".join(f"<b>{named(i, report['families'][i]['title'])}</b>" for i in best)
+        values = " · ".join(("≤ " if scores[i].kind == "bound" else "") + _said(scores[i]) + unit for i in best)
+        floor = Score.read(report.get("floor") or {}, key)
+        real = f"<span>real images {number(floor.value, floor.error)}</span>" if floor.value is not None else ""
+        if best:
+            tiles.append(f"<li><span>{words}</span>{names}<span>{values}</span>{real}</li>")
+    return f'<ul class="findings">{"".join(tiles)}</ul>' if tiles else ""
+
+
+def _reading(report: dict[str, Any]) -> str:
+    return (
+        '<p class="caption">± is one standard error. <strong>Bold</strong>: the best of a column and all that two '
+        "standard errors of the difference do not tell from it; flagged and undefined values are left out. ≤ marks an "
+        "upper bound on the true value. The errors cover the finite number of images and not a second training run "
+        f"with another seed (seed {escape(str(report['protocol'].get('seed')))} only).</p>"
+    )

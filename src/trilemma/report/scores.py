@@ -1,0 +1,213 @@
+"""Reading a report: which number stands in which column, how it is written, and which ones lead.
+
+The page, the figures and the terminal table all read metrics through `Score`, so that a value that is missing,
+undefined or flagged is treated alike everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+FORMAT = 1
+"""The version of ``report.json`` that this room reads and writes."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric as ``report.json`` holds it; the defaults stand for a metric that was not measured.
+
+    Attributes:
+        value: the number, or None (then ``reason`` says why).
+        error: one standard error of ``value``, or None where it is not known.
+        unit: what it is counted in, for people.
+        better: ``lower``, ``higher`` or ``none``.
+        n: how many images the number rests on.
+        kind: ``exact``, ``bound``, ``estimate``, ``undefined`` or None.
+        note: how the number came about, or why there is none.
+        flag: why the number should not be trusted, or None.
+    """
+
+    value: float | None = None
+    error: float | None = None
+    unit: str = ""
+    better: str = "none"
+    n: int = 0
+    kind: str | None = None
+    note: str = ""
+    flag: str | None = None
+
+    @classmethod
+    def read(cls, scores: dict[str, Any], key: str) -> Score:
+        """The metric ``key`` of a family's or the floor's dictionary; an empty score where it is missing."""
+        entry = scores.get(key) or {}
+        return cls(**{field.name: entry[field.name] for field in fields(cls) if field.name in entry})
+
+    @property
+    def defined(self) -> bool:
+        return self.value is not None and self.kind != "undefined"
+
+    @property
+    def reason(self) -> str:
+        """Why there is no value."""
+        return self.flag or self.note or "It was not measured."
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measured column of the comparison, with what it means and when it misleads, in one line each."""
+
+    key: str
+    head: str
+    meaning: str
+    misleads: str
+
+
+COLUMNS = (
+    Column(
+        "frechet",
+        "Fréchet",
+        "Distance between a Gaussian fitted to the features of the samples and one fitted to those of real images.",
+        "It is biased upwards when N is small, so only equal N and equal features compare; it sees a mean and a "
+        "covariance and nothing else.",
+    ),
+    Column(
+        "precision",
+        "Precision",
+        "Share of samples that lie among the real images: closer to one of them than that one's k-th real neighbour.",
+        "A model that repeats its few safest images scores high; above the floor is not better than real.",
+    ),
+    Column(
+        "recall",
+        "Recall",
+        "Share of real images that lie among the samples, by the same rule with the roles exchanged.",
+        "A few outlying samples stretch the neighbourhoods and raise it.",
+    ),
+    Column(
+        "density",
+        "Density",
+        "How many real neighbourhoods hold a sample on average, divided by k; about 1 when both come from one law.",
+        "It has no upper end: above 1 the samples crowd where real images are most typical.",
+    ),
+    Column(
+        "coverage",
+        "Coverage",
+        "Share of real images that have at least one sample in their neighbourhood.",
+        "Even a perfect sampler stays below 1, so compare it with the floor and not with 1.",
+    ),
+    Column(
+        "bits_per_dim",
+        "Bits/dim",
+        "Code length of held-out images under the model, in bits for each pixel value: \N{MINUS SIGN}log₂ p(x) / D.",
+        "It says little about how samples look. A bound (≤) only limits the true value from above, so a larger bound "
+        "does not prove a worse model.",
+    ),
+    Column(
+        "train_closer",
+        "Train-closer",
+        "Share of samples whose nearest real image is a training image rather than one of equally many held-out "
+        "ones: 0.5 shows no memorising, 1 means copies.",
+        "It counts near copies only; a model can reuse parts of training images unseen.",
+    ),
+    Column(
+        "images_per_second",
+        "Images/s",
+        "Sampling speed: finished images for each second.",
+        "It holds for this hardware, batch size and number of sampling steps, and for no other.",
+    ),
+)
+
+
+def check(report: dict[str, Any]) -> None:
+    """Raise ``ValueError`` with one line if ``report`` is of another format or holds a number that JSON has not."""
+    if report.get("format") != FORMAT:
+        raise ValueError(
+            f"the report has format {report.get('format')!r}, but this version reads format {FORMAT}: "
+            "run the comparison again with the same version"
+        )
+    where = _find_non_finite(report, "report")
+    if where:
+        raise ValueError(f"{where} is not a finite number: write null there, and the reason in its note or flag")
+
+
+def _find_non_finite(value: Any, where: str) -> str | None:
+    if isinstance(value, float):
+        return None if math.isfinite(value) else where
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    found = (_find_non_finite(item, f"{where}[{key!r}]") for key, item in items)
+    return next((place for place in found if place), None)
+
+
+def leaders(scores: Sequence[Score]) -> set[int]:
+    """Indices of the best score and of every score that is not told apart from it.
+
+    Two scores are told apart when they differ by more than two standard errors of their difference, taken as
+    independent (they share the real images, so this errs on the side of calling a draw). Undefined and flagged scores
+    never lead, and nothing leads where fewer than two can be compared.
+    """
+    fair = [i for i, s in enumerate(scores) if s.defined and not s.flag and s.better in ("lower", "higher")]
+    if len(fair) < 2:
+        return set()
+    sign = 1.0 if scores[fair[0]].better == "lower" else -1.0
+    best = scores[min(fair, key=lambda i: sign * (scores[i].value or 0.0))]
+    return {
+        i
+        for i in fair
+        if abs((scores[i].value or 0.0) - (best.value or 0.0))
+        <= 2 * math.hypot(scores[i].error or 0.0, best.error or 0.0)
+    }
+
+
+def distance_name(features: str) -> str:
+    """``FID`` only where the features are Inception's; any other Fréchet distance goes by its plain name."""
+    return "FID" if features.lower().startswith("inception") else "Fréchet distance"
+
+
+def column_head(column: Column, features: str) -> str:
+    """What stands above a column."""
+    return "FID" if column.key == "frechet" and distance_name(features) == "FID" else column.head
+
+
+def number(value: float, error: float | None = None, digits: int = 3) -> str:
+    """``value`` as text: as many decimals as its standard error warrants, or ``digits`` significant without one."""
+    if value and abs(value) < 1e-4 and not error:
+        return _minus(f"{value:.2g}")
+    return _minus(f"{value:,.{_decimals(value, error, digits)}f}")
+
+
+def error_text(value: float, error: float | None) -> str:
+    """The standard error to the same decimals as its value; empty where there is none."""
+    return f"±{error:,.{_decimals(value, error)}f}" if error else ""
+
+
+def _decimals(value: float, error: float | None, digits: int = 3) -> int:
+    if error:  # one digit of the error, two where the first is a 1 (a 1 alone would round by up to half)
+        exponent = math.floor(math.log10(error))
+        decimals = -exponent + (error / 10.0**exponent < 1.95)
+    else:
+        decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
+    return min(max(decimals, 0), 6)
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def compact(count: float | None) -> str:
+    """A count in few characters: 812, 9,600, 76.8 k, 1.23 M; a dash where it is not known."""
+    if count is None:
+        return "\N{EN DASH}"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(count) >= size * (10 if unit == "k" else 1):
+            return f"{number(count / size)} {unit}"
+    return f"{count:,.0f}" if float(count).is_integer() else number(count)
+
+
+def sample_size(scores: Sequence[Score]) -> str:
+    """The N behind a column: one number where all agree, else the range; empty where none is given."""
+    sizes = sorted({score.n for score in scores if score.defined and score.n})
+    if not sizes:
+        return ""
+    return f"N {sizes[0]:,}" if len(sizes) == 1 else f"N {sizes[0]:,} to {sizes[-1]:,}"

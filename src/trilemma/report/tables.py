@@ -1,0 +1,171 @@
+"""The comparison as a table, for the page and for a terminal, and the matrix of questions and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from trilemma.report.marks import ANSWER_MARKS, answer_mark, named
+from trilemma.report.scores import (
+    COLUMNS,
+    Column,
+    Score,
+    check,
+    column_head,
+    compact,
+    error_text,
+    leaders,
+    number,
+    sample_size,
+)
+
+FLOOR = "Held-out real images"
+
+
+class Notes:
+    """Numbered notes under a table; the same text gets the same number."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def add(self, text: str) -> int:
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
+
+    def html(self) -> str:
+        items = "".join(f'<li id="note-{i}">{escape(text)}</li>' for i, text in enumerate(self.texts, 1))
+        return f'<ol class="notes">{items}</ol>' if items else ""
+
+
+def column_scores(report: dict[str, Any], column: Column) -> list[Score]:
+    """One score per family, in the order of the report."""
+    return [Score.read(family["metrics"], column.key) for family in report["families"]]
+
+
+def _arrow(scores: Sequence[Score]) -> str:
+    better = next((score.better for score in scores if score.better != "none"), "none")
+    return {"lower": "↓", "higher": "↑"}.get(better, "")
+
+
+# ------------------------------------------------------------------------------------------------------ the page
+
+
+def comparison(report: dict[str, Any]) -> str:
+    """The comparison table with its notes, as HTML."""
+    families, notes = report["families"], Notes()
+    by_column = [column_scores(report, column) for column in COLUMNS]
+    leading = [leaders(scores) for scores in by_column]
+    rows = []
+    for i, family in enumerate(families):
+        cells = "".join(_cell(scores[i], i in best, notes) for scores, best in zip(by_column, leading, strict=True))
+        cells += f"<td>{compact(family['parameters'])}</td><td>{compact(family['training']['images'])}</td>"
+        rows.append(f'<tr><th scope="row">{named(i, family["title"])}</th>{cells}</tr>')
+    floor = report.get("floor") or {}
+    cells = "".join(_cell(Score.read(floor, c.key), False, notes) if floor.get(c.key) else "<td></td>" for c in COLUMNS)
+    rows.append(f'<tr class="floor-row"><th scope="row">{FLOOR}</th>{cells}<td></td><td></td></tr>')
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Comparison table"><table class="comparison">'
+        f"<thead><tr><th></th>{_heads(report, by_column)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"{notes.html()}"
+    )
+
+
+def _heads(report: dict[str, Any], by_column: Sequence[Sequence[Score]]) -> str:
+    heads = []
+    for column, scores in zip(COLUMNS, by_column, strict=True):
+        head = escape(column_head(column, report["protocol"]["features"]))
+        heads.append(
+            f'<th scope="col"><a href="#means-{column.key}">{head}</a>&nbsp;{_arrow(scores)}'
+            f"<small>{sample_size(scores)}</small></th>"
+        )
+    return "".join(heads) + '<th scope="col">Para&shy;meters</th><th scope="col">Trained on<small>images</small></th>'
+
+
+def _cell(score: Score, leads: bool, notes: Notes) -> str:
+    if not score.defined or score.value is None:
+        text = "not defined" if score.kind == "undefined" else "no value"
+        return f'<td class="absent">{text}{_reference(notes.add(score.reason))}</td>'
+    value = ("≤ " if score.kind == "bound" else "") + number(score.value, score.error)
+    value = f"<strong>{value}</strong>" if leads else value
+    how = _reference(notes.add(score.note)) if score.kind and score.note else ""
+    kind = f"<small>{escape(score.kind)}{how}</small>" if score.kind else ""
+    flag = f'<span class="flag">flag{_reference(notes.add(score.flag))}</span>' if score.flag else ""
+    return f"<td>{value}<small>{error_text(score.value, score.error)}</small>{kind}{flag}</td>"
+
+
+def _reference(note: int) -> str:
+    return f'<sup><a href="#note-{note}" aria-label="note {note}">{note}</a></sup>'
+
+
+def answers(report: dict[str, Any]) -> str:
+    """Families against questions: a sign, the word and the phrase, as HTML."""
+    families = report["families"]
+    questions = list(dict.fromkeys(question for family in families for question in family["answers"]))
+    heads = "".join(f'<th scope="col">{escape(question)}</th>' for question in questions)
+    rows = []
+    for i, family in enumerate(families):
+        cells = "".join(_answer(question, family["answers"].get(question, "")) for question in questions)
+        rows.append(f'<tr><th scope="row">{named(i, family["title"])}</th>{cells}</tr>')
+    return f'<table class="answers"><thead><tr><th></th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _answer(question: str, answer: str) -> str:
+    word = answer.split(maxsplit=1)[0].strip(",.:;").lower() if answer.strip() else ""
+    if word not in ANSWER_MARKS:
+        return f'<td data-question="{escape(question)}">{escape(answer) or "not stated"}</td>'
+    phrase = answer.strip()[len(word) :].lstrip(",.:; ")
+    return (
+        f'<td class="{word}" data-question="{escape(question)}">{answer_mark(word)} <b>{word}</b>'
+        f"<span>{escape(phrase)}</span></td>"
+    )
+
+
+# -------------------------------------------------------------------------------------------------- the terminal
+
+
+def table(report: dict[str, Any]) -> Group:
+    """The same comparison for a terminal: print it with ``rich.print`` or a ``rich.console.Console``.
+
+    Raises:
+        ValueError: the report is of another format or holds a number that is not finite.
+    """
+    check(report)
+    notes = Notes()
+    by_column = [column_scores(report, column) for column in COLUMNS]
+    leading = [leaders(scores) for scores in by_column]
+    title = Text(report["title"], style="bold")
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False, title=title)
+    drawn.add_column("", overflow="fold")
+    for column, scores in zip(COLUMNS, by_column, strict=True):
+        head = column_head(column, report["protocol"]["features"]).replace("-", "-\n")
+        drawn.add_column(f"{head}\n{_arrow(scores)}", justify="right", overflow="fold")
+    for i, family in enumerate(report["families"]):
+        cells = [_terminal_cell(s[i], i in best, notes) for s, best in zip(by_column, leading, strict=True)]
+        drawn.add_row(Text(family["name"]), *cells)
+    drawn.add_section()
+    floor = report.get("floor") or {}
+    real = [_terminal_cell(Score.read(floor, c.key), False, notes) if floor.get(c.key) else Text() for c in COLUMNS]
+    drawn.add_row(Text("real images"), *real)
+    lines = [Text(f"{i}: {text}", style="dim") for i, text in enumerate(notes.texts, 1)]
+    return Group(drawn, *lines)
+
+
+def _terminal_cell(score: Score, leads: bool, notes: Notes) -> Text:
+    if not score.defined or score.value is None:
+        return Text(f"— {notes.add(score.reason)}", style="dim")
+    value = ("≤" if score.kind == "bound" else "") + number(score.value, score.error)
+    text = Text(value, style="bold" if leads else "")
+    if score.error:
+        text.append(f"\n{error_text(score.value, score.error)}", style="not bold dim")
+    if score.kind:
+        text.append(f"\n{score.kind}{f' {notes.add(score.note)}' if score.note else ''}", style="not bold dim")
+    if score.flag:
+        text.append(f"\nflag {notes.add(score.flag)}", style="not bold yellow")
+    return text

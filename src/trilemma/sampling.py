@@ -1,0 +1,140 @@
+"""Run + seeds → images.
+
+Image *i* is a function of ``(seed, i)`` alone. Its noise is its own (`ImageNoise`), and because the rounding of a
+convolution depends on the shape of the batch it sits in, images are always computed in blocks of `BLOCK`: image *i* at
+row ``i % BLOCK`` of block ``i // BLOCK``, however many are asked for, and whichever process computes the block.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trilemma.families.family import Family, Progress
+from trilemma.images import Spec
+from trilemma.noise import ImageNoise, derive_seed
+from trilemma.parallel import Ranks, ranks
+from trilemma.run import Run
+
+BLOCK = 64
+"""Images computed together."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a sampler gives.
+
+    Attributes:
+        images: uint8 [N, C, H, W] with ``spec.levels`` levels.
+        labels: int64 [N], the class each image was drawn from; ``spec.classes`` where no class was given; None where
+            the model is unconditional.
+        spec: the shape and levels of the images.
+        seconds: time spent in the sampler, first block left out where there are more (it warms up).
+        images_per_second: of those seconds, over all processes.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    spec: Spec
+    seconds: float
+    images_per_second: float
+
+
+def sample(
+    run: Run | Family,
+    n: int = 64,
+    *,
+    seed: int = 0,
+    labels: Sequence[int] | Tensor | None = None,
+    options: Any | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    block: int = BLOCK,
+) -> Samples:
+    """Draw ``n`` images from a trained run.
+
+    Args:
+        run: a run, or a model that was loaded from one.
+        n: how many images.
+        seed: any integer; the same seed gives the same images.
+        labels: classes to draw from, repeated over the images; ``spec.classes`` means "no class". By default a
+            conditional model draws each image's class uniformly.
+        options: the family's ``Options`` (sampler, steps, temperature, …).
+        device: where to compute.
+        progress: told ``(images done, n)``.
+        block: images computed together; with the default the result never depends on ``n``. Another block size gives
+            the same images up to the rounding of floating-point sums.
+
+    Raises:
+        ValueError: a label the model does not have, or labels for an unconditional model, in one line.
+    """
+    if n < 1:
+        raise ValueError(f"the number of images must be at least 1, not {n}")
+    where = ranks(device)
+    model = run.model(where.device) if isinstance(run, Run) else run
+    chosen = choose_labels(model.spec, n, seed, labels, block)
+    mine = [start for index, start in enumerate(range(0, n, block)) if index % where.size == where.rank]
+    parts, seconds, timed = {}, 0.0, 0
+    for done, start in enumerate(mine):
+        began = time.perf_counter()
+        parts[start] = _block(model, seed, start, block, chosen, options, _within(progress, start, block, n))
+        if done or len(mine) == 1:
+            seconds += time.perf_counter() - began
+            timed += min(block, n - start)
+        if progress:
+            progress(min(start + block, n), n)
+    images = _collect(parts, where)[:n]
+    speeds = where.gather(timed / seconds if seconds else 0.0)
+    return Samples(images, None if chosen is None else chosen[:n], model.spec, seconds, sum(speeds))
+
+
+def choose_labels(
+    spec: Spec, n: int, seed: int, labels: Sequence[int] | Tensor | None, block: int = BLOCK
+) -> Tensor | None:
+    """The label of every image, padded to whole blocks: int64, or None for an unconditional model."""
+    padded = -(-n // block) * block
+    if not spec.classes:
+        if labels is not None:
+            raise ValueError("this model is unconditional and takes no labels: train it with --conditional")
+        return None
+    if labels is None:
+        return ImageNoise(derive_seed(seed, "labels"), range(padded)).integers(spec.classes)
+    given = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
+    if not len(given):
+        raise ValueError("the list of labels is empty")
+    if int(given.min()) < 0 or int(given.max()) > spec.classes:
+        bad = int(given.min()) if int(given.min()) < 0 else int(given.max())
+        raise ValueError(f"label {bad} is out of range: this model has the classes 0 to {spec.classes - 1}")
+    return given[torch.arange(padded) % len(given)]
+
+
+def _block(
+    model: Family, seed: int, start: int, block: int, labels: Tensor | None, options: Any, progress: Progress | None
+) -> Tensor:
+    rows = range(start, start + block)
+    noise = ImageNoise(seed, rows, model.device)
+    given = None if labels is None else labels[start : start + block].to(model.device)
+    with torch.no_grad():
+        return model.sample(noise, given, options, progress).cpu()
+
+
+def _within(progress: Progress | None, start: int, block: int, n: int) -> Progress | None:
+    """A sampler's own progress inside its block, as a number of images."""
+    if progress is None:
+        return None
+    size = min(block, n - start)
+    return lambda done, total: progress(start + size * done // total, n)
+
+
+def _collect(parts: dict[int, Tensor], where: Ranks) -> Tensor:
+    """Every rank's blocks, in order, on every rank."""
+    merged: dict[int, Tensor] = {}
+    for theirs in where.gather(parts):
+        merged |= theirs
+    return torch.cat([merged[start] for start in sorted(merged)])
+

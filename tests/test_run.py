@@ -1,0 +1,189 @@
+"""The run folder: whatever happens to a save, a whole checkpoint stands; what is foreign or damaged is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from trilemma.data import Dataset
+from trilemma.run import KEPT, Run, State, damage
+from trilemma.training import make_config, train
+
+
+@pytest.fixture
+def run(blobs_data: Dataset, tmp_path: Path) -> Run:
+    settings = {"batch": 8, "pictures": 0}
+    return train("vae", blobs_data, out=tmp_path / "run", budget="2steps", settings=settings, say=lambda line: None)
+
+
+def stepped(state: State, step: int) -> State:
+    return State(state.model, state.ema, state.optimizers, step, step * 8, float(step))
+
+
+def test_keeps_the_last_two(run: Run) -> None:
+    state = run.load()
+    for step in (3, 4, 5):
+        run.save(stepped(state, step))
+    assert sorted(p.name for p in (run.path / "checkpoints").iterdir()) == ["step-00000004", "step-00000005"]
+    assert KEPT == 2
+    assert run.load().step == 5
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "remove", "no sums", "empty"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(run: Run, harm: str) -> None:
+    newest = run.save(stepped(run.load(), 3))
+    file = newest / "weights.safetensors"
+    content = bytearray(file.read_bytes())
+    if harm == "truncate":
+        file.write_bytes(content[:-7])
+    elif harm == "flip":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif harm == "remove":
+        file.unlink()
+    elif harm == "no sums":
+        (newest / "checksums.json").unlink()
+    else:
+        shutil.rmtree(newest)
+        newest.mkdir()
+    with pytest.warns(UserWarning, match="step-00000003 is damaged"):
+        assert run.load().step == 2
+    # A save after that keeps the whole one until there are two whole ones again.
+    with pytest.warns(UserWarning, match="damaged"):
+        state = run.load()
+    run.save(stepped(state, 4))
+    assert damage(run.path / "checkpoints" / "step-00000002") is None
+    assert run.load().step == 4
+
+
+def test_every_checkpoint_damaged_is_one_line(run: Run) -> None:
+    for folder in (run.path / "checkpoints").iterdir():
+        (folder / "state.json").write_text("{}")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no whole checkpoint: every one is damaged"):
+        run.load()
+
+
+def test_sigkill_at_any_moment_of_a_save_leaves_a_checkpoint(run: Run, tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import sys
+        from trilemma.run import Run, State
+        run = Run.open(sys.argv[1])
+        s = run.load()
+        print("ready", flush=True)
+        step = s.step
+        while True:
+            step += 1
+            run.save(State(s.model, s.ema, s.optimizers, step, step * 8, float(step)))
+        """
+    )
+    for delay in (0.0, 0.013, 0.05):
+        command = [sys.executable, "-c", script, str(run.path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+        assert run.load().step >= 2
+        run.model()
+
+
+def test_a_full_disk_is_loud_and_leaves_the_old_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trilemma.run.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.save(stepped(run.load(), 3))
+    assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["step-00000002"]
+    assert run.load().step == 2
+
+
+def test_a_malicious_pickle_is_not_executed(run: Run, tmp_path: Path) -> None:
+    witness = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (Path(witness).touch, ())
+
+    folder = run.checkpoint()
+    (folder / "optimizers.pt").write_bytes(pickle.dumps(Evil()))
+    sums = json.loads((folder / "checksums.json").read_text())
+    import hashlib
+
+    sums["optimizers.pt"] = hashlib.sha256((folder / "optimizers.pt").read_bytes()).hexdigest()
+    (folder / "checksums.json").write_text(json.dumps(sums))
+    with pytest.raises(Exception, match="(?i)weights.only|unsupported"):
+        run.load()
+    assert not witness.exists()
+
+
+def test_config_and_weights_must_agree(run: Run) -> None:
+    path = run.path / "config.json"
+    config = json.loads(path.read_text())
+    config["model"]["latent"] += 1
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="does not belong to this config"):
+        Run.open(run.path).model()
+
+
+def test_a_newer_format_an_unknown_key_and_rubbish_are_refused(run: Run) -> None:
+    path = run.path / "config.json"
+    good = json.loads(path.read_text())
+    for change, words in (
+        ({"format": 99}, "written by a newer trilemma"),
+        ({"surprise": 1}, "unknown key 'surprise'"),
+        ({"family": "flow"}, "names the family 'flow'"),
+    ):
+        path.write_text(json.dumps(good | change))
+        with pytest.raises(ValueError, match=words):
+            Run.open(run.path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="cannot be read"):
+        Run.open(run.path)
+    with pytest.raises(ValueError, match="no such folder"):
+        Run.open(run.path / "nowhere")
+
+
+def test_two_processes_cannot_hold_one_run(run: Run) -> None:
+    script = "import sys\nfrom trilemma.run import Run\nwith Run.open(sys.argv[1]).lock():\n    pass"
+    with run.lock():
+        other = subprocess.run(
+            [sys.executable, "-c", script, str(run.path)], capture_output=True, text=True, check=False
+        )
+    assert "is in use by another process" in other.stderr
+    assert str(os.getpid()) in other.stderr
+    with run.lock():
+        pass
+
+
+def test_a_cut_off_log_line_is_left_out_and_a_rewind_drops_what_comes_again(run: Run) -> None:
+    for step in (3, 4, 5):
+        run.log({"step": step, "images": 8 * step})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "ima')
+    assert [record["step"] for record in run.logs()][-3:] == [3, 4, 5]
+    run.rewind_logs(4)
+    assert [record["step"] for record in run.logs()][-2:] == [3, 4]
+
+
+def test_the_seed_decides_the_first_weights(blobs_data: Dataset, tmp_path: Path) -> None:
+    built = [
+        Run.create(tmp_path / str(i), make_config("vae", blobs_data, seed=seed)).build().state_dict()
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    before = torch.random.get_rng_state()
+    assert all(torch.equal(built[0][key], built[1][key]) for key in built[0])
+    assert any(not torch.equal(built[0][key], built[2][key]) for key in built[0])
+    assert torch.equal(before, torch.random.get_rng_state())

@@ -1,0 +1,246 @@
+"""The loop: budgets, batches, averages, resuming bit by bit, stopping, breaking down, and many processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_blobs
+from torch import Tensor, nn
+
+from trilemma import training
+from trilemma.data import Dataset
+from trilemma.families import FAMILIES
+from trilemma.run import Run, State
+from trilemma.training import Batches, Budget, Diverged, Progress, average, train
+
+SMALL = {"batch": 8, "log_every": 2, "pictures": 0, "warmup": 2}
+names = pytest.mark.parametrize("name", list(FAMILIES))
+
+
+def fit(name: str, data: Dataset, out: Path, budget: str, **more: object) -> Run:
+    settings = {**SMALL, **more.pop("settings", {})}  # type: ignore[dict-item]
+    return train(name, data, out=out, budget=budget, settings=settings, device="cpu", say=lambda line: None, **more)  # type: ignore[arg-type]
+
+
+def tensors(state: State) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint by name: weights, averages and optimisers."""
+    found = {f"model.{k}": v for k, v in state.model.items()} | {f"ema.{k}": v for k, v in (state.ema or {}).items()}
+    for i, optimizer in enumerate(state.optimizers):
+        for key, slots in optimizer["state"].items():
+            found |= {f"optimizer.{i}.{key}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit"),
+    [
+        ("90s", 90, "seconds"),
+        ("2m", 120, "seconds"),
+        ("1.5h", 5400, "seconds"),
+        ("5000steps", 5000, "steps"),
+        ("1step", 1, "steps"),
+        ("2ksteps", 2000, "steps"),
+        ("200kimages", 2e5, "images"),
+        ("1Mimages", 1e6, "images"),
+    ],
+)
+def test_budgets(text: str, amount: float, unit: str) -> None:
+    assert Budget.parse(text) == Budget(amount, unit)
+
+
+@pytest.mark.parametrize("text", ["", "2", "0s", "-1m", "2 weeks", "5Mm", "steps"])
+def test_budgets_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="write 90s, 2m"):
+        Budget.parse(text)
+
+
+def test_batches_go_through_every_image_once_an_epoch() -> None:
+    batches = Batches(np.arange(100, 110), seed=1)
+    stream = batches.at(0, 30).tolist()
+    assert all(sorted(stream[start : start + 10]) == list(range(100, 110)) for start in (0, 10, 20))
+    assert stream[:10] != stream[10:20]
+    # A function of the position: reading on from the middle, or in other pieces, changes nothing.
+    again = Batches(np.arange(100, 110), seed=1)
+    assert again.at(7, 9).tolist() == stream[7:16]
+    assert again.at(0, 4).tolist() == stream[:4]
+
+
+def test_average_is_what_it_says_and_copies_buffers() -> None:
+    model, ema = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+        model.running_mean.fill_(5.0)  # type: ignore[union-attr]
+    average(ema, model, 0.9)
+    assert ema.weight.tolist() == pytest.approx([1.2, 1.2])
+    assert ema.running_mean.tolist() == [5.0, 5.0]  # type: ignore[union-attr]
+
+
+@names
+def test_resumed_run_equals_the_uninterrupted_one_bit_by_bit(name: str, blobs_data: Dataset, tmp_path: Path) -> None:
+    # 160 images are about 18 batches: the interruptions are in the middle of the first epoch, at a log line and
+    # between two, and in the second epoch.
+    whole = fit(name, blobs_data, tmp_path / "whole", "25steps", conditional=True)
+    for budget in ("1steps", "7steps", "20steps", "25steps"):
+        parts = fit(name, blobs_data, tmp_path / "parts", budget, conditional=True, resume=True)
+    expected, got = tensors(whole.load()), tensors(parts.load())
+    assert expected.keys() == got.keys()
+    assert [key for key in expected if not torch.equal(expected[key], got[key])] == []
+    assert any(key.startswith("ema.") for key in got)
+    assert [r["step"] for r in whole.logs()] == [r["step"] for r in parts.logs() if r["step"] % 2 == 0 or r["step"] == 25]
+
+
+@names
+def test_training_lowers_the_loss_or_at_least_moves(name: str, blobs_data: Dataset, tmp_path: Path) -> None:
+    run = fit(name, blobs_data, tmp_path / "run", "40steps", settings={"lr": 1e-3})
+    logs = [record for record in run.logs() if "alarm" not in record]
+    assert logs[-1]["step"] == 40
+    assert all(math.isfinite(v) for record in logs for v in record.values())
+    term = next(iter(k for k in logs[0] if k not in ("step", "images", "seconds")))
+    if name != "gan":  # a game has no loss that must fall
+        first, last = (sum(r[term] for r in part) / 3 for part in (logs[:3], logs[-3:]))
+        assert last < first
+
+
+def test_gan_takes_k_discriminator_steps(blobs_data: Dataset, tmp_path: Path) -> None:
+    run = fit("gan", blobs_data, tmp_path / "gan", "3steps", model={"discriminator_steps": 2})
+    discriminator, generator = run.load().optimizers
+    counts = [{int(slot["step"]) for slot in o["state"].values()} for o in (discriminator, generator)]
+    assert counts == [{6}, {3}]
+    assert run.progress()["images"] == 3 * 2 * 8
+
+
+def test_budget_of_seconds_and_pictures(blobs_data: Dataset, tmp_path: Path) -> None:
+    heard: list[training.Report] = []
+    run = fit("vae", blobs_data, tmp_path / "vae", "1s", settings={"pictures": 2}, listen=heard.append)
+    assert 1 <= run.progress()["seconds"] < 3
+    assert len(list((run.path / "samples").glob("*.png"))) == 2
+    assert heard[-1].spent >= 1
+    assert heard[-1].images_per_second > 0
+
+
+class _Broken(nn.Module):
+    """A loss that stops being a number at a given step."""
+
+    def __init__(self, inner: nn.Module, at: int) -> None:
+        super().__init__()
+        self.inner, self.at, self.calls = inner, at, 0
+
+    def forward(self, *inputs: object) -> object:
+        loss = self.inner(*inputs)
+        self.calls += 1
+        if self.calls == self.at:
+            loss.terms["reconstruction"] = loss.terms["reconstruction"] * math.nan
+        return loss
+
+
+def test_a_nan_stops_before_the_optimiser_and_keeps_the_last_good_state(
+    blobs_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = fit("vae", blobs_data, tmp_path / "good", "4steps")
+    build = training.Learner.build
+
+    def broken(run: Run, where: object) -> training.Learner:
+        learner = build(run, where)  # type: ignore[arg-type]
+        learner.modules = [_Broken(module, 5) for module in learner.modules]
+        return learner
+
+    monkeypatch.setattr(training.Learner, "build", broken)
+    with pytest.raises(Diverged, match="reconstruction.* is not finite at step 5"):
+        fit("vae", blobs_data, tmp_path / "bad", "9steps")
+    expected, got = tensors(good.load()), tensors(Run.open(tmp_path / "bad").load())
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_alarms_are_said_once_and_logged(blobs_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(FAMILIES["vae"], "alarms", lambda self, logs: [f"watch {sorted(logs)[0]}"])
+    run = train(
+        "vae", blobs_data, out=tmp_path / "vae", budget="6steps", settings=SMALL, device="cpu", say=said.append
+    )
+    assert len(said) == 1
+    assert [record["alarm"] for record in run.logs() if "alarm" in record] == said
+
+
+def test_bad_requests_are_one_line(blobs_data: Dataset, tmp_path: Path) -> None:
+    fit("vae", blobs_data, tmp_path / "run", "1steps")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    cases = [
+        ({"name": "vea", "out": "x"}, "unknown family 'vea'"),
+        ({"out": "x", "size": "huge"}, "unknown size 'huge'"),
+        ({"out": "x", "model": {"widht": 3}}, "unknown key 'widht'"),
+        ({"out": "x", "settings": {"batch": 4000}}, "fewer than one batch of 4000"),
+        ({"out": "run"}, "already holds a run: add --resume"),
+        ({"out": "run", "resume": True, "seed": 1}, "seed is 0 in the run, 1 was asked for"),
+        ({"out": "other"}, "is not a run folder"),
+    ]
+    for changes, words in cases:
+        arguments = {"name": "vae", "data": blobs_data, "budget": "1steps", **changes}
+        arguments["out"] = tmp_path / str(arguments["out"])
+        with pytest.raises(ValueError, match=words) as error:
+            fit(**arguments)  # type: ignore[arg-type]
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "x").exists()
+
+
+COMMAND = [sys.executable, "-m", "trilemma", "train"]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_run_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    data, out = write_blobs(tmp_path / "blobs.npz"), tmp_path / "run"
+    command = [*COMMAND, "vae", str(data), "--out", str(out), "--budget", "1h", "--train.batch", "8", "--train.log-every", "1"]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (out / "metrics.jsonl").exists():
+            pass
+        process.send_signal(number)
+        process.send_signal(number)  # a second one does no harm
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "stopping after this step" in errors
+    done = Run.open(out).progress()
+    assert done["step"] >= 1
+    steps = int(done["step"]) + 2
+    command = [*COMMAND, "vae", str(data), "--out", str(out), "--resume", "--json", "--budget", f"{steps}steps"]
+    command += ["--train.batch", "8", "--train.log-every", "1"]
+    again = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert json.loads(again.stdout)["step"] == steps
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "vae", "pixelcnn", "diffusion"])
+def test_two_processes_train_what_one_does(name: str, tmp_path: Path) -> None:
+    """For families without batch norm the same global batch gives the same weights."""
+    data = write_blobs(tmp_path / "blobs.npz")
+    arguments = [name, str(data), "--conditional", "--binarize", "dynamic", "--budget", "4steps", "--train.batch", "8"]
+    arguments += ["--train.precision", "fp32", "--train.pictures", "0", "--device", "cpu"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    commands = [
+        [*COMMAND, *arguments, "--out", str(tmp_path / "one")],
+        [*launcher, "-m", "trilemma", "train", *arguments, "--out", str(tmp_path / "two")],
+    ]
+    for command in commands:
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (Run.open(tmp_path / which).load() for which in ("one", "two"))
+    for mine, theirs in ((one.model, two.model), (one.ema, two.ema)):
+        assert mine is not None
+        assert theirs is not None
+        assert max(float((mine[key] - theirs[key]).abs().max()) for key in mine) < 1e-5
+    assert Progress(one.step, one.images).images == two.images
