@@ -104,7 +104,7 @@ def main() -> None:
             print(
                 f"  {name:10}" + "  ".join(f"{s:g}: {v:.4f}" for (s, _), v in zip(steps, values, strict=True)), rising
             )
-    print(f"\nerror rate of 1-NN, {features.name} to pixels: ×{sum(ratios) / len(ratios):.2f}")
+    print(f"\nerror rate of 1-NN, {features.name} to pixels: {sum(ratios) / len(ratios):.2f}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor
 from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
 from trilemma.families.family import QUESTIONS, Family
 from trilemma.families.observation import L2, Bernoulli, DiscretisedLogistic, discretised_logistic
-from trilemma.families.vae import VAE, VAEConfig, VAEOptions, gaussian_kl
+from trilemma.families.vae import PATIENCE, VAE, VAEConfig, VAEOptions, gaussian_kl
 from trilemma.images import Spec, to_unit
 from trilemma.nets.convnets import Decoder, Encoder, Ladder
 from trilemma.noise import BatchNoise, ImageNoise
@@ -393,6 +393,7 @@ def test_collapse_alarm() -> None:
     model = vae(Spec((1, 8, 8)), beta=4.0)
     assert model.alarms({}) == []
     assert model.alarms({"kl": 4.0}) == []
+    assert [model.alarms({"kl": 0.2}) for _ in range(PATIENCE - 1)] == [[]] * (PATIENCE - 1)  # normal at the start
     (alarm,) = model.alarms({"kl": 0.2})
     assert "collapse" in alarm
     assert "4" in alarm

@@ -8,6 +8,7 @@ not.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from trilemma import __version__
 from trilemma.data import DataConfig, Dataset, load
@@ -130,7 +130,7 @@ def compare(
         "data": describe_data(dataset) | {"conditional": conditional},
         "protocol": describe_protocol(real, device) | {"budget": budget, "size": size},
         "floor": {name: asdict(metric) for name, metric in real.floor().items()},
-        "pictures": {"real": _draw_real(dataset, conditional, protocol.seed, out)},
+        "pictures": {"real": _draw_real(dataset, conditional, protocol.seed, out), "columns": _columns(dataset, conditional)},
         "families": entries,
     }
     if ranks(device).first:
@@ -170,11 +170,11 @@ def _evaluation(run: Run, real: Reference, device: str, tell: Callable[[str, int
 def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequence[str]) -> dict[str, Any]:
     """One family's entry in the report."""
     cls, logs = FAMILIES[run.config.family], run.logs()
-    curves: dict[str, list[list[float]]] = {}
+    curves: dict[str, list[list[float | None]]] = {}
     for line in logs:
         for name, value in line.items():
             if name not in ("step", "images", "seconds", "alarm"):
-                curves.setdefault(name, []).append([line["images"], value])
+                curves.setdefault(name, []).append([line["images"], value if math.isfinite(value) else None])
     subject = record.get("subject", {})
     progress = subject.get("progress", {"step": 0, "images": 0, "seconds": 0.0})
     seconds = progress["seconds"]
@@ -205,17 +205,22 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
 
 
 def _draw_real(dataset: Dataset, conditional: bool, seed: int, out: Path) -> str:
-    """A grid of held-out images, one column to a class where the models are conditional; returns its name."""
+    """A grid of held-out images in the layout of the samples, a class to a column; returns its name."""
     order = dataset.test[np.random.Generator(np.random.Philox(key=[seed % 2**64, 1])).permutation(len(dataset.test))]
     if conditional and dataset.labels is not None:
-        columns = min(len(dataset.class_names), 10)
-        by_class = [order[dataset.labels[order] == label][:8] for label in range(columns)]
-        rows = min(8, *(len(members) for members in by_class)) if columns > 1 else 8
-        chosen = np.array([members[row] for row in range(rows) for members in by_class], np.int64)
+        # The columns of `draw_pictures`: every class in turn. A class with few held-out images repeats them.
+        by_class = [order[dataset.labels[order] == i % len(dataset.class_names)] for i in range(10)]
+        filled = [members if len(members) else order for members in by_class]
+        chosen = np.array([members[row % len(members)] for row in range(8) for members in filled], np.int64)
     else:
-        columns, chosen = 10, order[:80]
-    images = dataset.batch(chosen) if len(chosen) else torch.zeros(0, *dataset.spec().shape, dtype=torch.uint8)
-    return save_png(grid(images, levels=dataset.levels, columns=max(columns, 1)), out / "real.png").name
+        chosen = order[:80]
+    return save_png(grid(dataset.batch(chosen), levels=dataset.levels, columns=10), out / "real.png").name
+
+
+def _columns(dataset: Dataset, conditional: bool) -> list[str]:
+    """The class of each of the ten columns of a grid."""
+    names = dataset.class_names
+    return [names[i % len(names)] for i in range(10)] if conditional else []
 
 
 def command() -> str:

@@ -166,8 +166,10 @@ def scores(features: Tensor, real: Reference) -> dict[str, Metric]:
         )
     if real.held_out is not features:
         share, spread = train_closer(features, real.train, real.held_out)
+        far = manifold.precision < 0.1
         found["train_closer"] = Metric(
-            share, spread, "", "none", n, None, "share of samples nearer to training than to held-out images; 0.5 if none is memorised"
+            share, spread, "", "none", n, None, "share of samples nearer to training than to held-out images; 0.5 if none is memorised",
+            "precision is so low that hardly a sample is near any real image" if far else None,
         )
     return found
 
@@ -391,7 +393,8 @@ def speed_metric(drawn: Samples) -> Metric:
 def draw_pictures(run: Run, drawn: Samples, real: Reference) -> dict[str, str]:
     """Save a grid of samples and a grid of samples above their nearest training images; returns their names."""
     spec, dataset = run.config.spec, real.dataset
-    labels = [i % min(spec.classes, 10) for i in range(80)] if spec.classes else None
+    # Ten columns, every class in turn, however many there are; with more than ten, the first ten.
+    labels = [i % 10 % spec.classes for i in range(80)] if spec.classes else None
     shown = sample(run, 80, seed=real.protocol.seed, labels=labels)
     save_png(grid(shown.images, levels=spec.levels, columns=10), run.figure("samples"))
     first = to_display(drawn.images[:20], spec.levels)

@@ -127,13 +127,14 @@ class _Step(nn.Module):
 
 @dataclass
 class Learner:
-    """A model in training: its objectives with their optimisers, and its averaged copy."""
+    """A model in training: its objectives with their optimisers, its averaged copy, and the statistics it keeps."""
 
     model: Family
     ema: Family | None
     objectives: Sequence[Objective]
     optimizers: list[torch.optim.Optimizer]
     modules: list[nn.Module]
+    statistics: list[Tensor]
 
     @classmethod
     def build(cls, run: Run, where: Ranks) -> Learner:
@@ -150,8 +151,11 @@ class Learner:
         for objective in objectives:
             only(model, objective)
             step = _Step(model, objective)
-            modules.append(DistributedDataParallel(step) if where.size > 1 else step)
-        return cls(model, ema, objectives, optimizers, modules)
+            # Buffers are averaged by the loop: to broadcast the first rank's would forget what the others saw.
+            modules.append(DistributedDataParallel(step, broadcast_buffers=False) if where.size > 1 else step)
+        kept = set(model.state_dict())
+        statistics = [b for name, b in model.named_buffers() if name in kept and b.is_floating_point()]
+        return cls(model, ema, objectives, optimizers, modules, statistics)
 
     def state(self, progress: Progress) -> State:
         return State(
@@ -234,6 +238,8 @@ def steps(learner: Learner, data: Dataset, config: RunConfig, progress: Progress
                 optimizer.step()
             logs |= {name: value.detach() for name, value in (loss.terms | loss.logs).items()}
             logs[f"gradient norm ({objective.name})"] = norm.detach()
+        for statistic in learner.statistics if where.size > 1 else ():
+            statistic.copy_(where.mean(statistic.clone()))
         if learner.ema is not None:
             average(learner.ema, learner.model, min(settings.ema, (1 + progress.step) / (10 + progress.step)))
         progress.step += 1
@@ -516,7 +522,7 @@ def draw(run: Run, learner: Learner, dataset: Dataset, progress: Progress) -> No
     model.eval()
     spec, count = run.config.spec, 40
     device = model.device
-    labels = torch.arange(count, device=device) % min(spec.classes, 10) if spec.classes else None
+    labels = torch.arange(count, device=device) % 10 % spec.classes if spec.classes else None
     with torch.no_grad():
         images = model.sample(ImageNoise(run.config.seed, range(count), device), labels)
     model.train(training)

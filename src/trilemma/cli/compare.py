@@ -6,7 +6,7 @@ import json as json_module
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 from rich.console import Console
 
 from trilemma.cli.flags import DataFlags, Device, Json, Size, data_config, print_json
@@ -17,6 +17,21 @@ from trilemma.parallel import join
 from trilemma.report import table
 
 
+app = App(
+    name="compare",
+    help_epilogue="""Examples:
+
+```
+trilemma compare mnist --conditional --budget 75s --out demo
+trilemma compare photos/ --image-size 32 --budget 1h --out report
+trilemma compare fashion-mnist --families vae,gan,diffusion --size small --budget 200kimages --out report
+```
+""",
+    help_format="markdown",
+)
+
+
+@app.default
 def compare(
     data: str = "mnist",
     /,
@@ -35,12 +50,6 @@ def compare(
     """Train several families under an equal budget, measure them alike, and write one report.
 
     Run again, the same command reuses what is finished and continues what is not.
-
-    Examples:
-
-        trilemma compare mnist --conditional --budget 75s --out demo
-        trilemma compare photos/ --image-size 32 --budget 1h --out report
-        trilemma compare fashion-mnist --families vae,gan,diffusion --size small --budget 200kimages --out report
 
     Parameters
     ----------

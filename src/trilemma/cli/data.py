@@ -5,13 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from trilemma.cli.flags import DataFlags, data_config
 from trilemma.data import describe, load
 from trilemma.images import grid, save_png
 
 
+app = App(
+    name="data",
+    help_epilogue="""Examples:
+
+```
+trilemma data photos/ --image-size 64
+trilemma data photos.zip --color grey --out photos.png
+```
+""",
+    help_format="markdown",
+)
+
+
+@app.default
 def data(
     source: str = "mnist",
     /,
@@ -20,11 +34,6 @@ def data(
     out: Path | None = None,
 ) -> None:
     """Look at a data set as the models will see it: shape, classes, split, and what was done to the images.
-
-    Examples:
-
-        trilemma data photos/ --image-size 64
-        trilemma data photos.zip --color grey --out photos.png
 
     Parameters
     ----------

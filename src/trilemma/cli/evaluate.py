@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
@@ -19,6 +19,21 @@ from trilemma.parallel import join
 from trilemma.run import Run, is_run
 
 
+app = App(
+    name="evaluate",
+    help_epilogue="""Examples:
+
+```
+trilemma evaluate runs/vae
+trilemma evaluate runs/diffusion --n 5000 --features inception --steps 100
+trilemma evaluate generated/ --against photos/ --image-size 64 --json
+```
+""",
+    help_format="markdown",
+)
+
+
+@app.default
 def evaluate(
     subject: Path,
     /,
@@ -34,12 +49,6 @@ def evaluate(
 
     Fréchet distance, precision, recall, density, coverage, nearest training images, held-out bits per dimension and
     images per second; beside each the same score of held-out real images, which is as good as it gets.
-
-    Examples:
-
-        trilemma evaluate runs/vae
-        trilemma evaluate runs/diffusion --n 5000 --features inception --steps 100
-        trilemma evaluate generated/ --against photos/ --image-size 64 --json
 
     Parameters
     ----------

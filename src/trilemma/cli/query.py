@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from trilemma.cli.flags import Device, Json, parse_labels, print_json
 from trilemma.cli.progress import Bars
@@ -19,6 +19,21 @@ from trilemma.queries.likelihood import Answer, log_likelihood
 from trilemma.run import Run
 
 
+app = App(
+    name="query",
+    help_epilogue="""Examples:
+
+```
+trilemma query runs/pixelcnn
+trilemma query runs/vae photos/ --samples 100 --json
+trilemma query runs/pixelcnn fashion-mnist -n 500
+```
+""",
+    help_format="markdown",
+)
+
+
+@app.default
 def query(
     run: Path,
     images: str | None = None,
@@ -34,12 +49,6 @@ def query(
     """Ask a trained run for log p(x) of images, in nats and in bits per dimension over the discrete image.
 
     The answer says what it is: exact, a lower bound, an estimate, or undefined and why.
-
-    Examples:
-
-        trilemma query runs/pixelcnn
-        trilemma query runs/vae photos/ --samples 100 --json
-        trilemma query runs/pixelcnn fashion-mnist -n 500
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from trilemma.cli.flags import Device, Json, parse_labels, print_json
 from trilemma.cli.progress import Bars
@@ -22,6 +22,21 @@ from trilemma.sampling import sample as draw
 MAX_TILES = 10_000
 
 
+app = App(
+    name="sample",
+    help_epilogue="""Examples:
+
+```
+trilemma sample runs/vae -n 64 --out grid.png
+trilemma sample runs/gan -n 10000 --labels 3 --out samples.npz
+trilemma sample runs/diffusion -n 100 --labels all --steps 20 --eta 0 --out folder/
+```
+""",
+    help_format="markdown",
+)
+
+
+@app.default
 def sample(
     run: Path,
     /,
@@ -37,12 +52,6 @@ def sample(
     """Draw images from a trained run.
 
     Image i depends only on the seed and on i: asking for more adds to the ones before.
-
-    Examples:
-
-        trilemma sample runs/vae -n 64 --out grid.png
-        trilemma sample runs/gan -n 10000 --labels 3 --out samples.npz
-        trilemma sample runs/diffusion -n 100 --labels all --steps 20 --eta 0 --out folder/
 
     Every family has sampling options of its own, such as --steps; a wrong one lists them.
 

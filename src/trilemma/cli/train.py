@@ -16,17 +16,17 @@ from trilemma.training import Report, train
 
 app = App(
     name="train",
-    help="""Train one family of model on a data set.
+    help_epilogue="""Examples:
 
-    Examples:
-
-        trilemma train vae --out runs/vae --budget 2m
-        trilemma train diffusion photos/ --out runs/photos --image-size 64 --size small --budget 8h
-        trilemma train pixelcnn mnist --binarize dynamic --out runs/pixelcnn --budget 20000steps
-        trilemma train gan fashion-mnist --conditional --out runs/gan --model.discriminator-steps 2 --train.lr 1e-4
-        trilemma train vae --out runs/vae --budget 10m --resume
-        torchrun --nproc-per-node 4 -m trilemma train diffusion photos/ --out runs/photos
-    """,
+```
+trilemma train vae --out runs/vae --budget 2m
+trilemma train diffusion photos/ --out runs/photos --image-size 64 --size small --budget 8h
+trilemma train pixelcnn mnist --binarize dynamic --out runs/pixelcnn --budget 20000steps
+trilemma train gan fashion-mnist --conditional --out runs/gan --model.discriminator-steps 2 --train.lr 1e-4
+trilemma train vae --out runs/vae --budget 10m --resume
+torchrun --nproc-per-node 4 -m trilemma train diffusion photos/ --out runs/photos
+```
+""",
     help_format="markdown",
 )
 TrainFlags = overrides(TrainConfig)

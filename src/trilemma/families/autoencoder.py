@@ -61,7 +61,7 @@ class Autoencoder(Family):
         "interpolate": "yes, between codes, with nothing to keep the way between them real",
         "classify": "no, it has no p(x|y) to compare",
     }
-    gives_up: ClassVar[str] = "it is not a sampler"
+    gives_up: ClassVar[str] = "being a sampler"
     Config: ClassVar[type] = AutoencoderConfig
     Options: ClassVar[type] = AutoencoderOptions
 

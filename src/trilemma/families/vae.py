@@ -24,6 +24,9 @@ from trilemma.images import Spec, to_unit
 from trilemma.nets.convnets import Decoder, Encoder
 from trilemma.noise import Noise
 
+PATIENCE = 5
+"""Lines of the training log that the KL must stay near 0 before it is an alarm."""
+
 
 @dataclass(frozen=True)
 class VAEConfig:
@@ -79,6 +82,7 @@ class VAE(Family):
     def __init__(self, config: VAEConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         self.observation = _observation(config, spec)
+        self._collapsed = 0
         self.encoder = Encoder(spec.shape, config.width, config.depth, 2 * config.latent, spec.classes)
         self.decoder = Decoder(
             spec.shape, config.width, config.depth, config.latent, self.observation.outputs, spec.classes
@@ -145,8 +149,10 @@ class VAE(Family):
         return Likelihood("bound", total - math.log(samples), reason)
 
     def alarms(self, logs: Mapping[str, float]) -> list[str]:
+        """Posterior collapse, once it has lasted for `PATIENCE` calls: a fresh encoder starts out with a small KL."""
         kl, beta = logs.get("kl", math.inf), self.config.beta
-        if beta <= 0 or kl / beta >= 0.1:
+        self._collapsed = self._collapsed + 1 if kl < 0.1 * beta else 0
+        if self._collapsed < PATIENCE:
             return []
         return [
             "posterior collapse: the KL is below 0.1 nats per image, so the decoder ignores the code and "

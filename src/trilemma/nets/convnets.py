@@ -207,7 +207,8 @@ class Discriminator(nn.Module):
 
     Strided convolutions, leaky ReLU of slope 0.2, batch norm everywhere but on the input. A label enters as a
     projection (Miyato & Koyama 2018, "cGANs with projection discriminator", eq. 4): the inner product of its
-    embedding with the summed features.
+    embedding with the features, here of every place and not their sum over places, which on small images learns
+    classes much later.
     """
 
     def __init__(self, shape: tuple[int, int, int], width: int, classes: int = 0) -> None:
@@ -219,14 +220,14 @@ class Discriminator(nn.Module):
             layers += [nn.Conv2d(above, below, 4, 2, 1, bias=False), nn.BatchNorm2d(below), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(channels[-1] * math.prod(self.ladder.seed), 1)
-        self.label = label_embedding(classes, channels[-1], std=0.02)
+        self.label = label_embedding(classes, self.head.in_features, std=0.02)
         self.apply(init_dcgan)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        features = self.layers(self.ladder.pad(x))
-        logits: Tensor = self.head(features.flatten(1)).squeeze(1)
+        features = self.layers(self.ladder.pad(x)).flatten(1)
+        logits: Tensor = self.head(features).squeeze(1)
         if (label := embed(self.label, labels, len(x))) is not None:
-            logits = logits + (label * features.sum((2, 3))).sum(1)
+            logits = logits + (label * features).sum(1)
         return logits
 
 

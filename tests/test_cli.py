@@ -1,0 +1,192 @@
+"""The verbs as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import blobs, write_blobs
+from PIL import Image
+
+from trilemma.cli import main
+from trilemma.cli.flags import parse_labels, parse_size
+from trilemma.data import load
+from trilemma.run import Run
+from trilemma.training import train
+
+TINY = ["--train.batch", "8", "--train.pictures", "0", "--budget", "2steps"]
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command."""
+    code = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """A barely trained run of a few families, conditional on three classes."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = load(write_blobs(folder / "blobs.npz"), progress=False)
+    settings = {"batch": 8, "pictures": 0}
+    return {
+        name: train(name, data, out=folder / name, budget="2steps", conditional=True, settings=settings, say=print)
+        for name in ("vae", "gan", "pixelcnn", "diffusion")
+    }
+
+
+@pytest.mark.parametrize("verb", ["train", "sample", "query", "evaluate", "compare", "data"])
+def test_every_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, verb, "--help")
+    assert code == 0
+    assert f"trilemma {verb}" in out
+    assert "Example" in out
+
+
+def test_flags_come_from_the_config_of_the_family(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(capsys, "train", "gan", "--help")
+    assert "--model.discriminator-steps" in out
+    assert "--train.label-dropout" in out
+    assert "--binarize" in out
+
+
+def test_train_with_flags_over_a_settings_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_blobs(tmp_path / "blobs.npz")
+    (tmp_path / "s.toml").write_text(
+        'seed = 3\nbudget = "1steps"\n[data]\nbinarize = "threshold"\n[model]\nlatent = 5\n[train]\nlr = 0.5\nbatch = 4\n'
+    )
+    arguments = ["train", "vae", data, "--out", tmp_path / "run", "--config", tmp_path / "s.toml", "--train.lr", "0.01"]
+    code, out, err = call(capsys, *arguments, "--json")
+    assert code == 0, err
+    assert json.loads(out)["step"] == 1
+    config = Run.open(tmp_path / "run").config
+    assert (config.seed, config.model.latent, config.train.lr, config.train.batch) == (3, 5, 0.01, 4)
+    assert config.data.binarize == "threshold"
+    assert config.spec.levels == 2
+    (tmp_path / "s.toml").write_text("[modle]\n")
+    assert call(capsys, *arguments)[0] == 1
+
+
+def test_sample_writes_pictures_arrays_and_folders(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = runs["vae"].path
+    assert call(capsys, "sample", path, "-n", "9", "--out", tmp_path / "grid.png")[0] == 0
+    assert Image.open(tmp_path / "grid.png").size == (32, 32)
+    code, out, _ = call(capsys, "sample", path, "-n", 5, "--labels", 2, "--out", tmp_path / "s.npz", "--json")
+    assert code == 0
+    assert json.loads(out)["n"] == 5
+    arrays = np.load(tmp_path / "s.npz", allow_pickle=False)
+    assert arrays["images"].shape == (5, 1, 8, 8)
+    assert arrays["images"].dtype == np.uint8
+    assert arrays["labels"].tolist() == [2] * 5
+    assert call(capsys, "sample", path, "-n", 40, "--labels", "all", "--out", tmp_path / "folder")[0] == 0
+    again = load(tmp_path / "folder", progress=False)
+    assert again.images.shape == (40, 1, 8, 8)
+    assert again.labels is not None
+    assert call(capsys, "sample", path, "-n", 1, "--out", tmp_path / "one.png", "--seed", 4)[0] == 0
+
+
+def test_sampling_options_belong_to_the_family(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", tmp_path / "x.png", "-n", 2]
+    assert call(capsys, "sample", runs["diffusion"].path, *out, "--steps", 3, "--eta", 0.5)[0] == 0
+    code, _, err = call(capsys, "sample", runs["gan"].path, *out, "--steps", 3)
+    assert code == 1
+    assert "gan has no option --steps" in err
+
+
+def test_query_says_what_its_answer_is(runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = {"pixelcnn": "exact", "vae": "bound", "diffusion": "bound", "gan": "undefined"}
+    for name, kind in expected.items():
+        code, out, err = call(capsys, "query", runs[name].path, "-n", 4, "--samples", 2, "--json")
+        assert code == 0, err
+        record = json.loads(out)
+        assert record["kind"] == kind
+        assert record["reason"]
+        if kind == "undefined":
+            assert record["nats"] is None
+        else:
+            assert len(record["nats"]) == len(record["bits_per_dim"]) == 4
+            bits = -np.array(record["nats"]) / (64 * np.log(2))
+            assert np.allclose(bits, record["bits_per_dim"])
+            assert record["mean_bits_per_dim"] == pytest.approx(bits.mean())
+        assert call(capsys, "query", runs[name].path, "-n", 4, "--samples", 2)[0] == 0
+    images = tmp_path / "other.npz"
+    np.savez(images, images=blobs(6, 3, 12, 10)[0])  # brought to the run's shape
+    code, out, err = call(capsys, "query", runs["vae"].path, images, "--labels", "1", "--json")
+    assert code == 0, err
+    assert len(json.loads(out)["nats"]) == 6
+
+
+def test_evaluate_and_compare_print_json(runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--n", 16, "--likelihood-n", 4, "--k", 2]
+    code, out, err = call(capsys, "evaluate", runs["vae"].path, *quick, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert {"frechet", "precision", "recall", "density", "coverage", "bits_per_dim"} <= record["metrics"].keys()
+    assert {"precision", "recall"} <= record["floor"].keys()
+    code, out, err = call(capsys, "evaluate", runs["vae"].path, *quick)
+    assert code == 0, err
+    assert "precision" in out
+    data = write_blobs(tmp_path / "blobs.npz")
+    arguments = [data, "--families", "vae,gan", "--budget", "1steps", "--limit", 80, "--out", tmp_path / "c", *quick]
+    code, out, err = call(capsys, "compare", *arguments, "--json")
+    assert code == 0, err
+    assert [entry["name"] for entry in json.loads(out)["families"]] == ["vae", "gan"]
+    code, out, err = call(capsys, "compare", *arguments)
+    assert code == 0, err
+    assert "report.html" in out
+
+
+def test_data_describes_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_blobs(tmp_path / "blobs.npz")
+    code, out, _ = call(capsys, "data", data, "--out", tmp_path / "d.png", "--image-size", "16")
+    assert code == 0
+    assert "16" in out
+    assert (tmp_path / "d.png").exists()
+
+
+def test_mistakes_are_one_line_with_a_way_out(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    vae = runs["vae"].path
+    cases = [
+        (["sample", tmp_path / "nowhere"], "is not a run folder"),
+        (["sample", vae, "--labels", "9"], "label 9 is out of range"),
+        (["sample", vae, "--labels", "cat"], "'cat' is not a class"),
+        (["sample", vae, "-n", "0"], "at least 1"),
+        (["sample", vae, "--out", "x.gif"], "must end in .png, in .npz, or be a folder"),
+        (["train", "vae", tmp_path / "empty", "--out", tmp_path / "r", *TINY], "no images"),
+        (["train", "vae", "mnits", "--out", tmp_path / "r", *TINY], "mnist"),
+        (["train", "vae", "mnist", "--out", tmp_path / "r", "--budget", "soon"], "write 90s"),
+        (["train", "vae", "mnist", "--out", tmp_path / "r", "--device", "tpu"], "device"),
+        (["train", "vae", "mnist", "--out", tmp_path / "r", "--image-size", "big"], "--image-size"),
+        (["evaluate", tmp_path / "empty"], "--against"),
+        (["compare", "mnist", "--families", "flow", "--out", tmp_path / "r"], "unknown family"),
+    ]
+    for arguments, words in cases:
+        code, out, err = call(capsys, *arguments)
+        assert code == 1, arguments
+        assert words in err
+        assert len(err.strip().splitlines()) == 1, err
+        assert not out
+    assert not (tmp_path / "r").exists()
+
+
+def test_small_parsers() -> None:
+    assert parse_size("32") == [32, 32]
+    assert parse_size("48x64") == [48, 64]
+    names = ("cat", "dog")
+    assert parse_labels(None, names) is None
+    assert parse_labels("dog,0,none", names) == [1, 0, 2]
+    assert parse_labels("all", names) == [0, 1]
