@@ -18,7 +18,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("TRILEMMA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-def blobs(count: int, channels: int = 1, height: int = 8, width: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def blobs(
+    count: int, channels: int = 1, height: int = 8, width: int = 8, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Bright squares on dark ground, in one of three corners: images with something to learn, and their class."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 3, count)

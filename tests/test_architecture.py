@@ -45,7 +45,9 @@ def _imports() -> list[tuple[str, str]]:
 
 
 def test_every_room_has_a_floor() -> None:
-    rooms = {p.stem if p.suffix else p.name for p in SOURCE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    rooms = {
+        p.stem if p.suffix else p.name for p in SOURCE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
+    }
     assert {room for room in rooms if not room.startswith("__")} == set().union(*FLOORS)
 
 

@@ -60,7 +60,8 @@ def test_flags_come_from_the_config_of_the_family(capsys: pytest.CaptureFixture[
 def test_train_with_flags_over_a_settings_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_blobs(tmp_path / "blobs.npz")
     (tmp_path / "s.toml").write_text(
-        'seed = 3\nbudget = "1steps"\n[data]\nbinarize = "threshold"\n[model]\nlatent = 5\n[train]\nlr = 0.5\nbatch = 4\n'
+        'seed = 3\nbudget = "1steps"\n[data]\nbinarize = "threshold"\n'
+        "[model]\nlatent = 5\n[train]\nlr = 0.5\nbatch = 4\n"
     )
     arguments = ["train", "vae", data, "--out", tmp_path / "run", "--config", tmp_path / "s.toml", "--train.lr", "0.01"]
     code, out, err = call(capsys, *arguments, "--json")
@@ -104,7 +105,9 @@ def test_sampling_options_belong_to_the_family(
     assert "gan has no option --steps" in err
 
 
-def test_query_says_what_its_answer_is(runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_query_says_what_its_answer_is(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     expected = {"pixelcnn": "exact", "vae": "bound", "diffusion": "bound", "gan": "undefined"}
     for name, kind in expected.items():
         code, out, err = call(capsys, "query", runs[name].path, "-n", 4, "--samples", 2, "--json")
@@ -127,7 +130,9 @@ def test_query_says_what_its_answer_is(runs: dict[str, Run], tmp_path: Path, cap
     assert len(json.loads(out)["nats"]) == 6
 
 
-def test_evaluate_and_compare_print_json(runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_and_compare_print_json(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     quick = ["--n", 16, "--likelihood-n", 4, "--k", 2]
     code, out, err = call(capsys, "evaluate", runs["vae"].path, *quick, "--json")
     assert code == 0, err

@@ -97,13 +97,19 @@ def test_samples_are_images_of_the_spec(name: str, spec: Spec) -> None:
 @specs
 def test_image_i_depends_on_seed_and_i_alone(name: str, spec: Spec) -> None:
     model = build(name, spec).eval()
-    few, many = sample(model, 3, seed=5, options=quick(name), block=4), sample(model, 7, seed=5, options=quick(name), block=4)
+    few, many = (
+        sample(model, 3, seed=5, options=quick(name), block=4),
+        sample(model, 7, seed=5, options=quick(name), block=4),
+    )
     assert torch.equal(few.images, many.images[:3])
     assert not torch.equal(sample(model, 3, seed=6, options=quick(name), block=4).images, few.images)
     # Another block size rounds its sums otherwise, and no more than that.
     with torch.no_grad():
         exact = model.double()
-        one, other = sample(exact, 4, seed=5, options=quick(name), block=4).images, sample(exact, 4, seed=5, options=quick(name), block=3).images
+        one, other = (
+            sample(exact, 4, seed=5, options=quick(name), block=4).images,
+            sample(exact, 4, seed=5, options=quick(name), block=3).images,
+        )
     assert (one.int() - other.int()).abs().max() <= 1
 
 

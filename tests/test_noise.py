@@ -16,7 +16,7 @@ def test_image_noise_has_the_law_it_names() -> None:
     normal, uniform, integers = noise.normal(100), noise.uniform(100), noise.integers(5, 100)
     assert abs(float(normal.mean())) < 0.02
     assert abs(float(normal.std()) - 1) < 0.02
-    assert 0 <= float(uniform.min())
+    assert float(uniform.min()) >= 0
     assert float(uniform.max()) < 1
     assert torch.bincount(integers.flatten(), minlength=5).float().div(40000).sub(0.2).abs().max() < 0.01
 

@@ -46,5 +46,7 @@ def test_every_family_has_a_row_and_every_row_a_family() -> None:
 
 def test_larger_sizes_have_more_parameters() -> None:
     for name, cls in FAMILIES.items():
-        counts = [sum(p.numel() for p in cls(configure(name, size)[0], Spec((1, 28, 28))).parameters()) for size in SIZES]
+        counts = [
+            sum(p.numel() for p in cls(configure(name, size)[0], Spec((1, 28, 28))).parameters()) for size in SIZES
+        ]
         assert counts == sorted(counts), name

@@ -70,7 +70,10 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(run: Run, 
 def test_every_checkpoint_damaged_is_one_line(run: Run) -> None:
     for folder in (run.path / "checkpoints").iterdir():
         (folder / "state.json").write_text("{}")
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no whole checkpoint: every one is damaged"):
+    with (
+        pytest.warns(UserWarning, match="damaged"),
+        pytest.raises(ValueError, match="no whole checkpoint: every one is damaged"),
+    ):
         run.load()
 
 

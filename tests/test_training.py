@@ -97,7 +97,9 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_by_bit(name: str, blobs_da
     assert expected.keys() == got.keys()
     assert [key for key in expected if not torch.equal(expected[key], got[key])] == []
     assert any(key.startswith("ema.") for key in got)
-    assert [r["step"] for r in whole.logs()] == [r["step"] for r in parts.logs() if r["step"] % 2 == 0 or r["step"] == 25]
+    assert [r["step"] for r in whole.logs()] == [
+        r["step"] for r in parts.logs() if r["step"] % 2 == 0 or r["step"] == 25
+    ]
 
 
 @names
@@ -165,9 +167,7 @@ def test_a_nan_stops_before_the_optimiser_and_keeps_the_last_good_state(
 def test_alarms_are_said_once_and_logged(blobs_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(FAMILIES["vae"], "alarms", lambda self, logs: [f"watch {sorted(logs)[0]}"])
-    run = train(
-        "vae", blobs_data, out=tmp_path / "vae", budget="6steps", settings=SMALL, device="cpu", say=said.append
-    )
+    run = train("vae", blobs_data, out=tmp_path / "vae", budget="6steps", settings=SMALL, device="cpu", say=said.append)
     assert len(said) == 1
     assert [record["alarm"] for record in run.logs() if "alarm" in record] == said
 
@@ -204,8 +204,22 @@ def environment() -> dict[str, str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_run_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     data, out = write_blobs(tmp_path / "blobs.npz"), tmp_path / "run"
-    command = [*COMMAND, "vae", str(data), "--out", str(out), "--budget", "1h", "--train.batch", "8", "--train.log-every", "1"]
-    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        *COMMAND,
+        "vae",
+        str(data),
+        "--out",
+        str(out),
+        "--budget",
+        "1h",
+        "--train.batch",
+        "8",
+        "--train.log-every",
+        "1",
+    ]
+    with subprocess.Popen(
+        command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         while process.poll() is None and not (out / "metrics.jsonl").exists():
             pass
         process.send_signal(number)

@@ -1,12 +1,12 @@
 """trilemma: every family of deep generative model, on your images, measured on one scale.
 
-    import trilemma
+import trilemma
 
-    data = trilemma.load("photos/")                                   # or "mnist", an .npz, a zip, a Hub id
-    run = trilemma.train("diffusion", data, out="runs/diffusion", budget="10m")
-    images = trilemma.sample(run, 64, seed=0).images                  # uint8 [64, C, H, W]
-    answer = trilemma.log_likelihood(run, images)                     # nats per image, and what kind of answer it is
-    page = trilemma.compare(data, out="report", budget="10m")         # all families, one page
+data = trilemma.load("photos/")                                   # or "mnist", an .npz, a zip, a Hub id
+run = trilemma.train("diffusion", data, out="runs/diffusion", budget="10m")
+images = trilemma.sample(run, 64, seed=0).images                  # uint8 [64, C, H, W]
+answer = trilemma.log_likelihood(run, images)                     # nats per image, and what kind of answer it is
+page = trilemma.compare(data, out="report", budget="10m")         # all families, one page
 """
 
 from __future__ import annotations

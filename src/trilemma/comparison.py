@@ -7,6 +7,7 @@ not.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -105,7 +106,7 @@ def compare(
                 resume=True,
                 device=device,
                 listen=_training(tell, name) if tell else None,
-                say=lambda line, name=name: say(f"{name}: {line}"),
+                say=functools.partial(_say, say, name),
             )
         except Diverged as error:
             say(f"{name}: {error}")
@@ -130,12 +131,19 @@ def compare(
         "data": describe_data(dataset) | {"conditional": conditional},
         "protocol": describe_protocol(real, device) | {"budget": budget, "size": size},
         "floor": {name: asdict(metric) for name, metric in real.floor().items()},
-        "pictures": {"real": _draw_real(dataset, conditional, protocol.seed, out), "columns": _columns(dataset, conditional)},
+        "pictures": {
+            "real": _draw_real(dataset, conditional, protocol.seed, out),
+            "columns": _columns(dataset, conditional),
+        },
         "families": entries,
     }
     if ranks(device).first:
         write(report, out)
     return out / "report.html"
+
+
+def _say(say: Callable[[str], None], name: str, line: str) -> None:
+    say(f"{name}: {line}")
 
 
 def _integers(progress: Mapping[str, float]) -> dict[str, Any]:
@@ -198,9 +206,7 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
             "alarms": [line["alarm"] for line in logs if "alarm" in line] + list(alarms),
         },
         "metrics": record.get("metrics", {}),
-        "pictures": {
-            name: os.path.relpath(run.path / file, out) for name, file in record.get("pictures", {}).items()
-        },
+        "pictures": {name: os.path.relpath(run.path / file, out) for name, file in record.get("pictures", {}).items()},
     }
 
 

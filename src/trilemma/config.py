@@ -123,9 +123,7 @@ def decode(cls: type[T], record: Mapping[str, Any], where: str, **nested: type) 
     known = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     if unknown := sorted(set(record) - known):
         raise ValueError(f"{where} has an unknown key {unknown[0]!r}; {cls.__name__} has {', '.join(sorted(known))}")
-    values = {
-        key: _value(nested.get(key, hints[key]), value, f"{where}: {key}") for key, value in record.items()
-    }
+    values = {key: _value(nested.get(key, hints[key]), value, f"{where}: {key}") for key, value in record.items()}
     try:
         return cls(**values)
     except TypeError as error:

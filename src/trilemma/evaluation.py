@@ -104,9 +104,7 @@ class Reference:
     held_out_indices: np.ndarray[Any, Any]
 
     @classmethod
-    def prepare(
-        cls, dataset: Dataset, protocol: Protocol, device: str = "auto", tell: Tell | None = None
-    ) -> Reference:
+    def prepare(cls, dataset: Dataset, protocol: Protocol, device: str = "auto", tell: Tell | None = None) -> Reference:
         """Compute, or fetch from the cache, the features of the real images."""
         network = feature_network(protocol.features, str(find_device(device)))
         train = subset(dataset.train, protocol.reference, protocol.seed)
@@ -168,7 +166,13 @@ def scores(features: Tensor, real: Reference) -> dict[str, Metric]:
         share, spread = train_closer(features, real.train, real.held_out)
         far = manifold.precision < 0.1
         found["train_closer"] = Metric(
-            share, spread, "", "none", n, None, "share of samples nearer to training than to held-out images; 0.5 if none is memorised",
+            share,
+            spread,
+            "",
+            "none",
+            n,
+            None,
+            "share of samples nearer to training than to held-out images; 0.5 if none is memorised",
             "precision is so low that hardly a sample is near any real image" if far else None,
         )
     return found
@@ -289,14 +293,12 @@ def _reference(
     return Reference.prepare(dataset, protocol, device, tell)
 
 
-def _evaluate_run(
-    run: Run, real: Reference, options: Any | None, device: str, tell: Tell | None
-) -> dict[str, Any]:
+def _evaluate_run(run: Run, real: Reference, options: Any | None, device: str, tell: Tell | None) -> dict[str, Any]:
     config, protocol, dataset = run.config, real.protocol, real.dataset
     if config.spec.shape != dataset.spec().shape or config.spec.levels != dataset.levels:
         raise ValueError(
-            f"{run.path} makes images of shape {list(config.spec.shape)} with {config.spec.levels} levels, {dataset.name} "
-            f"has {list(dataset.spec().shape)} with {dataset.levels}: evaluate it against the data it was trained on"
+            f"{run.path} makes images of shape {list(config.spec.shape)} with {config.spec.levels} levels, "
+            f"{dataset.name} has {list(dataset.spec().shape)} with {dataset.levels}: evaluate it against the data it was trained on"
         )
     model = run.model(find_device(device))
     labels = real.labels if config.spec.classes else None

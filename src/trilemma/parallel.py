@@ -101,7 +101,7 @@ def join(device: str = "auto") -> Iterator[Ranks]:
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
     # A store of its own per restart: torchrun's elastic restarts otherwise meet the keys of the dead group.
-    store = dist.TCPStore(
+    store = dist.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         size,
@@ -109,7 +109,9 @@ def join(device: str = "auto") -> Iterator[Ranks]:
         is_master=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
         timeout=timedelta(minutes=10),
     )
-    prefixed = dist.PrefixStore("try" + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    prefixed = dist.PrefixStore(  # type: ignore[attr-defined]
+        "try" + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store
+    )
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo", store=prefixed, rank=rank, world_size=size)
     try:
         yield Ranks(rank, size, where)
@@ -130,7 +132,7 @@ def ranks(device: str = "auto") -> Ranks:
 def bf16_is_faster(device: torch.device) -> bool:
     """Whether bf16 autocast pays on this device: hardware with native bf16 products."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported())
     return False

@@ -58,5 +58,7 @@ def configure(
     sized: Mapping[str, Any] = getattr(preset, size)
     return (
         decode(FAMILIES[family].Config, {**sized, **(model or {})}, f"model settings of {family}"),
-        decode(TrainConfig, {**to_dict(TrainConfig()), **preset.train, **(train or {})}, f"training settings of {family}"),
+        decode(
+            TrainConfig, {**to_dict(TrainConfig()), **preset.train, **(train or {})}, f"training settings of {family}"
+        ),
     )

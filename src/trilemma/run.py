@@ -142,7 +142,9 @@ class Run:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir()
-            save_file({k: v.detach().cpu().contiguous() for k, v in state.model.items()}, partial / "weights.safetensors")
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in state.model.items()}, partial / "weights.safetensors"
+            )
             if state.ema is not None:
                 save_file({k: v.detach().cpu().contiguous() for k, v in state.ema.items()}, partial / "ema.safetensors")
             torch.save(state.optimizers, partial / "optimizers.pt")
@@ -245,7 +247,10 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 def same_run(saved: RunConfig, wanted: RunConfig) -> str | None:
     """What differs between a saved config and the one asked for, in words, or None. Versions may differ."""
     old, new = flatten(saved), flatten(replace(wanted, version=saved.version))
-    return next((f"{key} is {old[key]!r} in the run, {new[key]!r} was asked for" for key in old if old[key] != new.get(key)), None)
+    return next(
+        (f"{key} is {old[key]!r} in the run, {new[key]!r} was asked for" for key in old if old[key] != new.get(key)),
+        None,
+    )
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

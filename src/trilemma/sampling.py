@@ -137,4 +137,3 @@ def _collect(parts: dict[int, Tensor], where: Ranks) -> Tensor:
     for theirs in where.gather(parts):
         merged |= theirs
     return torch.cat([merged[start] for start in sorted(merged)])
-

@@ -9,7 +9,6 @@ the batch. `train` drives it: checkpoints, sample grids, the log, alarms, progre
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import os
 import re
@@ -184,7 +183,9 @@ def only(model: nn.Module, objective: Objective) -> None:
         parameter.requires_grad_(id(parameter) in mine)
 
 
-def steps(learner: Learner, data: Dataset, config: RunConfig, progress: Progress, where: Ranks) -> Iterator[dict[str, Tensor]]:
+def steps(
+    learner: Learner, data: Dataset, config: RunConfig, progress: Progress, where: Ranks
+) -> Iterator[dict[str, Tensor]]:
     """Train for ever, one step a turn, updating ``progress``; yields the logged scalars of the step.
 
     Raises:
@@ -196,9 +197,7 @@ def steps(learner: Learner, data: Dataset, config: RunConfig, progress: Progress
     draws = max(objective.repeats for objective in learner.objectives)
 
     def noise(*key: int | str) -> BatchNoise:
-        return BatchNoise(
-            (config.seed, progress.step, *key), settings.batch, rows.start, rows.stop, where.device
-        )
+        return BatchNoise((config.seed, progress.step, *key), settings.batch, rows.start, rows.stop, where.device)
 
     def batch(repeat: int) -> tuple[Tensor, Tensor | None]:
         position = progress.images + repeat * settings.batch
@@ -219,9 +218,7 @@ def steps(learner: Learner, data: Dataset, config: RunConfig, progress: Progress
         drawn = [batch(repeat) for repeat in range(draws)]
         logs: dict[str, Tensor] = {}
         learner.model.train()
-        for objective, optimizer, module in zip(
-            learner.objectives, learner.optimizers, learner.modules, strict=True
-        ):
+        for objective, optimizer, module in zip(learner.objectives, learner.optimizers, learner.modules, strict=True):
             only(learner.model, objective)
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * min(1.0, (progress.step + 1) / (settings.warmup + 1))
@@ -231,7 +228,7 @@ def steps(learner: Learner, data: Dataset, config: RunConfig, progress: Progress
                     loss: Loss = module(x, labels, noise(objective.name, repeat))
                 total = loss.total
                 optimizer.zero_grad(set_to_none=True)
-                total.backward()
+                total.backward()  # type: ignore[no-untyped-call]
                 norm = nn.utils.clip_grad_norm_(objective.parameters, settings.clip or math.inf)
                 if not bool(torch.isfinite(total.detach() + norm)):
                     raise Diverged(_culprit(objective, loss, progress))
@@ -393,13 +390,13 @@ def _drive(
         run.rewind_logs(progress.step)
     where.wait()
     recorder = Recorder(run, learner, where, say)
-    saved = drawn = time.monotonic()
-    pictures = max(run.config.train.pictures, 0)
+    saved = time.monotonic()
+    pictures = run.config.train.pictures
     with Stop() as stop:
         loop = steps(learner, dataset, run.config, progress, where)
         # The budget is checked by agreement: clocks differ between processes, decisions must not.
         while not where.agree(limit.spent(progress) >= 1) and not where.any(stop.asked):
-            quarter = int(limit.spent(progress) * pictures)
+            drawn = int(limit.spent(progress) * pictures)
             started = time.perf_counter()
             try:
                 logs = next(loop)
@@ -413,7 +410,7 @@ def _drive(
                 continue
             if listen and report:
                 listen(report)
-            if int(limit.spent(progress) * pictures) > quarter:
+            if int(limit.spent(progress) * pictures) > drawn:
                 draw(run, learner, dataset, progress)
             if time.monotonic() - saved > run.config.train.save_every:
                 run.save(learner.state(progress))

@@ -25,8 +25,14 @@ app = App(
 app.command("trilemma.cli.train:app", name="train", help="Train one family of model on a data set.")
 app.command("trilemma.cli.sample:app", name="sample", help="Draw images from a trained run.")
 app.command("trilemma.cli.query:app", name="query", help="Ask a trained run for log p(x) of images.")
-app.command("trilemma.cli.evaluate:app", name="evaluate", help="Measure a run, or a folder of images, against real images.")
-app.command("trilemma.cli.compare:app", name="compare", help="Train several families under an equal budget and write one report.")
+app.command(
+    "trilemma.cli.evaluate:app", name="evaluate", help="Measure a run, or a folder of images, against real images."
+)
+app.command(
+    "trilemma.cli.compare:app",
+    name="compare",
+    help="Train several families under an equal budget and write one report.",
+)
 app.command("trilemma.cli.data:app", name="data", help="Look at a data set as the models will see it.")
 
 

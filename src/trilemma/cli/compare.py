@@ -16,7 +16,6 @@ from trilemma.evaluation import Protocol
 from trilemma.parallel import join
 from trilemma.report import table
 
-
 app = App(
     name="compare",
     help_epilogue="""Examples:

@@ -11,7 +11,6 @@ from trilemma.cli.flags import DataFlags, data_config
 from trilemma.data import describe, load
 from trilemma.images import grid, save_png
 
-
 app = App(
     name="data",
     help_epilogue="""Examples:

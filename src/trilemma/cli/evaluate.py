@@ -18,7 +18,6 @@ from trilemma.families import FAMILIES
 from trilemma.parallel import join
 from trilemma.run import Run, is_run
 
-
 app = App(
     name="evaluate",
     help_epilogue="""Examples:
@@ -59,7 +58,7 @@ def evaluate(
     options
         a sampling option of the run's family, such as --steps
     """
-    chosen = None
+    chosen: Any = None
     if is_run(subject):
         family = FAMILIES[Run.open(subject).config.family]
         chosen = parse_text(family.Options, options, family.name)
@@ -85,7 +84,9 @@ def evaluate(
 
 def _table(record: dict[str, Any]) -> Table:
     protocol = record["protocol"]
-    table = Table(title=f"{record['subject'].get('run') or record['subject']['images']} against {record['data']['name']}")
+    table = Table(
+        title=f"{record['subject'].get('run') or record['subject']['images']} against {record['data']['name']}"
+    )
     table.caption = f"{protocol['features']} features, {protocol['split']}, seed {protocol['seed']}"
     for name in ("score", "value", "real images", "how to read it"):
         table.add_column(name, justify="right" if name in ("value", "real images") else "left")

@@ -45,16 +45,26 @@ def given(flags: Any) -> dict[str, Any]:
 class DataFlags:
     """How images are read; the same for every verb that reads some."""
 
-    image_size: Annotated[str | None, Parameter(help="bring every image to this size: 32, or 48x64 (height x width)")] = None
-    fit: Annotated[Literal["crop", "pad"] | None, Parameter(help="cut off the longer side (default), or pad the shorter")] = None
-    color: Annotated[Literal["auto", "grey", "rgb"] | None, Parameter(help="one channel, three, or as the images need (default)")] = None
-    background: Annotated[str | None, Parameter(help="what transparency and padding show: a colour name or #rrggbb; white by default")] = None
+    image_size: Annotated[
+        str | None, Parameter(help="bring every image to this size: 32, or 48x64 (height x width)")
+    ] = None
+    fit: Annotated[
+        Literal["crop", "pad"] | None, Parameter(help="cut off the longer side (default), or pad the shorter")
+    ] = None
+    color: Annotated[
+        Literal["auto", "grey", "rgb"] | None, Parameter(help="one channel, three, or as the images need (default)")
+    ] = None
+    background: Annotated[
+        str | None, Parameter(help="what transparency and padding show: a colour name or #rrggbb; white by default")
+    ] = None
     binarize: Annotated[
         Literal["none", "dynamic", "threshold"] | None,
         Parameter(help="two levels: drawn afresh with probability value/255 (dynamic), or value > 127 (threshold)"),
     ] = None
     limit: Annotated[int | None, Parameter(help="train on the first so many images only")] = None
-    max_bad: Annotated[float | None, Parameter(help="share of unreadable files above which loading stops; 0.05 by default")] = None
+    max_bad: Annotated[
+        float | None, Parameter(help="share of unreadable files above which loading stops; 0.05 by default")
+    ] = None
 
 
 def data_config(source: str, flags: DataFlags | None, base: Mapping[str, Any] | None = None) -> DataConfig:

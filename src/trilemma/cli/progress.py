@@ -7,7 +7,15 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 QUIET_SECONDS = 15.0
 """Where there is no terminal, seconds between two lines."""
@@ -49,7 +57,9 @@ class Bars:
         if share >= 1 and self._lines.get(key) == float("inf"):
             return
         self._lines[key] = float("inf") if share >= 1 else now
-        self._console.print(" ".join(part for part in (*key, f"{share:.0%}", detail) if part), highlight=False, markup=False)
+        self._console.print(
+            " ".join(part for part in (*key, f"{share:.0%}", detail) if part), highlight=False, markup=False
+        )
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
@@ -59,5 +69,7 @@ class Bars:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()

@@ -18,7 +18,6 @@ from trilemma.parallel import join
 from trilemma.queries.likelihood import Answer, log_likelihood
 from trilemma.run import Run
 
-
 app = App(
     name="query",
     help_epilogue="""Examples:

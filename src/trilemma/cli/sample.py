@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import App, Parameter
@@ -67,14 +67,14 @@ def sample(
         classes of a conditional run, by number or name: 3, or 0,1,2, or all (in turn), or none (no class); by default
         drawn at random
     out
-        grid.png (one picture), samples.npz (the arrays images and labels) or folder/ (one PNG each, with metadata.jsonl);
-        RUN/samples-SEED.png by default
+        grid.png (one picture), samples.npz (the arrays images and labels) or folder/ (one PNG each, with
+        metadata.jsonl); RUN/samples-SEED.png by default
     options
         a sampling option of the run's family
     """
     opened = Run.open(run)
     family = FAMILIES[opened.config.family]
-    chosen = parse_text(family.Options, options, family.name)
+    chosen: Any = parse_text(family.Options, options, family.name)
     out = out or run / f"samples-{seed}.png"
     if out.suffix.lower() not in (".png", ".npz", ""):
         raise ValueError(f"--out {out} must end in .png, in .npz, or be a folder")

@@ -50,15 +50,15 @@ def _command(cls: type[Family]) -> Callable[..., None]:
         device: Device = "auto",
         json: Json = False,
         images: Annotated[DataFlags | None, Parameter(name="*", group="Images")] = None,
-        model: Annotated[Optional[ModelFlags], Parameter(name="model", group="Model")] = None,  # type: ignore[valid-type]
-        training: Annotated[Optional[TrainFlags], Parameter(name="train", group="Training")] = None,  # type: ignore[valid-type]
+        model: Annotated[ModelFlags | None, Parameter(name="model", group="Model")] = None,  # type: ignore[valid-type]
+        training: Annotated[TrainFlags | None, Parameter(name="train", group="Training")] = None,  # type: ignore[valid-type]
     ) -> None:
         file = read_toml(config)
         sections = {name: dict(file.pop(name, {})) for name in ("data", "model", "train")}
         if unknown := sorted(set(file) - {"size", "budget", "seed", "conditional"}):
             raise ValueError(
-                f"{config} has an unknown key {unknown[0]!r}; it may have size, budget, seed, conditional and the tables "
-                "[data], [model], [train]"
+                f"{config} has an unknown key {unknown[0]!r}; it may have size, budget, seed, conditional "
+                "and the tables [data], [model], [train]"
             )
         source = data or sections["data"].pop("source", "mnist")
         with join(device) as where, Bars() as bars:

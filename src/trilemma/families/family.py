@@ -135,9 +135,7 @@ class Family(nn.Module, ABC):
         """
 
     @abstractmethod
-    def log_likelihood(
-        self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None
-    ) -> Likelihood:
+    def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
         """log p(x), or log p(x|y) given labels, of uint8 [N, C, H, W] images, as honestly as the family can.
 
         ``samples`` buys precision where the answer is a Monte-Carlo one (importance samples of a VAE, noise levels of

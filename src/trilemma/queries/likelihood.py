@@ -92,7 +92,9 @@ def log_likelihood(
         given = None if labels is None else labels[rows].to(model.device)
         with torch.no_grad():
             answer = model.log_likelihood(images[rows].to(model.device), given, noise, samples)
-        mine[start] = Likelihood(answer.kind, None if answer.nats is None else answer.nats.double().cpu(), answer.reason)
+        mine[start] = Likelihood(
+            answer.kind, None if answer.nats is None else answer.nats.double().cpu(), answer.reason
+        )
         if progress:
             progress(rows.stop, len(images))
         if answer.nats is None:
