@@ -82,6 +82,15 @@ def test_frechet_agrees_with_the_matrix_square_root(seed: int) -> None:
     assert frechet_distance(x.float(), y.float()) == pytest.approx(expected, rel=1e-5)
 
 
+def test_frechet_keeps_its_digits_on_a_steep_spectrum() -> None:
+    scale = torch.arange(1, 61, dtype=torch.float64) ** -2.0  # condition number of a covariance: 1e7, of a product 1e14
+    x, y = normal(200, 60, 0) * scale, 1.1 * normal(200, 60, 1) * scale
+    centred_x, centred_y = (z - z.mean(0) for z in (x, y))
+    root = torch.linalg.svdvals(centred_x @ centred_y.T).sum() / 199  # the same trace by another way
+    expected = (x.mean(0) - y.mean(0)).square().sum() + x.var(0).sum() + y.var(0).sum() - 2 * root
+    assert frechet_distance(x, y) == pytest.approx(expected.item(), rel=1e-9)
+
+
 def test_frechet_of_singular_covariances() -> None:
     d = 40
     x, y = normal(25, d, 0), normal(30, d, 1) + 0.5  # fewer images than dimensions

@@ -172,6 +172,17 @@ def test_alarms_are_said_once_and_logged(blobs_data: Dataset, tmp_path: Path, mo
     assert [record["alarm"] for record in run.logs() if "alarm" in record] == said
 
 
+def test_tensorboard_is_an_extra(blobs_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(training.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(ValueError, match=r"trilemma\[tensorboard\]"):
+            fit("vae", blobs_data, tmp_path / "none", "2steps", tensorboard=True)
+    assert not (tmp_path / "none").exists()
+    pytest.importorskip("tensorboard")
+    fit("vae", blobs_data, tmp_path / "run", "4steps", tensorboard=True)
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
 def test_bad_requests_are_one_line(blobs_data: Dataset, tmp_path: Path) -> None:
     fit("vae", blobs_data, tmp_path / "run", "1steps")
     (tmp_path / "other").mkdir()

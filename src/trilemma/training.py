@@ -9,6 +9,7 @@ the batch. `train` drives it: checkpoints, sample grids, the log, alarms, progre
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 import os
 import re
@@ -289,6 +290,7 @@ def train(
     model: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
+    tensorboard: bool = False,
     device: str = "auto",
     listen: Callable[[Report], None] | None = None,
     say: Callable[[str], None] = print,
@@ -306,6 +308,7 @@ def train(
         model: fields of the family's config that differ from the preset.
         settings: fields of `TrainConfig` that differ from the preset.
         resume: continue the run in ``out`` if there is one; its final weights equal those of an uninterrupted run.
+        tensorboard: write the training log for TensorBoard too, into the run folder.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         listen: called after every step.
         say: called with alarms and other single lines.
@@ -318,6 +321,7 @@ def train(
         Diverged: the training broke down; the last good state is on disk.
     """
     limit = Budget.parse(budget)
+    board = tensorboard_writer(Path(out) / "tensorboard") if tensorboard else None
     where = ranks(device)
     dataset = data if isinstance(data, Dataset) else load(data, progress=where.first)
     config = make_config(family, dataset, size=size, seed=seed, conditional=conditional, model=model, settings=settings)
@@ -332,7 +336,31 @@ def train(
     if not where.first:
         return _drive(run, dataset, limit, where, None, lambda line: None)
     with run.lock():
-        return _drive(run, dataset, limit, where, listen, say)
+        return _drive(run, dataset, limit, where, listen, say, board)
+
+
+Board = Callable[[Mapping[str, float], int], None]
+"""Takes the means of a log line and its step."""
+
+
+def tensorboard_writer(folder: Path) -> Callable[[], Board]:
+    """Opens a TensorBoard log when called; a one-line ``ValueError`` at once if the extra is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ValueError('--tensorboard needs an extra: pip install "trilemma[tensorboard]"')
+
+    def open_board() -> Board:
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer: Any = SummaryWriter(str(folder))
+
+        def board(means: Mapping[str, float], step: int) -> None:
+            for name, value in means.items():
+                writer.add_scalar(name, value, step)
+            writer.flush()
+
+        return board
+
+    return open_board
 
 
 def make_config(
@@ -380,6 +408,7 @@ def _drive(
     where: Ranks,
     listen: Callable[[Report], None] | None,
     say: Callable[[str], None],
+    board: Callable[[], Board] | None = None,
 ) -> Run:
     learner, progress = Learner.build(run, where), Progress()
     if run.has_checkpoint:
@@ -389,7 +418,7 @@ def _drive(
     if where.first:
         run.rewind_logs(progress.step)
     where.wait()
-    recorder = Recorder(run, learner, where, say)
+    recorder = Recorder(run, learner, where, say, board() if board else None)
     saved = time.monotonic()
     pictures = run.config.train.pictures
     with Stop() as stop:
@@ -432,6 +461,7 @@ class Recorder:
     learner: Learner
     where: Ranks
     say: Callable[[str], None]
+    board: Board | None = None
     _sums: dict[str, Tensor] = field(default_factory=dict)
     _count: int = 0
     _means: dict[str, float] = field(default_factory=dict)
@@ -478,6 +508,8 @@ class Recorder:
             return
         counters = {"step": progress.step, "images": progress.images, "seconds": round(progress.seconds, 3)}
         self.run.log(counters | {name: float(f"{value:.6g}") for name, value in self._means.items()})
+        if self.board:
+            self.board(self._means, progress.step)
         for name, value in self._means.items():
             self._smooth[name] = 0.7 * self._smooth.get(name, value) + 0.3 * value
         for alarm in self.learner.model.alarms(self._smooth):

@@ -46,6 +46,7 @@ def _command(cls: type[Family]) -> Callable[..., None]:
         seed: int | None = None,
         conditional: Annotated[bool | None, Parameter(negative=())] = None,
         resume: Annotated[bool, Parameter(negative=())] = False,
+        tensorboard: Annotated[bool, Parameter(negative=())] = False,
         config: Path | None = None,
         device: Device = "auto",
         json: Json = False,
@@ -73,6 +74,7 @@ def _command(cls: type[Family]) -> Callable[..., None]:
                 model=sections["model"] | given(model),
                 settings=sections["train"] | given(training),
                 resume=resume,
+                tensorboard=tensorboard,
                 device=device,
                 listen=lambda report: _listen(bars, cls.name, report),
                 say=bars.say,
@@ -103,6 +105,8 @@ def _command(cls: type[Family]) -> Callable[..., None]:
         train P(x|y) on the data's labels
     resume
         continue the run in --out; its final weights equal those of an uninterrupted run
+    tensorboard
+        write the log for TensorBoard too (extra: trilemma[tensorboard])
     config
         a TOML file with any of these, and the tables [data], [model] and [train]
     """

@@ -47,12 +47,13 @@ class Features(ABC):
             ValueError: the images are not of that kind.
         """
         _check_display_images(images)
+        if not len(images):
+            return torch.empty(0, self.dims)
         pixels = images.shape[-2] * images.shape[-1]
         batch = min(self._most_images, max(1, self._most_pixels // pixels))
         with torch.inference_mode():
             parts = [self._features(part).cpu() for part in torch.split(images, batch)]
-        # Cloned outside inference mode, so that the result is an ordinary tensor.
-        return torch.cat(parts).clone() if parts else torch.empty(0, self.dims)
+        return torch.cat(parts).clone()  # cloned outside inference mode: the result is an ordinary tensor
 
     _most_images = 256  # per batch, and no more than ↓ in all: memory stays bounded, small images stay in the cache
     _most_pixels = 2**20

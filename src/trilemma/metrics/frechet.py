@@ -76,16 +76,15 @@ def _trace_of_root(a: Tensor, b: Tensor) -> Tensor:
     """tr (Σ_a Σ_b)^½ of covariances ``[d, d]``.
 
     With any factor Σ_a = L Lᵀ, the eigenvalues of Σ_a Σ_b are those of the symmetric Lᵀ Σ_b L, so no square root of
-    a matrix is needed. Cholesky gives L fast; a singular Σ_a needs its eigenvectors.
+    a matrix is needed. Cholesky gives L fast; a singular Σ_a needs its eigenvectors, less those of rounding noise.
     """
     factor, info = torch.linalg.cholesky_ex(a)
     if info != 0:
         values, vectors = torch.linalg.eigh(a)
-        factor = vectors * values.clamp_min(0).sqrt()
+        kept = values > len(a) * torch.finfo(values.dtype).eps * values[-1]
+        factor = vectors[:, kept] * values[kept].sqrt()  # [d, rank]
     eigenvalues: Tensor = torch.linalg.eigvalsh(factor.T @ b @ factor)
-    # Rounding leaves ±d·eps·max where the exact eigenvalue is 0, and the root would magnify it.
-    noise = len(a) * torch.finfo(eigenvalues.dtype).eps * eigenvalues[-1].clamp_min(0)
-    return eigenvalues[eigenvalues > noise].sqrt().sum()
+    return eigenvalues.clamp_min(0).sqrt().sum()
 
 
 def _low_rank_distance(x: Tensor, y: Tensor) -> float:
