@@ -38,7 +38,7 @@ def naive_steps(model: PixelCNN, count: int, steps: int) -> None:
     uniform = ImageNoise(0, range(count)).uniform(SIZE, SIZE).permute(1, 2, 0).contiguous()
     for i in range(steps):
         row, column = divmod(i * SIZE * SIZE // steps, SIZE)
-        logits = model.net(model.encode(x), None)[:, row, column, 0]
+        logits = model.net(model.image_features(x), None)[:, row, column, 0]
         x[:, 0, row, column] = draw(logits, uniform[row, column], 1.0)
 
 

@@ -298,7 +298,7 @@ def _evaluate_run(run: Run, real: Reference, options: Any | None, device: str, t
     if config.spec.shape != dataset.spec().shape or config.spec.levels != dataset.levels:
         raise ValueError(
             f"{run.path} makes images of shape {list(config.spec.shape)} with {config.spec.levels} levels, "
-            f"{dataset.name} has {list(dataset.spec().shape)} with {dataset.levels}: compare it with its own kind of data"
+            f"{dataset.name} has {list(dataset.spec().shape)} with {dataset.levels}: compare like with like"
         )
     model = run.model(find_device(device))
     labels = real.labels if config.spec.classes else None

@@ -34,11 +34,41 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "autoencoder": Preset({}, {}, {}, {}, train={}),
-    "vae": Preset({}, {}, {}, {}, train={}),
-    "pixelcnn": Preset({}, {}, {}, {}, train={}),
-    "gan": Preset({}, {}, {}, {}, train=dict(lr=2e-4, betas=(0.5, 0.999), clip=0.0)),
-    "diffusion": Preset({}, {}, {}, {}, train={}),
+    "autoencoder": Preset(
+        tiny=dict(width=48, depth=1, latent=32),
+        small=dict(width=96, depth=1, latent=32),
+        base=dict(width=144, depth=2, latent=64),
+        large=dict(width=272, depth=2, latent=128),
+        train=dict(batch=64, lr=2e-3, warmup=50),
+    ),
+    "vae": Preset(
+        tiny=dict(width=48, depth=1, latent=32),
+        small=dict(width=96, depth=1, latent=32),
+        base=dict(width=144, depth=2, latent=64),
+        large=dict(width=272, depth=2, latent=128),
+        train=dict(batch=64, lr=2e-3, warmup=50),
+    ),
+    "pixelcnn": Preset(
+        tiny=dict(features=24, layers=4, head=32),
+        small=dict(features=48, layers=5, head=64),
+        base=dict(features=64, layers=10, head=128),
+        large=dict(features=128, layers=10, head=256),
+        train=dict(batch=16, lr=1e-2, betas=(0.9, 0.99), warmup=50),
+    ),
+    "gan": Preset(
+        tiny=dict(width=80, latent=64),
+        small=dict(width=160, latent=100),
+        base=dict(width=320, latent=100),
+        large=dict(width=640, latent=100),
+        train=dict(batch=32, lr=2e-4, betas=(0.5, 0.999), warmup=0, clip=0.0),
+    ),
+    "diffusion": Preset(
+        tiny=dict(width=32, multipliers=(1, 2, 4), patch=2),
+        small=dict(width=64, multipliers=(1, 2, 4), patch=2),
+        base=dict(width=128, multipliers=(1, 2, 4), patch=2),
+        large=dict(width=128, multipliers=(1, 2, 4), patch=1),
+        train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50),
+    ),
 }
 
 

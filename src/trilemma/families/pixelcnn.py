@@ -26,9 +26,9 @@ from trilemma.noise import Noise
 class PixelCNNConfig:
     """Hyperparameters of the gated PixelCNN."""
 
-    features: int = 32
+    features: int = 24
     """Feature maps of each of the two stacks."""
-    layers: int = 5
+    layers: int = 4
     """Gated layers, at least 2."""
     first_kernel: int = 7
     """Size of the first layer's kernel, odd."""
@@ -92,7 +92,7 @@ class PixelCNN(Family):
         super().__init__(config, spec)
         self.net = GatedStacks(
             spec.shape,
-            encoding=1,
+            encoding=3,
             levels=spec.levels,
             features=config.features,
             layers=config.layers,
@@ -103,13 +103,21 @@ class PixelCNN(Family):
         )
 
     def encode(self, x: Tensor) -> Tensor:
-        """What the net sees of uint8 values [...]: floats on [-1, 1]."""
-        return to_unit(x, self.spec.levels)
+        """What the net sees of uint8 values [...]: float [..., 3], the value on [-1, 1] and whether it is an end.
+
+        Real images have exact blacks and whites in plenty, which a scale alone blurs into their neighbours.
+        """
+        top = self.spec.levels - 1
+        return torch.stack([to_unit(x, self.spec.levels), (x == 0) * 2.0 - 1, (x == top) * 2.0 - 1], -1)
+
+    def image_features(self, x: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] to [B, C * 3, H, W], channel by channel, channels last in memory."""
+        features = self.encode(x).permute(0, 1, 4, 2, 3).flatten(1, 2)
+        return features.contiguous(memory_format=torch.channels_last)
 
     def nll(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """-log p(x|y) in nats per image: uint8 [B, C, H, W] to float32 [B]."""
-        features = self.encode(x).contiguous(memory_format=torch.channels_last)
-        logits = self.net(features, labels)  # [B, H, W, C, levels]
+        logits = self.net(self.image_features(x), labels)  # [B, H, W, C, levels]
         targets = x.permute(0, 2, 3, 1).long()
         nats: Tensor = SoftmaxNLL.apply(logits.reshape(-1, self.spec.levels), targets.reshape(-1))  # type: ignore[no-untyped-call]
         return nats.view(len(x), -1).sum(1)
@@ -183,7 +191,7 @@ class PixelCNN(Family):
                     if not given[channel][row][column]:
                         logits = net.logits(column, channel)
                         value.copy_(draw(logits, uniform[channel, row, column], options.temperature))
-                    net.write(column, channel, self.encode(value)[:, None])
+                    net.write(column, channel, self.encode(value))
             if progress is not None:
                 progress(row + 1, height)
         return x
@@ -203,7 +211,7 @@ class PixelCNN(Family):
         for row in range(height):
             for column in range(width):
                 for channel in range(channels):
-                    logits = net(self.encode(x).to(dtype), labels)[:, row, column, channel]
+                    logits = net(self.image_features(x).to(dtype), labels)[:, row, column, channel]
                     x[:, channel, row, column] = draw(logits, uniform[channel, row, column], options.temperature)
         return x
 
