@@ -4,8 +4,9 @@ A size fixes the arithmetic of one training step per image, forward and backward
 
     tiny 0.25 GFLOP · small 1 GFLOP · base 4 GFLOP · large 16 GFLOP
 
-so that an equal number of images, or an equal time, is an equal chance for every family. All networks are
-convolutional, so the match carries over to other resolutions. ``tests/test_presets.py`` counts the operations.
+so that an equal number of images, or an equal time, is an equal chance for every family. The rows below are for
+28 × 28 grey; at the resolution and channels of other data the width is scaled so that the arithmetic per pixel stays
+the same. Operations are counted, not guessed: `gflop` runs one step on shapes alone.
 """
 
 from __future__ import annotations
@@ -14,18 +15,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
 from trilemma.config import TrainConfig, decode, to_dict
 from trilemma.families import FAMILIES
+from trilemma.images import Spec
+from trilemma.noise import Noise
 
 SIZES = ("tiny", "small", "base", "large")
 GFLOP = {"tiny": 0.25, "small": 1.0, "base": 4.0, "large": 16.0}
-"""Training operations per image (a product and a sum count as two), at 28 × 28 grey."""
+"""Training operations per image (a product and a sum count as two), at 28 × 28."""
+
+REFERENCE = Spec((1, 28, 28))
+"""The data that the rows below are written for."""
+
+CLOSE = 0.15
+"""A width within this share of the target is left as it stands in the table."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """The model fields of each size, and the training settings of a family."""
+    """The model fields of each size, the training settings of a family, and what is scaled with the data.
 
+    ``width`` names the field that is scaled, in multiples of ``step``; the arithmetic grows with its square.
+    """
+
+    width: str
+    step: int
     tiny: Mapping[str, Any]
     small: Mapping[str, Any]
     base: Mapping[str, Any]
@@ -35,6 +53,8 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "autoencoder": Preset(
+        width="width",
+        step=4,
         tiny=dict(width=48, depth=1, latent=32),
         small=dict(width=96, depth=1, latent=32),
         base=dict(width=144, depth=2, latent=64),
@@ -42,6 +62,8 @@ PRESETS: dict[str, Preset] = {
         train=dict(batch=64, lr=2e-3, warmup=50),
     ),
     "vae": Preset(
+        width="width",
+        step=4,
         tiny=dict(width=48, depth=1, latent=32),
         small=dict(width=96, depth=1, latent=32),
         base=dict(width=144, depth=2, latent=64),
@@ -49,6 +71,8 @@ PRESETS: dict[str, Preset] = {
         train=dict(batch=64, lr=2e-3, warmup=50),
     ),
     "pixelcnn": Preset(
+        width="features",
+        step=2,
         tiny=dict(features=24, layers=4, head=32),
         small=dict(features=48, layers=5, head=64),
         base=dict(features=64, layers=10, head=128),
@@ -56,6 +80,8 @@ PRESETS: dict[str, Preset] = {
         train=dict(batch=16, lr=1e-2, betas=(0.9, 0.99), warmup=50),
     ),
     "gan": Preset(
+        width="width",
+        step=4,
         tiny=dict(width=80, latent=64),
         small=dict(width=160, latent=100),
         base=dict(width=320, latent=100),
@@ -63,6 +89,8 @@ PRESETS: dict[str, Preset] = {
         train=dict(batch=32, lr=2e-4, betas=(0.5, 0.999), warmup=0, clip=0.0),
     ),
     "diffusion": Preset(
+        width="width",
+        step=16,
         tiny=dict(width=32, multipliers=(1, 2, 4), patch=2),
         small=dict(width=64, multipliers=(1, 2, 4), patch=2),
         base=dict(width=128, multipliers=(1, 2, 4), patch=2),
@@ -73,9 +101,13 @@ PRESETS: dict[str, Preset] = {
 
 
 def configure(
-    family: str, size: str = "tiny", model: Mapping[str, Any] | None = None, train: Mapping[str, Any] | None = None
+    family: str,
+    size: str = "tiny",
+    spec: Spec = REFERENCE,
+    model: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
 ) -> tuple[Any, TrainConfig]:
-    """The model and training config of a family at a size, with any field replaced.
+    """The model and training config of a family at a size, for some data, with any field replaced.
 
     Raises:
         ValueError: an unknown family, size or field, or a value of the wrong type, in one line.
@@ -84,11 +116,51 @@ def configure(
         raise ValueError(f"unknown family {family!r}; there are {', '.join(FAMILIES)}")
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
-    preset = PRESETS[family]
-    sized: Mapping[str, Any] = getattr(preset, size)
-    return (
-        decode(FAMILIES[family].Config, {**sized, **(model or {})}, f"model settings of {family}"),
-        decode(
-            TrainConfig, {**to_dict(TrainConfig()), **preset.train, **(train or {})}, f"training settings of {family}"
-        ),
+    preset, cls = PRESETS[family], FAMILIES[family].Config
+    settings = decode(
+        TrainConfig,
+        {**to_dict(TrainConfig()), **preset.train, **(train or {})},
+        f"training settings of {family}",
     )
+    fields: dict[str, Any] = {**getattr(preset, size), **(model or {})}
+    config = decode(cls, fields, f"model settings of {family}")
+    if preset.width in (model or {}):
+        return config, settings
+    target = GFLOP[size] * spec.height * spec.width / (REFERENCE.height * REFERENCE.width)
+    for _ in range(2):  # the arithmetic is nearly quadratic in the width, so two corrections do
+        excess = gflop(family, config, spec) / target
+        if abs(excess - 1) < CLOSE:
+            break
+        width = round(fields[preset.width] / excess**0.5 / preset.step) * preset.step
+        fields[preset.width] = max(width, preset.step)
+        config = decode(cls, fields, f"model settings of {family}")
+    return config, settings
+
+
+class _Shapes(Noise):
+    """Noise without values."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.device = count, torch.device("meta")
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.empty(self.count, *shape, device=self.device)
+
+    uniform = normal
+
+
+def gflop(family: str, config: Any, spec: Spec, batch: int = 2) -> float:
+    """Operations of one training step per image, forward and backward over all objectives, in 1e9.
+
+    Nothing is computed: shapes flow through the model on the meta device.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = FAMILIES[family](config, spec).to("meta").train()
+    x = torch.empty(batch, *spec.shape, dtype=torch.uint8, device="meta")
+    labels = torch.empty(batch, dtype=torch.int64, device="meta") if spec.classes else None
+    with FlopCounterMode(display=False) as counter:
+        for objective in model.objectives():
+            objective.freeze_others(model)
+            for _ in range(objective.repeats):
+                objective.loss(x, labels, _Shapes(batch)).total.backward()  # type: ignore[no-untyped-call]
+    return counter.get_total_flops() / batch / 1e9

@@ -149,7 +149,7 @@ class Learner:
         ]
         modules: list[nn.Module] = []
         for objective in objectives:
-            only(model, objective)
+            objective.freeze_others(model)
             step = _Step(model, objective)
             # Buffers are averaged by the loop: to broadcast the first rank's would forget what the others saw.
             modules.append(DistributedDataParallel(step, broadcast_buffers=False) if where.size > 1 else step)
@@ -175,13 +175,6 @@ class Learner:
             load_weights(self.ema, state.ema, where)
         for optimizer, saved in zip(self.optimizers, state.optimizers, strict=True):
             optimizer.load_state_dict(saved)
-
-
-def only(model: nn.Module, objective: Objective) -> None:
-    """Let exactly the objective's parameters require gradients: nothing else is differentiated or moved."""
-    mine = {id(parameter) for parameter in objective.parameters}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in mine)
 
 
 def steps(
@@ -220,7 +213,7 @@ def steps(
         logs: dict[str, Tensor] = {}
         learner.model.train()
         for objective, optimizer, module in zip(learner.objectives, learner.optimizers, learner.modules, strict=True):
-            only(learner.model, objective)
+            objective.freeze_others(learner.model)
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * min(1.0, (progress.step + 1) / (settings.warmup + 1))
             for repeat in range(objective.repeats):
@@ -374,12 +367,13 @@ def make_config(
     settings: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """The whole config of a run, as `train` would save it."""
-    model_config, train_config = configure(family, size, model, settings)
+    spec = dataset.spec(conditional)
+    model_config, train_config = configure(family, size, spec, model, settings)
     return RunConfig(
         family=family,
         size=size,
         seed=seed,
-        spec=dataset.spec(conditional),
+        spec=spec,
         data=dataset.config,
         model=model_config,
         train=train_config,

@@ -60,6 +60,12 @@ class Objective:
     loss: Callable[[Tensor, Tensor | None, Noise], Loss]
     repeats: int = 1
 
+    def freeze_others(self, model: nn.Module) -> None:
+        """Let exactly these parameters require gradients: nothing else of the model is differentiated or moved."""
+        mine = {id(parameter) for parameter in self.parameters}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in mine)
+
 
 @dataclass(frozen=True)
 class Likelihood:

@@ -118,7 +118,9 @@ class Encoder(nn.Module):
         self.ladder = Ladder.of(*shape[1:])
         channels = self.ladder.channels(width)
         self.stem = nn.Conv2d(shape[0], width, 4, 2, 1)
-        self.label = label_embedding(classes, width, std=0.1)
+        # As large as the features: an encoder that sees the label faintly writes the class into the code, and then
+        # codes drawn without an image show another class than they are asked for.
+        self.label = label_embedding(classes, width)
         layers: list[nn.Module] = []
         for level, count in enumerate(channels):
             if level:
