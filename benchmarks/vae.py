@@ -43,7 +43,7 @@ class Ours:
 
     def epoch(self) -> None:
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(self.step))
-        for rows in order.split(BATCH):
+        for rows in torch.split(order, BATCH):
             noise = BatchNoise((self.step,), len(rows), 0, len(rows), torch.device("cpu"))
             with torch.autocast("cpu", torch.bfloat16):
                 loss = self.objective.loss(self.images[rows], None, noise).total
@@ -106,14 +106,14 @@ class Theirs:
         x = self.images[:2].float()
         with FlopCounterMode(display=False) as counter:
             self.model({"data": x}).loss.backward()
-        return counter.get_total_flops() / 2e6
+        return float(counter.get_total_flops()) / 2e6
 
 
 def our_flops(ours: Ours) -> float:
     noise = BatchNoise(("flops",), 2, 0, 2, torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
         ours.objective.loss(ours.images[:2], None, noise).total.backward()
-    return counter.get_total_flops() / 2e6
+    return float(counter.get_total_flops()) / 2e6
 
 
 def timed(run: Ours | Theirs) -> float:

@@ -161,9 +161,9 @@ def test_l2_is_the_squared_distance_and_a_gaussian_of_variance_half() -> None:
     spec = Spec((1, 2, 2))
     model, x = L2(spec), random_images(spec, 3)
     decoded = torch.randn(3, 1, 2, 2)
-    expected = (to_unit(x, 256) - decoded.tanh()).square().sum((1, 2, 3))
+    expected = (to_unit(x, 256) - decoded).square().sum((1, 2, 3))
     assert torch.allclose(model.nats(x, decoded), expected)
-    gaussian = torch.distributions.Normal(decoded.tanh(), math.sqrt(0.5)).log_prob(to_unit(x, 256)).sum((1, 2, 3))
+    gaussian = torch.distributions.Normal(decoded, math.sqrt(0.5)).log_prob(to_unit(x, 256)).sum((1, 2, 3))
     assert torch.allclose(-gaussian - 2 * math.log(math.pi), expected, atol=1e-5)
 
 
@@ -428,6 +428,17 @@ def test_autoencoder_image_does_not_depend_on_its_batch() -> None:
     labels = torch.tensor([0, 1, 2])
     together = model.sample(ImageNoise(1, range(3)), labels)
     assert torch.equal(together[1:2], model.sample(ImageNoise(1, [1]), labels[1:2]))
+
+
+def test_a_decoder_that_went_black_still_learns() -> None:
+    """Behind a tanh its gradient would vanish: a few first steps on mostly black images would end the training."""
+    spec = Spec((1, 8, 8))
+    white = torch.full((2, 1, 8, 8), 255, dtype=torch.uint8)
+    for model in (autoencoder(spec), vae(spec, observation="l2")):
+        torch.nn.init.constant_(model.decoder.head.bias, -20.0)  # type: ignore[arg-type, union-attr]
+        (objective,) = model.objectives()
+        objective.loss(white, None, batch_noise(0, 2)).terms["reconstruction"].backward()
+        assert model.decoder.head.bias.grad.abs().item() > 1  # type: ignore[union-attr, operator]
 
 
 @pytest.mark.parametrize("levels", [2, 256])

@@ -65,6 +65,13 @@ def test_too_few_images_are_refused_or_flagged_never_printed_bare(real: Dataset,
     assert "only 40 images" in record["flag"]
 
 
+def test_a_sample_of_one_image_is_flagged(real: Dataset, tmp_path: Path) -> None:
+    same = save(tmp_path / "same.npz", np.zeros((60, 8, 8, 1), np.uint8))
+    record = evaluate(same, real, protocol=Protocol(n=60, reference=0))
+    assert record["metrics"]["precision"]["value"] is None
+    assert "the same image" in record["metrics"]["frechet"]["flag"]
+
+
 def test_a_folder_needs_something_to_compare_with(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="say with --against"):
         evaluate(save(tmp_path / "x.npz", blobs(40)[0]))

@@ -142,6 +142,12 @@ def scores(features: Tensor, real: Reference) -> dict[str, Metric]:
         features: float [N, d] in the feature space of ``real``.
     """
     n, d = features.shape
+    if bool((features == features[0]).all()):
+        names = {"frechet": "lower", "precision": "higher", "recall": "higher", "density": "higher", "coverage": "higher"}
+        return {
+            name: Metric(None, better=better, n=n, flag=f"all {n} samples are the same image")  # type: ignore[arg-type]
+            for name, better in names.items()
+        }
     reference = min(len(real.train), max(n, real.protocol.k + 1))
     flag = frechet_flag(min(n, len(real.train)), d)
     refused = min(n, len(real.train)) <= d
@@ -342,7 +348,7 @@ def _evaluate_images(source: str | os.PathLike[str], real: Reference, tell: Tell
         color="rgb" if spec.channels == 3 else "grey",
         limit=None,
     )
-    images = load(config).images
+    images = load(config, split=False).images
     flag = None if len(images) >= real.protocol.n else f"only {len(images)} images; the floor has {real.protocol.n}"
     chosen = torch.from_numpy(np.array(images[: real.protocol.n]))
     metrics = image_metrics(chosen, real)

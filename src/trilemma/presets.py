@@ -55,7 +55,7 @@ PRESETS: dict[str, Preset] = {
     "autoencoder": Preset(
         width="width",
         step=4,
-        tiny=dict(width=48, depth=1, latent=32),
+        tiny=dict(width=48, depth=1, latent=16),
         small=dict(width=96, depth=1, latent=32),
         base=dict(width=144, depth=2, latent=64),
         large=dict(width=272, depth=2, latent=128),
@@ -64,7 +64,7 @@ PRESETS: dict[str, Preset] = {
     "vae": Preset(
         width="width",
         step=4,
-        tiny=dict(width=48, depth=1, latent=32),
+        tiny=dict(width=48, depth=1, latent=16),
         small=dict(width=96, depth=1, latent=32),
         base=dict(width=144, depth=2, latent=64),
         large=dict(width=272, depth=2, latent=128),
@@ -91,10 +91,10 @@ PRESETS: dict[str, Preset] = {
     "diffusion": Preset(
         width="width",
         step=16,
-        tiny=dict(width=32, multipliers=(1, 2, 4), patch=2),
-        small=dict(width=64, multipliers=(1, 2, 4), patch=2),
-        base=dict(width=128, multipliers=(1, 2, 4), patch=2),
-        large=dict(width=128, multipliers=(1, 2, 4), patch=1),
+        tiny=dict(width=48, multipliers=(1, 1, 2), patch=2),
+        small=dict(width=96, multipliers=(1, 1, 2), patch=2),
+        base=dict(width=192, multipliers=(1, 1, 2), patch=2),
+        large=dict(width=192, multipliers=(1, 1, 2), patch=1),
         train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50),
     ),
 }
@@ -123,7 +123,7 @@ def configure(
         f"training settings of {family}",
     )
     fields: dict[str, Any] = {**getattr(preset, size), **(model or {})}
-    config = decode(cls, fields, f"model settings of {family}")
+    config: Any = decode(cls, fields, f"model settings of {family}")
     if preset.width in (model or {}):
         return config, settings
     target = GFLOP[size] * spec.height * spec.width / (REFERENCE.height * REFERENCE.width)
@@ -163,4 +163,4 @@ def gflop(family: str, config: Any, spec: Spec, batch: int = 2) -> float:
             objective.freeze_others(model)
             for _ in range(objective.repeats):
                 objective.loss(x, labels, _Shapes(batch)).total.backward()  # type: ignore[no-untyped-call]
-    return counter.get_total_flops() / batch / 1e9
+    return float(counter.get_total_flops()) / batch / 1e9

@@ -115,7 +115,8 @@ def _images(config: RunConfig, images: str | None, n: int, seed: int) -> tuple[D
             size=(spec.height, spec.width),
             color="rgb" if spec.channels == 3 else "grey",
             limit=None,
-        )
+        ),
+        split=False,
     )
     everything = np.arange(len(dataset.images))
     return dataset, everything if len(everything) <= n else np.sort(subset(everything, n, seed))

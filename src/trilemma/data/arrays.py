@@ -33,7 +33,7 @@ CHANNELS = (1, 3, 4)
 def load_npz(path: Path, config: DataConfig, progress: bool) -> Raw:
     """``x_train, y_train, x_test, y_test, classes``, or ``images, labels, classes``; all but the images optional."""
     arrays = read_npz(path)
-    known = {"x_train", "y_train", "x_test", "y_test", "images", "labels", "classes"}
+    known = {"x_train", "y_train", "x_test", "y_test", "images", "labels", "classes", "levels"}
     notes = [f"arrays not used: {', '.join(sorted(arrays.keys() - known))}"] if arrays.keys() - known else []
     if "x_train" in arrays:
         images, labels = [arrays["x_train"]], [arrays.get("y_train")]
@@ -41,6 +41,11 @@ def load_npz(path: Path, config: DataConfig, progress: bool) -> Raw:
             images, labels = [*images, arrays["x_test"]], [*labels, arrays.get("y_test")]
     elif "images" in arrays:
         images, labels = [arrays["images"]], [arrays.get("labels")]
+        if "levels" in arrays and int(arrays["levels"]) == 2 and arrays["images"].dtype == np.uint8:
+            images = [arrays["images"] * np.uint8(255)]  # binary samples, as `trilemma sample` writes them
+            notes.append("two levels, read as black and white")
+        if labels[0] is not None and len(labels[0]) and (labels[0] == -1).all():
+            labels = [None]  # samples of an unconditional model
     else:
         raise ValueError(f"{path} has neither x_train nor images, only {', '.join(sorted(arrays)) or 'nothing'}")
     return from_arrays(path.stem, str(path), images, labels, arrays.get("classes"), config, progress, notes)

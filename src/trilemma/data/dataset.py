@@ -126,11 +126,13 @@ class Dataset:
         return self.batch(self.test), self.label_batch(self.test)
 
 
-def assemble(raw: Raw, config: DataConfig) -> Dataset:
+def assemble(raw: Raw, config: DataConfig, split: bool = True) -> Dataset:
     """Split, limit and fingerprint what a reader delivered."""
     notes = list(raw.notes)
     digests = image_digests(raw.images)
-    if raw.is_test is None:
+    if not split:
+        is_test = np.zeros(len(digests), np.bool_)
+    elif raw.is_test is None:
         is_test = split_by_content(digests, raw.name)
         notes.append(f"test split: by a hash of each image, {_share(is_test)} held out")
     else:
@@ -141,7 +143,7 @@ def assemble(raw: Raw, config: DataConfig) -> Dataset:
         if shared:
             notes.append(f"{shared:,} of the test images also stand among the training images")
     train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
-    if not len(train) or not len(test):
+    if split and not (len(train) and len(test)):
         raise ValueError(f"{raw.name} has {len(train)} training and {len(test)} test images: both are needed")
     if config.limit is not None and config.limit < len(train):
         notes.append(f"limit: {config.limit:,} of {len(train):,} training images")

@@ -30,6 +30,7 @@ def load(
     binarize: Binarize | None = None,
     limit: int | None = None,
     max_bad: float | None = None,
+    split: bool = True,
     progress: bool = True,
 ) -> Dataset:
     """Load a data set.
@@ -40,6 +41,7 @@ def load(
             ``owner/name:configuration`` and ``hub:name`` for the others; or a whole config.
         size, fit, color, background, binarize, limit, max_bad: as in `DataConfig`; what is not given stays at the
             config's value or the default.
+        split: hold images out; without, all are ``train``, as for images that are only looked at or scored.
         progress: show bars on stderr while many images are read.
 
     Raises:
@@ -58,15 +60,15 @@ def load(
     assert given.keys() == {field.name for field in fields(DataConfig)} - {"source"}
     config = replace(config, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     if config.source in NAMES:
-        return assemble(load_named(config.source, config, progress), config)
+        return assemble(load_named(config.source, config, progress), config, split)
     if not config.source.strip():
         raise ValueError(f"the source is empty: give one of {', '.join(NAMES)}, a path, or a Hub id (owner/name)")
     path = Path(config.source).expanduser()
     if _exists(path):
         config = replace(config, source=str(path.resolve()))
-        return assemble(_load_path(path.resolve(), config, progress), config)
+        return assemble(_load_path(path.resolve(), config, progress), config, split)
     if config.source.startswith("hub:") or (HUB_ID.fullmatch(config.source) and not path.parent.is_dir()):
-        return assemble(load_hub(config.source.removeprefix("hub:"), config, progress), config)
+        return assemble(load_hub(config.source.removeprefix("hub:"), config, progress), config, split)
     raise ValueError(f"there is no file, folder or data set {config.source!r}{_did_you_mean(config.source, path)}")
 
 

@@ -122,4 +122,5 @@ class Autoencoder(Family):
         return next(self.parameters()).dtype
 
     def _decode(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        return torch.tanh(at_least_float32(self.decoder(z.to(self._dtype), labels)))
+        # Linear, not tanh: on images that are mostly black a tanh saturates within a few steps, and never comes back.
+        return at_least_float32(self.decoder(z.to(self._dtype), labels))

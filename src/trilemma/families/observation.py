@@ -113,14 +113,14 @@ class L2(Observation):
         self.levels, self.outputs = spec.levels, spec.channels
 
     def nats(self, x: Tensor, decoded: Tensor) -> Tensor:
-        mu = torch.tanh(at_least_float32(decoded))
+        mu = at_least_float32(decoded)  # no tanh: it saturates on images that are mostly black
         return (to_unit(x, self.levels) - mu).square().sum((1, 2, 3))
 
     def mean(self, decoded: Tensor) -> Tensor:
-        return from_unit(torch.tanh(at_least_float32(decoded)), self.levels)
+        return from_unit(at_least_float32(decoded), self.levels)
 
     def draw(self, decoded: Tensor, uniform: Tensor) -> Tensor:
-        mu = torch.tanh(at_least_float32(decoded))
+        mu = at_least_float32(decoded)
         u = uniform.to(mu.dtype).clamp(1e-7, 1 - 1e-7)
         return from_unit(mu + 0.5**0.5 * torch.special.ndtri(u), self.levels)
 

@@ -38,8 +38,11 @@ class Gaussian:
         """Estimate from features ``[N, d]``; ``ValueError`` for N < 2, NaN, or rows that are all the same."""
         x = check_features(features)
         mean = x.mean(0)
-        centred = x - mean
-        return cls(mean, centred.T @ centred / (len(x) - 1), len(x))
+        centred = (x - mean).numpy()
+        scatter = torch.from_numpy(
+            centred.T @ centred
+        )  # numpy sees the symmetry and does half the work; torch does not
+        return cls(mean, scatter / (len(x) - 1), len(x))
 
     def merge(self, other: Gaussian) -> Gaussian:
         """The Gaussian of both sets together (Chan, Golub & LeVeque 1979), to fit a large set in parts."""

@@ -16,6 +16,7 @@ from trilemma.families.family import Density, Family, Likelihood, Loss, Objectiv
 from trilemma.images import Spec, check_images, from_unit, to_unit
 from trilemma.nets.unet import UNet
 from trilemma.noise import Noise
+from trilemma.parallel import autocast
 
 __all__ = ["Diffusion", "DiffusionConfig", "DiffusionOptions"]
 
@@ -168,7 +169,8 @@ class Diffusion(Family):
         options = options or DiffusionOptions()
         denoise = self.denoiser(labels, options.guidance)
         times = options.times(self.schedule)
-        x0 = SAMPLERS[options.sampler](denoise, self.schedule, times, z, noise, options, progress)
+        with autocast(z.device, options.precision):
+            x0 = SAMPLERS[options.sampler](denoise, self.schedule, times, z, noise, options, progress)
         return from_unit(x0, self.spec.levels)
 
     @torch.no_grad()
