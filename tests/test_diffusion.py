@@ -474,6 +474,6 @@ def test_mistakes_are_named_in_one_line() -> None:
         with pytest.raises(ValueError) as error:
             Diffusion(DiffusionConfig(**bad), Spec((1, 8, 8)))
         assert "\n" not in str(error.value)
-    for bad_option in ({"sampler": "heun"}, {"steps": 0}, {"eta": 2.0}, {"variance": "medium"}):
+    for bad_option in ({"sampler": "heun"}, {"steps": 0}, {"eta": 2.0}, {"variance": "medium"}, {"precision": "fp8"}):
         with pytest.raises(ValueError):
             DiffusionOptions(**bad_option)

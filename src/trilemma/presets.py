@@ -73,10 +73,10 @@ PRESETS: dict[str, Preset] = {
     "pixelcnn": Preset(
         width="features",
         step=2,
-        tiny=dict(features=24, layers=4, head=32),
-        small=dict(features=48, layers=5, head=64),
-        base=dict(features=64, layers=10, head=128),
-        large=dict(features=128, layers=10, head=256),
+        tiny=dict(features=18, layers=4, kernel=5, head=32),
+        small=dict(features=32, layers=6, kernel=5, head=64),
+        base=dict(features=56, layers=8, kernel=5, head=128),
+        large=dict(features=112, layers=8, kernel=5, head=256),
         train=dict(batch=16, lr=1e-2, betas=(0.9, 0.99), warmup=50),
     ),
     "gan": Preset(

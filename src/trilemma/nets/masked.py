@@ -19,6 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+PLACES = 16
+"""Maps from which each label mixes what it adds at every position."""
+
+
 def channel_groups(features: int, channels: int) -> Tensor:
     """The image channel that each of ``features`` maps belongs to: int64 [features], ascending, near-equal shares."""
     return torch.arange(features) * channels // features
@@ -98,7 +102,7 @@ class GatedLayer(nn.Module):
             nn.init.zeros_(self.label.weight)
 
     def forward(self, v: Tensor, h: Tensor, labels: Tensor | None, place: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``v``, ``h`` [B, inputs, H, W] to [B, P, H, W]; ``labels`` int64 [B]; ``place`` [2P, H, W]."""
+        """``v``, ``h`` [B, inputs, H, W] to [B, P, H, W]; ``labels`` int64 [B]; ``place`` [(B,) 2P, H, W]."""
         above = F.pad(v, (0, 0, self.reach, 0))[:, :, : v.shape[2] + self.rows - 1]
         z = self.vertical(above)
         if place is not None:
@@ -154,14 +158,26 @@ class GatedStacks(nn.Module):
         )
         # Where a pixel stands is no part of the image, so every feature may know it.
         self.place = nn.Parameter(torch.zeros(2 * features, height, width))
+        # A label may speak differently in every place (section 2.3, the map s = m(h)); here m is linear. Without it a
+        # short training hardly hears the label, which is worth two nats among hundreds.
+        rank = min(labels, PLACES)
+        self.places = nn.Parameter(torch.zeros(rank, height, width, 2 * features)) if labels else None
+        self.label = nn.Embedding(labels, rank) if labels else None
         self.hidden = RowConv(stack, hidden, 0, "B", bias=True)
         self.logits = RowConv(hidden, torch.arange(channels).repeat_interleave(levels), 0, "B", bias=True)
+
+    def place_of(self, labels: Tensor | None) -> Tensor:
+        """What each position adds to the first layer's gates: [2P, H, W], or [B, 2P, H, W] where there are labels."""
+        if self.label is None or self.places is None or labels is None:
+            return self.place
+        spoken = self.label(labels) @ self.places.flatten(1)
+        return self.place + spoken.unflatten(1, self.places.shape[1:]).permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """Input features [B, channels * encoding, H, W], channel by channel, to logits [B, H, W, channels, levels]."""
         v = h = x
         for i, layer in enumerate(self.layers):
-            v, h = layer(v, h, labels, self.place if i == 0 else None)
+            v, h = layer(v, h, labels, self.place_of(labels) if i == 0 else None)
         logits: Tensor = self.logits(self.hidden(h).relu())
         return logits.permute(0, 2, 3, 1).reshape(len(x), *self.shape[1:], self.shape[0], self.levels)
 
@@ -187,6 +203,7 @@ class CachedStacks:
         self.shares = [_Share(self.net, self.layers, channel) for channel in range(channels)]
         order = torch.cat([share.gates for share in self.shares])
         self.vertical = [_Vertical(layer, labels, order) for layer in self.layers]
+        self.place = self.net.place_of(labels).movedim(-3, -1)  # [(N,) H, W, 2P]
 
         inputs = [layer.horizontal.weight.shape[1] for layer in self.layers]
         reaches = [layer.reach for layer in self.layers]
@@ -214,7 +231,7 @@ class CachedStacks:
             z = torch.addmm(vertical.bias, windows.reshape(self.count * self.width, -1), vertical.weight)
             z = z.view(self.count, self.width, -1) + vertical.shift
             if layer.first:
-                z += self.net.place[:, row].T
+                z += self.place[..., row, :, :]
             sent = torch.addmm(vertical.link_bias, z.flatten(0, 1), vertical.link_weight)
             self.above.append(sent.view(self.count, self.width, -1))
             if not layer.last:

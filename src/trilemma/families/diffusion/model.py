@@ -27,7 +27,7 @@ class DiffusionConfig:
 
     width: int = 48
     """channels at the highest resolution, a multiple of 16"""
-    multipliers: tuple[int, ...] = (1, 2)
+    multipliers: tuple[int, ...] = (1, 1, 2)
     """width of each level as a multiple of width; each level halves the resolution"""
     blocks: int = 1
     """residual blocks a level, down and up"""

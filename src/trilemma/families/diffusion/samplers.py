@@ -53,6 +53,8 @@ class DiffusionOptions:
     """weight w of classifier-free guidance, u + w(c - u): 1 is plainly conditional, 0 unconditional"""
     clip: bool = True
     """clamp every estimate of the image to the range of the pixels"""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """arithmetic of the network: bf16 autocast, fp32, or whichever is faster on the device"""
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -63,6 +65,8 @@ class DiffusionOptions:
             raise ValueError(f"eta must lie between 0 and 1, not {self.eta}")
         if self.variance not in ("small", "large"):
             raise ValueError(f"there is no variance {self.variance!r}: choose small or large")
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ValueError(f"there is no precision {self.precision!r}: choose auto, bf16 or fp32")
 
     def times(self, schedule: Schedule) -> list[int]:
         """The times that these options visit, from the noisiest down."""
