@@ -8,7 +8,7 @@ BUDGET ?= 75s
 .PHONY: demo test slow lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/trilemma compare mnist --conditional --budget $(BUDGET) --out $(DEMO)
+	$(BIN)/trilemma compare mnist --conditional --budget $(BUDGET) --n 1300 --out $(DEMO)
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests benchmarks

@@ -143,7 +143,13 @@ def scores(features: Tensor, real: Reference) -> dict[str, Metric]:
     """
     n, d = features.shape
     if bool((features == features[0]).all()):
-        names = {"frechet": "lower", "precision": "higher", "recall": "higher", "density": "higher", "coverage": "higher"}
+        names = {
+            "frechet": "lower",
+            "precision": "higher",
+            "recall": "higher",
+            "density": "higher",
+            "coverage": "higher",
+        }
         return {
             name: Metric(None, better=better, n=n, flag=f"all {n} samples are the same image")  # type: ignore[arg-type]
             for name, better in names.items()

@@ -73,7 +73,7 @@ PRESETS: dict[str, Preset] = {
     "pixelcnn": Preset(
         width="features",
         step=2,
-        tiny=dict(features=18, layers=4, kernel=5, head=32),
+        tiny=dict(features=16, layers=5, kernel=5, head=32),
         small=dict(features=32, layers=6, kernel=5, head=64),
         base=dict(features=56, layers=8, kernel=5, head=128),
         large=dict(features=112, layers=8, kernel=5, head=256),

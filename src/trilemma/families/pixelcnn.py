@@ -26,13 +26,13 @@ from trilemma.noise import Noise
 class PixelCNNConfig:
     """Hyperparameters of the gated PixelCNN."""
 
-    features: int = 24
+    features: int = 16
     """Feature maps of each of the two stacks."""
-    layers: int = 4
+    layers: int = 5
     """Gated layers, at least 2."""
     first_kernel: int = 7
     """Size of the first layer's kernel, odd."""
-    kernel: int = 3
+    kernel: int = 5
     """Size of the later layers' kernels, odd."""
     head: int = 32
     """Hidden features of the 1x1 layers before the softmax."""

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 PLACES = 16
 """Maps from which each label mixes what it adds at every position."""
 
@@ -170,8 +169,8 @@ class GatedStacks(nn.Module):
         """What each position adds to the first layer's gates: [2P, H, W], or [B, 2P, H, W] where there are labels."""
         if self.label is None or self.places is None or labels is None:
             return self.place
-        spoken = self.label(labels) @ self.places.flatten(1)
-        return self.place + spoken.unflatten(1, self.places.shape[1:]).permute(0, 3, 1, 2)
+        spoken: Tensor = self.label(labels) @ self.places.flatten(1)
+        return self.place + spoken.view(len(labels), *self.places.shape[1:]).permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """Input features [B, channels * encoding, H, W], channel by channel, to logits [B, H, W, channels, levels]."""
