@@ -19,7 +19,8 @@ NO_NOISE = ImageNoise(0, [])
 
 def build(spec: Spec, seed: int = 0, spread: float = 0.3, **config: int) -> PixelCNN:
     """A small model whose weights are far from zero, so that its conditionals are far from uniform."""
-    model = PixelCNN(PixelCNNConfig(**{"features": 10, "layers": 3, "head": 11, "first_kernel": 5, **config}), spec)
+    small = {"features": 10, "layers": 3, "head": 11, "first_kernel": 5, "kernel": 3}
+    model = PixelCNN(PixelCNNConfig(**{**small, **config}), spec)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
