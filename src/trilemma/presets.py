@@ -86,7 +86,7 @@ PRESETS: dict[str, Preset] = {
         small=dict(width=160, latent=100),
         base=dict(width=320, latent=100),
         large=dict(width=640, latent=100),
-        train=dict(batch=32, lr=2e-4, betas=(0.5, 0.999), warmup=0, clip=0.0),
+        train=dict(batch=64, lr=5e-4, betas=(0.5, 0.999), warmup=100, clip=0.0),
     ),
     "diffusion": Preset(
         width="width",
