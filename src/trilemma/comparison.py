@@ -181,7 +181,8 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
     curves: dict[str, list[list[float | None]]] = {}
     for line in logs:
         for name, value in line.items():
-            if name not in ("step", "images", "seconds", "alarm"):
+            # Gradient norms stay in the log: they are for those who debug a training.
+            if name not in ("step", "images", "seconds", "alarm") and not name.startswith("gradient norm"):
                 curves.setdefault(name, []).append([line["images"], value if math.isfinite(value) else None])
     subject = record.get("subject", {})
     progress = subject.get("progress", {"step": 0, "images": 0, "seconds": 0.0})
