@@ -27,6 +27,8 @@ class TrainConfig:
         lr: learning rate of Adam.
         betas: Adam's decay rates of the first and second moment.
         warmup: steps over which the learning rate rises linearly from 0.
+        anneal: last share of the budget over which the learning rate falls linearly to 0; 0 for a constant one. A run
+            that is resumed with a larger budget takes the rate of its new place in it.
         clip: largest norm of an objective's gradient; larger ones are scaled down. 0 for no clipping.
         ema: decay of the moving average of the weights that samples and answers come from; 0 for none. It starts low
             and rises as (1 + n) / (10 + n), so that short runs profit too.
@@ -41,6 +43,7 @@ class TrainConfig:
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: int = 100
+    anneal: float = 0.0
     clip: float = 1.0
     ema: float = 0.999
     label_dropout: float = 0.1
@@ -55,6 +58,7 @@ class TrainConfig:
             ("lr", self.lr > 0, "above 0"),
             ("betas", all(0 <= b < 1 for b in self.betas), "two numbers from 0 to below 1"),
             ("warmup", self.warmup >= 0, "0 or more steps"),
+            ("anneal", 0 <= self.anneal <= 1, "a share from 0 to 1"),
             ("clip", self.clip >= 0, "0 (none) or more"),
             ("ema", 0 <= self.ema < 1, "from 0 to below 1"),
             ("label_dropout", 0 <= self.label_dropout <= 1, "from 0 to 1"),

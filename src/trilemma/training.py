@@ -177,10 +177,19 @@ class Learner:
             optimizer.load_state_dict(saved)
 
 
+def learning_rate(settings: TrainConfig, step: int, spent: float) -> float:
+    """The rate of the next step, ``step`` counted from 0 and ``spent`` the share of the budget that is used up."""
+    rise = (step + 1) / (settings.warmup + 1)
+    fall = (1 - spent) / settings.anneal if settings.anneal else 1.0
+    return settings.lr * max(0.0, min(1.0, rise, fall))
+
+
 def steps(
-    learner: Learner, data: Dataset, config: RunConfig, progress: Progress, where: Ranks
+    learner: Learner, data: Dataset, config: RunConfig, progress: Progress, where: Ranks, limit: Budget | None = None
 ) -> Iterator[dict[str, Tensor]]:
     """Train for ever, one step a turn, updating ``progress``; yields the logged scalars of the step.
+
+    ``limit`` is what the learning rate is annealed towards; without it the rate stays constant.
 
     Raises:
         Diverged: a loss or a gradient is not finite; the step's optimiser has not been run.
@@ -211,11 +220,14 @@ def steps(
     while True:
         drawn = [batch(repeat) for repeat in range(draws)]
         logs: dict[str, Tensor] = {}
+        # Clocks differ between processes: they take the first one's word for how far they are.
+        spent = where.agree(limit.spent(progress)) if limit and settings.anneal else 0.0
+        lr = learning_rate(settings, progress.step, spent)
         learner.model.train()
         for objective, optimizer, module in zip(learner.objectives, learner.optimizers, learner.modules, strict=True):
             objective.freeze_others(learner.model)
             for group in optimizer.param_groups:
-                group["lr"] = settings.lr * min(1.0, (progress.step + 1) / (settings.warmup + 1))
+                group["lr"] = lr
             for repeat in range(objective.repeats):
                 x, labels = drawn[repeat]
                 with autocast(where.device, settings.precision):
@@ -416,7 +428,7 @@ def _drive(
     saved = time.monotonic()
     pictures = run.config.train.pictures
     with Stop() as stop:
-        loop = steps(learner, dataset, run.config, progress, where)
+        loop = steps(learner, dataset, run.config, progress, where, limit)
         # The budget is checked by agreement: clocks differ between processes, decisions must not.
         while not where.agree(limit.spent(progress) >= 1) and not where.any(stop.asked):
             drawn = int(limit.spent(progress) * pictures)
