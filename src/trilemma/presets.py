@@ -79,6 +79,15 @@ PRESETS: dict[str, Preset] = {
         large=dict(features=112, layers=8, kernel=5, head=256),
         train=dict(batch=16, lr=1e-2, betas=(0.9, 0.99), warmup=50),
     ),
+    "pixelrnn": Preset(
+        width="features",
+        step=2,
+        tiny=dict(features=16, layers=1, head=32),
+        small=dict(features=32, layers=1, head=64),
+        base=dict(features=48, layers=2, head=128),
+        large=dict(features=64, layers=4, head=256),
+        train=dict(batch=16, lr=5e-3, betas=(0.9, 0.99), warmup=50),
+    ),
     "gan": Preset(
         width="width",
         step=4,

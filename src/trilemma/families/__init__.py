@@ -5,6 +5,7 @@ from trilemma.families.diffusion import Diffusion
 from trilemma.families.family import Family
 from trilemma.families.gan import GAN
 from trilemma.families.pixelcnn import PixelCNN
+from trilemma.families.pixelrnn import PixelRNN
 from trilemma.families.vae import VAE
 
-FAMILIES: dict[str, type[Family]] = {cls.name: cls for cls in (Autoencoder, VAE, PixelCNN, GAN, Diffusion)}
+FAMILIES: dict[str, type[Family]] = {cls.name: cls for cls in (Autoencoder, VAE, PixelCNN, PixelRNN, GAN, Diffusion)}

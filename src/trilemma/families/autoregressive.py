@@ -1,0 +1,289 @@
+"""Fully visible belief networks: p(x) = ∏ p(x_i | x_1 … x_{i-1}), whatever net gives the conditionals.
+
+The order is raster order over pixels and R, G, B inside a pixel. `PixelCNN` and `PixelRNN` differ in their nets only.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from trilemma.families.conditionals import Conditional, LogisticMixture, Softmax, draw
+from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
+from trilemma.images import Spec, check_images, to_unit
+from trilemma.nets.masked import CachedNet
+from trilemma.noise import Noise
+
+ENCODING = 3
+"""Input features of each value."""
+
+
+class Net(Protocol):
+    """A masked net: the distribution of every value from the values before it."""
+
+    def __call__(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Features [B, groups * encoding, H, W], group by group, to [B, H, W, groups, outputs]."""
+
+    def cached(self, labels: Tensor | None, count: int, dtype: torch.dtype) -> CachedNet:
+        """The same for ``count`` images, one value at a time."""
+
+
+@dataclass(frozen=True)
+class AutoregressiveOptions:
+    """How to draw."""
+
+    temperature: float = 1.0
+    """log p is divided by it: below 1 the samples are more typical and less varied than p(x)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be a number above 0, not {self.temperature}")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Images of which a part was given.
+
+    Attributes:
+        images: uint8 [N, C, H, W].
+        log_weights: float64 [N], log p of the known values that follow the first unknown one, each given what stands
+            before it in its image: how well what was drawn fits what comes after it. 0 where nothing does.
+    """
+
+    images: Tensor
+    log_weights: Tensor
+
+
+class Autoregressive(Family):
+    """A family with an exact likelihood. Class labels, where the data has them, condition every value."""
+
+    density = Density.TRACTABLE
+    answers: ClassVar[Mapping[str, str]] = {
+        "sample": "yes, one pixel at a time",
+        "p(x)": "yes, exactly",
+        "p(z|x)": "no, it has no latent variables",
+        "complete": "yes, what follows in raster order",
+        "interpolate": "no, it has no latent variables to move in",
+        "classify": "yes, by Bayes' rule when class-conditional",
+    }
+    gives_up = "fast sampling"
+    Options = AutoregressiveOptions
+
+    def __init__(self, config: Any, spec: Spec, conditional: Conditional) -> None:
+        super().__init__(config, spec)
+        self.conditional = conditional
+
+    @property
+    @abstractmethod
+    def net(self) -> Net:
+        """The masked net."""
+
+    @property
+    def labels(self) -> int:
+        """Rows of the net's label embeddings: the classes and "no label", or 0."""
+        return self.spec.classes + 1 if self.spec.classes else 0
+
+    def encode(self, x: Tensor) -> Tensor:
+        """What the net sees of uint8 values [...]: float [..., 3], the value on [-1, 1] and whether it is an end.
+
+        Real images have exact blacks and whites in plenty, which a scale alone blurs into their neighbours.
+        """
+        top = self.spec.levels - 1
+        return torch.stack([to_unit(x, self.spec.levels), (x == 0) * 2.0 - 1, (x == top) * 2.0 - 1], -1)
+
+    def image_features(self, x: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] to [B, C * 3, H, W], channel by channel, channels last in memory."""
+        features = self.encode(x).permute(0, 1, 4, 2, 3).flatten(1, 2)
+        return features.contiguous(memory_format=torch.channels_last)
+
+    def nats(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """-log p(x_i | x_<i, y) of every value: uint8 [B, C, H, W] to float [B, C, H, W]."""
+        return self.conditional.nats(self.net(self.image_features(x), labels), x)
+
+    def nll(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """-log p(x|y) in nats per image: uint8 [B, C, H, W] to float [B]."""
+        return self.nats(x, labels).flatten(1).sum(1)
+
+    def objectives(self) -> Sequence[Objective]:
+        return [Objective("nll", list(self.parameters()), self.loss)]
+
+    def loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
+        nll = self.nll(x, self.given(labels, len(x))).mean()
+        return Loss({"nll": nll}, {"bits_per_dim": nll.detach() / (self.spec.dims * math.log(2))})
+
+    @torch.no_grad()
+    def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
+        check_images(x, self.spec)
+        labels = self.checked(labels, len(x))
+        size = max(1, 50_000 // self.spec.dims)  # values at a time: bounds the memory that the logits take
+        parts = [
+            -self.nll(x[i : i + size], None if labels is None else labels[i : i + size]) for i in range(0, len(x), size)
+        ]
+        nats = torch.cat(parts) if parts else torch.zeros(0, device=x.device)
+        return Likelihood("exact", nats, "the product of the conditionals of all pixels")
+
+    def sample(
+        self,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: AutoregressiveOptions | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Draw images row by row with the cached net; see `Family.sample`. ``progress`` counts rows."""
+        blank = torch.zeros(noise.count, *self.spec.shape, dtype=torch.uint8, device=self.device)
+        nothing = torch.zeros(self.spec.shape, dtype=torch.bool)
+        return self.complete(blank, nothing, noise, labels, options, progress).images
+
+    @torch.inference_mode()
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: AutoregressiveOptions | None = None,
+        progress: Progress | None = None,
+        particles: int = 1,
+    ) -> Completion:
+        """Keep the ``known`` values of images and draw the others.
+
+        Where the known values come first in raster order (upper rows) every image is a draw from p(unknown | known).
+        A value that is known later in the order cannot influence what is drawn before it; there the draws are
+        proposals, weighted by the probability they give to what follows. With ``particles`` of each image side by side
+        this is a particle filter (Gordon, Salmond, Smith 1993): after a row whose weights have become uneven, the
+        images of each set are drawn anew from it in proportion to their weights. The sets' images then follow
+        p(unknown | known) in the limit of many particles.
+
+        Args:
+            x: uint8 [N, C, H, W]; unknown values are ignored.
+            known: bool [C, H, W].
+            noise, labels, options, progress: as for `sample`.
+            particles: how many consecutive images, all with the same known part, are one set; divides N.
+
+        Raises:
+            ValueError: shapes that do not fit, in one line.
+        """
+        if tuple(known.shape) != self.spec.shape or len(x) != noise.count:
+            raise ValueError(f"known must have shape {list(self.spec.shape)}, and the noise one row per image")
+        if particles < 1 or len(x) % particles:
+            raise ValueError(f"{len(x)} images cannot be sets of {particles} particles")
+        options = options or AutoregressiveOptions()
+        labels = self.checked(labels, noise.count)
+        channels, height, width = self.spec.shape
+        shared = channels // self.conditional.groups  # channels in a group
+        uniform, resampling = self._uniform(noise), noise.uniform(height).double()
+        given: list[list[list[bool]]] = known.tolist()
+        x = x.to(self.device).clone()
+        log_weights = torch.zeros(len(x), dtype=sampling_dtype(self.device), device=self.device)
+        drawn = False
+        net = self.net.cached(labels, noise.count, sampling_dtype(self.device))
+        for row in range(height):
+            net.begin_row(row)
+            for column in range(width):
+                pixel = x[:, :, row, column]
+                for group in range(self.conditional.groups):
+                    own = range(group * shared, (group + 1) * shared)
+                    free = [channel for channel in own if not given[channel][row][column]]
+                    drawn |= bool(free)
+                    if drawn:
+                        description = net.outputs(column, group)
+                    else:
+                        net.outputs(column, group)  # moves the state on
+                    for channel in own if drawn else ():
+                        log_p = self.conditional.log_p(description, pixel, channel)
+                        if channel in free:
+                            pixel[:, channel] = draw(log_p, uniform[channel, row, column], options.temperature)
+                        else:
+                            log_p = log_p.log_softmax(1)
+                            log_weights += log_p.gather(1, pixel[:, channel, None].long())[:, 0]
+                    net.write(column, group, self.encode(pixel[:, own.start : own.stop]).flatten(1))
+            if particles > 1 and row + 1 < height:
+                index = resample(log_weights.view(-1, particles), resampling[::particles, row])
+                if index is not None:
+                    x, log_weights = x[index], torch.zeros_like(log_weights)
+                    net.select(index)
+            if progress is not None:
+                progress(row + 1, height)
+        return Completion(x, log_weights.double().cpu() if self.device.type == "mps" else log_weights.double())
+
+    @torch.inference_mode()
+    def sample_naive(
+        self, noise: Noise, labels: Tensor | None = None, options: AutoregressiveOptions | None = None
+    ) -> Tensor:
+        """The same images as `sample`, by a whole forward pass for every value: the oracle of the cached sampler."""
+        options = options or AutoregressiveOptions()
+        labels = self.checked(labels, noise.count)
+        channels, height, width = self.spec.shape
+        shared = channels // self.conditional.groups
+        uniform = self._uniform(noise)
+        x = torch.zeros(noise.count, *self.spec.shape, dtype=torch.uint8, device=self.device)
+        dtype = sampling_dtype(self.device)
+        model = copy.deepcopy(self).to(dtype)
+        for row in range(height):
+            for column in range(width):
+                pixel = x[:, :, row, column]
+                for channel in range(channels):
+                    description = model.net(model.image_features(x).to(dtype), labels)[:, row, column]
+                    log_p = self.conditional.log_p(description[:, channel // shared], pixel, channel)
+                    pixel[:, channel] = draw(log_p, uniform[channel, row, column], options.temperature)
+        return x
+
+    def _uniform(self, noise: Noise) -> Tensor:
+        """One value for each value of the images: [C, H, W, N], so that those of a pixel lie side by side."""
+        return noise.uniform(*self.spec.shape).to(self.device).permute(1, 2, 3, 0).contiguous()
+
+    def given(self, labels: Tensor | None, count: int) -> Tensor | None:
+        """The labels on the model's device; "no label" for all where a conditional model is given none."""
+        classes = self.spec.classes
+        if labels is None:
+            return torch.full((count,), classes, device=self.device) if classes else None
+        if not classes:
+            raise ValueError("this model was built without classes: call it without labels")
+        if labels.shape != (count,):
+            raise ValueError(f"labels must have shape [{count}], one per image, not {list(labels.shape)}")
+        return labels.to(self.device)
+
+    def checked(self, labels: Tensor | None, count: int) -> Tensor | None:
+        """`given`, with the range checked too: not in training, where it would make a GPU wait."""
+        null = self.spec.classes
+        if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= null:
+            raise ValueError(f"labels must be from 0 to {null} ({null} meaning no label), not {labels.tolist()}")
+        return self.given(labels, count)
+
+
+def conditional(kind: str, components: int, spec: Spec) -> Conditional:
+    """The distribution of a pixel that a config asks for: ``softmax`` or ``mixture``."""
+    return Softmax(spec) if kind == "softmax" else LogisticMixture(spec, components)
+
+
+def resample(log_weights: Tensor, uniform: Tensor) -> Tensor | None:
+    """Systematic resampling of each row of particles, where the effective number of some row is below half.
+
+    Args:
+        log_weights: [sets, particles].
+        uniform: [sets], one variate a set.
+
+    Returns:
+        int64 [sets * particles], which image stands in each place; None where all rows are even enough.
+    """
+    sets, particles = log_weights.shape
+    weights = log_weights.softmax(1)
+    if bool((1 / weights.square().sum(1) >= particles / 2).all()):
+        return None
+    ladder = (torch.arange(particles, device=weights.device) + uniform.to(weights)[:, None]) / particles
+    cumulative = weights.cumsum(1)
+    cumulative /= cumulative[:, -1:].clone()
+    chosen = torch.searchsorted(cumulative, ladder.clamp(max=1 - 1e-12), right=True).clamp(max=particles - 1)
+    return (chosen + particles * torch.arange(sets, device=weights.device)[:, None]).flatten()
+
+
+def sampling_dtype(device: torch.device) -> torch.dtype:
+    """float64 where there is one: rounding then flips no pixel, and the images do not depend on batch or device."""
+    return torch.float32 if device.type == "mps" else torch.float64
