@@ -1,21 +1,18 @@
-"""``trilemma query RUN [IMAGES]``."""
+"""``trilemma query RUN [IMAGES]``: one question at a time."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-import numpy as np
 from cyclopts import App, Parameter
 
-from trilemma.cli.flags import Device, Json, parse_labels, print_json
+from trilemma.cli.flags import Device, Json, print_json
 from trilemma.cli.progress import Bars
-from trilemma.config import RunConfig
-from trilemma.data import Dataset, load
-from trilemma.evaluation import subset
+from trilemma.cli.query_asked import Asked, Flags, Mode
+from trilemma.cli.query_order import ask_causality, ask_complete, ask_receptive, ask_surprise
+from trilemma.cli.query_scores import ask_classify, ask_likelihood, ask_ood
 from trilemma.parallel import join
-from trilemma.queries.likelihood import Answer, log_likelihood
 from trilemma.run import Run
 
 app = App(
@@ -26,10 +23,29 @@ app = App(
 trilemma query runs/pixelcnn
 trilemma query runs/vae photos/ --samples 100 --json
 trilemma query runs/pixelcnn fashion-mnist -n 500
+trilemma query runs/pixelrnn --causality
+trilemma query runs/pixelrnn --receptive 14,10 --out field.png
+trilemma query runs/pixelcnn --complete --keep top --copies 6
+trilemma query runs/pixelcnn photos/ --complete --keep mask.png --particles 64
+trilemma query runs/pixelcnn --surprise -n 8
+trilemma query runs/digits --classify -n 1000 --prior training
+trilemma query runs/pixelcnn --ood fashion-mnist
 ```
 """,
     help_format="markdown",
 )
+
+Ask = Annotated[bool, Parameter(negative=(), show_default=False)]
+MODES = {
+    "likelihood": Mode(ask_likelihood, frozenset({"images", "n", "labels", "samples"})),
+    "causality": Mode(ask_causality, frozenset()),
+    "receptive": Mode(ask_receptive, frozenset({"images", "n", "labels", "out"})),
+    "complete": Mode(ask_complete, frozenset({"images", "n", "labels", "keep", "copies", "particles", "out"})),
+    "surprise": Mode(ask_surprise, frozenset({"images", "n", "labels", "out"})),
+    "classify": Mode(ask_classify, frozenset({"images", "n", "samples", "prior", "out"})),
+    "ood": Mode(ask_ood, frozenset({"images", "n", "samples", "out"})),
+}
+QUESTIONS = tuple(name for name in MODES if name != "likelihood")
 
 
 @app.default
@@ -38,16 +54,28 @@ def query(
     images: str | None = None,
     /,
     *,
-    n: Annotated[int, Parameter(name=["-n", "--number"])] = 100,
+    causality: Ask = False,
+    receptive: Annotated[bool | str, Parameter(negative=(), show_default=False)] = False,
+    complete: Ask = False,
+    surprise: Ask = False,
+    classify: Ask = False,
+    ood: str | None = None,
+    keep: str | None = None,
+    copies: int | None = None,
+    particles: int | None = None,
+    prior: Literal["uniform", "training"] | None = None,
+    n: Annotated[int | None, Parameter(name=["-n", "--number"])] = None,
     labels: str | None = None,
     samples: int | None = None,
     seed: int = 0,
+    out: Path | None = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Ask a trained run for log p(x) of images, in nats and in bits per dimension over the discrete image.
+    """Ask a trained run one question: by default log p(x) of images, in nats and in bits per dimension.
 
-    The answer says what it is: exact, a lower bound, an estimate, or undefined and why.
+    The answer says what it is: exact, a lower bound, an estimate, or undefined and why. Pictures go into the run
+    folder, or to --out. A family that cannot answer says which can.
 
     Parameters
     ----------
@@ -55,85 +83,66 @@ def query(
         a run folder
     images
         anything that train takes; by default held-out images of the run's own data
+    causality
+        prove by differentiation that no value depends on itself or on a later one (pixelcnn, pixelrnn)
+    receptive
+        draw which pixels a pixel depends on; --receptive ROW,COLUMN chooses it, by default the centre (pixelcnn,
+        pixelrnn)
+    complete
+        keep a part of each image and draw the rest, several times (pixelcnn, pixelrnn)
+    surprise
+        draw where images are improbable: −log2 p of each pixel (pixelcnn, pixelrnn)
+    classify
+        Bayes' rule p(y|x) ∝ p(x|y) p(y) on labelled images: accuracy and calibration (any class-conditional run)
+    ood
+        compare the likelihood of the run's own held-out images with that of this other source
+    keep
+        with --complete: top (exact, the default), left, or a picture of the images' size that is white where they are
+        kept (a particle filter)
+    copies
+        with --complete: completions of each image; 4 by default
+    particles
+        with --complete: images drawn side by side for each completion that needs a particle filter; 16 by default
+    prior
+        with --classify: p(y) uniform (the default), or as often as in the training images
     n
-        at most so many images
+        at most so many images; by default 100 for log p(x), 500 with --classify and --ood, 16 with --receptive, 8 for
+        the other pictures
     labels
-        ask for log p(x|y) with these classes: 3, or 0,1,2, or true (the images' own); by default log p(x)
+        ask for log p(x|y) and the like with these classes: 3, or 0,1,2, or true (the images' own); by default p(x)
     samples
-        Monte-Carlo effort where the answer is not exact: importance samples, or noise levels
+        Monte-Carlo effort where log p(x) is not exact: importance samples, or noise levels
     seed
-        of the Monte-Carlo noise and of the choice of images
+        of all that is random, and of the choice of images
+    out
+        where the picture goes; by default into the run folder
     """
+    questions = dict(zip(QUESTIONS, (causality, receptive, complete, surprise, classify, ood), strict=True))
+    chosen = [name for name, value in questions.items() if value not in (None, False)]
+    if len(chosen) > 1:
+        raise ValueError(f"ask one question at a time, not --{' and --'.join(chosen)}")
+    name = chosen[0] if chosen else "likelihood"
+    flags = Flags(images, n, labels, samples, keep, copies, particles, prior, out)
+    _refuse_strangers(name, flags)
     opened = Run.open(run)
-    config = opened.config
-    dataset, indices = _images(config, images, n, seed)
-    classes = dataset.label_batch(indices) if labels == "true" else None
-    if labels == "true" and classes is None:
-        raise ValueError(f"{dataset.name} has no labels: leave --labels out")
-    if labels not in (None, "true"):
-        given = parse_labels(labels, config.class_names) or []
-        import torch
-
-        classes = torch.tensor([given[i % len(given)] for i in range(len(indices))])
     with join(device) as where, Bars() as bars:
-        answer = log_likelihood(
-            opened,
-            dataset.batch(indices),
-            classes,
-            samples=samples,
-            seed=seed,
-            device=device,
-            progress=(lambda done, total: bars.tell(config.family, "log p(x)", done, total)) if where.first else None,
-        )
+        tell = (lambda done, total: bars.tell(opened.config.family, name, done, total)) if where.first else None
+        value = questions.get(name)
+        asked = Asked(opened, flags, value if isinstance(value, str) else None, seed, device, where.first, tell)
+        reply = MODES[name].answer(asked)
     if not where.first:
         return
     if json:
-        print_json(_record(opened, dataset, indices, answer))
-    elif answer.nats is None or answer.mean is None:
-        print(f"log p(x) is undefined: {answer.reason}")
+        print_json({"run": str(opened.path), "family": opened.config.family, "question": name, **reply.record})
     else:
-        mean, error = answer.mean
-        sign = {"exact": "=", "bound": "≤", "estimate": "≈"}[answer.kind]
-        print(
-            f"{sign} {mean:.4f} ± {error:.4f} bits/dim, −log p(x) {sign} {-float(answer.nats.mean()):.2f} nats "
-            f"({answer.kind}: {answer.reason}; {len(indices)} images of {dataset.name})"
-        )
+        print("\n".join(reply.lines))
 
 
-def _images(config: RunConfig, images: str | None, n: int, seed: int) -> tuple[Dataset, np.ndarray[Any, Any]]:
-    """The images asked about, brought to the run's shape, and which of them."""
-    if n < 1:
-        raise ValueError(f"-n must be at least 1, not {n}")
-    if images is None:
-        dataset = load(config.data)
-        return dataset, subset(dataset.test, n, seed)
-    spec = config.spec
-    dataset = load(
-        replace(
-            config.data,
-            source=images,
-            size=(spec.height, spec.width),
-            color="rgb" if spec.channels == 3 else "grey",
-            limit=None,
-        ),
-        split=False,
-    )
-    everything = np.arange(len(dataset.images))
-    return dataset, everything if len(everything) <= n else np.sort(subset(everything, n, seed))
-
-
-def _record(run: Run, dataset: Dataset, indices: np.ndarray[Any, Any], answer: Answer) -> dict[str, Any]:
-    mean = answer.mean
-    return {
-        "run": str(run.path),
-        "family": run.config.family,
-        "images": dataset.name,
-        "indices": indices.tolist(),
-        "kind": answer.kind,
-        "reason": answer.reason,
-        "dims": answer.dims,
-        "nats": None if answer.nats is None else answer.nats.tolist(),
-        "bits_per_dim": None if answer.bits is None else answer.bits.tolist(),
-        "mean_bits_per_dim": None if mean is None else mean[0],
-        "standard_error": None if mean is None or mean[1] != mean[1] else mean[1],
-    }
+def _refuse_strangers(name: str, flags: Flags) -> None:
+    """A one-line ``ValueError`` for a flag that the question does not read."""
+    for field, value in vars(flags).items():
+        if value is not None and field not in MODES[name].reads:
+            asked = "log p(x)" if name == "likelihood" else f"--{name}"
+            able = [f"--{other}" for other in QUESTIONS if field in MODES[other].reads]
+            flag = {"images": "IMAGES", "n": "-n"}.get(field, f"--{field}")
+            raise ValueError(f"{flag} says nothing to {asked}: leave it out, or ask {' or '.join(able)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from trilemma.families.family import Family, Progress
 from trilemma.parallel import ranks
 from trilemma.queries import drawing
-from trilemma.queries.likelihood import log_likelihood
+from trilemma.queries.likelihood import log_likelihood, part_of
 from trilemma.run import Run
 
 BINS = 15
@@ -122,7 +122,7 @@ def classify(
     columns, kind, reason = [], "", ""
     for y in range(classes):
         given = torch.full((len(images),), y)
-        tell = _after(progress, y * len(images), classes * len(images))
+        tell = part_of(progress, y * len(images), classes * len(images))
         answer = log_likelihood(model, images, given, samples=samples, seed=seed, device=device, progress=tell)
         if answer.nats is None:
             raise ValueError(f"Bayes' rule needs log p(x|y), which is undefined for {model.name}: {answer.reason}")
@@ -130,10 +130,6 @@ def classify(
         kind, reason = answer.kind, answer.reason
     joint = torch.stack(columns, 1) + prior.log()
     return Classified(joint.log_softmax(1), labels.cpu(), prior, kind, reason)
-
-
-def _after(progress: Progress | None, before: int, total: int) -> Progress | None:
-    return None if progress is None else lambda done, _: progress(before + done, total)
 
 
 def draw_reliability(answer: Classified, path: str | os.PathLike[str], title: str) -> Path:

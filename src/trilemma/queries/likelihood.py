@@ -106,3 +106,8 @@ def log_likelihood(
     parts = [answers[start].nats for start in sorted(answers)]
     nats = None if first.nats is None else torch.cat([part for part in parts if part is not None])
     return Answer(first.kind, first.reason, nats, model.spec.dims)
+
+
+def part_of(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """The progress of one of several calls: ``before`` images were done, of ``total`` over all calls."""
+    return None if progress is None else lambda done, _: progress(before + done, total)

@@ -21,7 +21,7 @@ from torch import Tensor
 from trilemma.families.family import Family, Progress
 from trilemma.parallel import ranks
 from trilemma.queries import drawing
-from trilemma.queries.likelihood import Answer, log_likelihood
+from trilemma.queries.likelihood import Answer, log_likelihood, part_of
 from trilemma.run import Run
 
 CAVEAT = (
@@ -103,7 +103,7 @@ def outliers(
     answers: list[Answer] = []
     done = 0
     for images in (own, other):
-        tell = None if progress is None else _after(progress, done, len(own) + len(other))
+        tell = part_of(progress, done, len(own) + len(other))
         answer = log_likelihood(model, images, samples=samples, seed=seed, device=device, progress=tell)
         if answer.nats is None:
             raise ValueError(f"outliers are told by log p(x), which is undefined for {model.name}: {answer.reason}")
@@ -147,10 +147,6 @@ def auroc(negative: Tensor, positive: Tensor) -> tuple[float, float]:
 def _bits(answer: Answer) -> Tensor:
     assert answer.bits is not None
     return answer.bits
-
-
-def _after(progress: Progress, before: int, total: int) -> Progress:
-    return lambda done, _: progress(before + done, total)
 
 
 def draw_histograms(answer: Outliers, names: tuple[str, str], path: str | os.PathLike[str], title: str) -> Path:

@@ -1,0 +1,117 @@
+"""What the questions of ``trilemma query`` share: the flags, the images asked about, and the form of a reply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trilemma.cli.flags import parse_labels
+from trilemma.config import RunConfig
+from trilemma.data import Dataset, load
+from trilemma.evaluation import subset
+from trilemma.families import FAMILIES
+from trilemma.families.family import Progress
+from trilemma.run import Run
+
+Indices = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags that not every question reads; None where they were not given."""
+
+    images: str | None = None
+    n: int | None = None
+    labels: str | None = None
+    samples: int | None = None
+    keep: str | None = None
+    copies: int | None = None
+    particles: int | None = None
+    prior: str | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question: ``value`` is what stands behind its flag, ``first`` whether this process writes and talks."""
+
+    run: Run
+    flags: Flags
+    value: str | None
+    seed: int
+    device: str
+    first: bool
+    progress: Progress | None
+
+    @property
+    def config(self) -> RunConfig:
+        return self.run.config
+
+    def images(self, most: int) -> tuple[Dataset, Indices]:
+        """The images asked about, ``most`` unless -n says otherwise, brought to the run's shape; and which of them."""
+        return self.source(self.flags.images, most)
+
+    def source(self, images: str | None, most: int) -> tuple[Dataset, Indices]:
+        """The same of any source; None for held-out images of the run's own data."""
+        n, config = most if self.flags.n is None else self.flags.n, self.config
+        if n < 1:
+            raise ValueError(f"-n must be at least 1, not {n}")
+        if images is None:
+            dataset = load(config.data)
+            return dataset, subset(dataset.test, n, self.seed)
+        spec = config.spec
+        size, color = (spec.height, spec.width), "rgb" if spec.channels == 3 else "grey"
+        dataset = load(replace(config.data, source=images, size=size, color=color, limit=None), split=False)  # type: ignore[arg-type]
+        everything = np.arange(len(dataset.images))
+        return dataset, everything if len(everything) <= n else np.sort(subset(everything, n, self.seed))
+
+    def classes(self, dataset: Dataset, indices: Indices) -> Tensor | None:
+        """What --labels says of the images."""
+        labels = self.flags.labels
+        if labels is None:
+            return None
+        if labels == "true":
+            return true_labels(dataset, indices)
+        given = parse_labels(labels, self.config.class_names) or []
+        return torch.tensor([given[i % len(given)] for i in range(len(indices))])
+
+    def picture(self, name: str) -> Path:
+        """Where the picture goes."""
+        return self.flags.out or self.run.figure(name)
+
+    def title(self, of: str) -> str:
+        return f"{FAMILIES[self.config.family].title} ({self.run.path.name}): {of}"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer for programs, and the same in words."""
+
+    record: dict[str, Any]
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a question is answered, and which of the `Flags` it reads."""
+
+    answer: Callable[[Asked], Reply]
+    reads: frozenset[str]
+
+
+def true_labels(dataset: Dataset, indices: Indices) -> Tensor:
+    labels = dataset.label_batch(indices)
+    if labels is None:
+        raise ValueError(f"{dataset.name} has no labels, and this question needs those that its images truly have")
+    return labels
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if np.isfinite(value) else None
