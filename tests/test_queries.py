@@ -28,7 +28,7 @@ VARIANTS = [
 
 
 def build(
-    kind: type[Autoregressive], network: str, spec: Spec, output: str = "softmax", seed: int = 0
+    kind: type[Autoregressive], network: str, spec: Spec, output: str = "softmax", seed: int = 0, spread: float = 0.3
 ) -> Autoregressive:
     """A small model with weights far from zero, so that its conditionals are far from uniform."""
     shared = {"network": network, "output": output, "mixtures": 2, "features": 6, "head": 6, "first_kernel": 3}
@@ -38,7 +38,7 @@ def build(
         model = kind(config, spec)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.add_(0.3 * torch.randn(parameter.shape))
+                parameter.add_(spread * torch.randn(parameter.shape))
     return model.eval().requires_grad_(False)
 
 

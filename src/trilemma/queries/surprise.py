@@ -101,7 +101,7 @@ def draw_surprise(answer: Surprise, images: Tensor, levels: int, path: str | os.
         numbers = drawing.words([f"{nats:.1f} nats", f"{rate:.3f} bits/dim"], 12, shown.width)
         cells.append(drawing.below([shown, seen, numbers], 4))
     rows = [drawing.beside(cells[i : i + 10], 8) for i in range(0, len(cells), 10)]
-    ticks = [(math.sqrt(bit / top), f"{bit:g}") for bit in drawing.steps(0, top, 4)]
+    ticks = [(math.sqrt(bit / top), f"{bit:g}") for bit in drawing.steps(0, top, 6)]
     width = max(240, min(rows[0].width, 480))
     legend = [drawing.words(["-log2 p of each pixel, in bits (the scale is a square root)"], 12)]
     return drawing.save(drawing.framed(drawing.below([*rows, *legend, drawing.colour_bar(width, ticks)], 10)), path)
