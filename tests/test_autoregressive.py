@@ -16,6 +16,7 @@ from trilemma.families.conditionals import LogisticMixture, SoftmaxNLL, draw
 from trilemma.families.pixelcnn import PixelCNN, PixelCNNConfig
 from trilemma.families.pixelrnn import PixelRNN, PixelRNNConfig
 from trilemma.images import Spec
+from trilemma.nets import host
 from trilemma.nets.gated import GatedLayer, GatedStacks
 from trilemma.nets.masked import channel_groups, channel_mask, influence
 from trilemma.nets.recurrent import LSTMScan, Sweep
@@ -150,7 +151,7 @@ def test_probabilities_of_all_images_sum_to_one(
     for label in range(classes + 1):
         answer = model.log_likelihood(images, torch.full((len(images),), label) if classes else None, NO_NOISE)
         assert answer.kind == "exact" and answer.nats is not None
-        assert answer.nats.std() > 0.3  # not the uniform model, which would sum to one in any case
+        assert answer.nats.std() > 0.1  # not the uniform model, which would sum to one in any case
         sums.append(answer.nats.double().exp().sum().item())
     assert sums == pytest.approx([1] * (classes + 1), abs=1e-6)
 
@@ -187,12 +188,14 @@ def test_sampler_frequencies_match_the_probabilities(network: str, output: str, 
     ],
     ids=str,
 )
+@pytest.mark.parametrize("few", [0, 8], ids=["torch", "numpy"])
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("network", VARIANTS)
 def test_cached_and_naive_samplers_draw_the_same_pixels(
-    network: str, output: str, spec: Spec, temperature: float
+    network: str, output: str, few: int, spec: Spec, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = build(spec, network, output)
+    monkeypatch.setattr(host, "FEW", few)
+    model = build(spec, network, output, spread=0.15)
     labels = torch.arange(6) % (spec.classes + 1) if spec.classes else None
     options = AutoregressiveOptions(temperature)
     cached = model.sample(ImageNoise(3, range(6)), labels, options)
@@ -209,9 +212,9 @@ def test_cached_sampling_costs_one_forward_pass(network: str, channels: int) -> 
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         model.nll(torch.zeros(1, *spec.shape, dtype=torch.uint8), None)
     with FlopCounterMode(display=False) as cached:
-        model.sample(ImageNoise(0, [0]))
+        model.sample(ImageNoise(0, range(16)))  # torch counts its own products only, and few images run on NumPy
     # The cached BiLSTM need not run its backward direction over the last row, which nobody sees.
-    assert 0.8 < cached.get_total_flops() / forward.get_total_flops() < 1.1
+    assert 0.8 < cached.get_total_flops() / 16 / forward.get_total_flops() < 1.1
 
 
 def test_an_image_depends_on_its_seed_and_index_alone() -> None:

@@ -82,10 +82,10 @@ PRESETS: dict[str, Preset] = {
     "pixelrnn": Preset(
         width="features",
         step=2,
-        tiny=dict(features=16, layers=1, head=32),
-        small=dict(features=32, layers=1, head=64),
-        base=dict(features=48, layers=2, head=128),
-        large=dict(features=64, layers=4, head=256),
+        tiny=dict(features=32, layers=1, head=32),
+        small=dict(features=52, layers=2, head=64),
+        base=dict(features=108, layers=2, head=128),
+        large=dict(features=176, layers=3, head=256),
         train=dict(batch=16, lr=5e-3, betas=(0.9, 0.99), warmup=50),
     ),
     "gan": Preset(

@@ -183,6 +183,7 @@ class Autoregressive(Family):
         x = x.to(self.device).clone()
         log_weights = torch.zeros(len(x), dtype=sampling_dtype(self.device), device=self.device)
         drawn = False
+        features = self.encode(torch.arange(self.spec.levels, dtype=torch.uint8, device=self.device))
         net = self.net.cached(labels, noise.count, sampling_dtype(self.device))
         for row in range(height):
             net.begin_row(row)
@@ -203,7 +204,7 @@ class Autoregressive(Family):
                         else:
                             log_p = log_p.log_softmax(1)
                             log_weights += log_p.gather(1, pixel[:, channel, None].long())[:, 0]
-                    net.write(column, group, self.encode(pixel[:, own.start : own.stop]).flatten(1))
+                    net.write(column, group, features[pixel[:, own.start : own.stop].long()].flatten(1))
             if particles > 1 and row + 1 < height:
                 index = resample(log_weights.view(-1, particles), resampling[::particles, row])
                 if index is not None:

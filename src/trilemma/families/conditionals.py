@@ -113,8 +113,8 @@ class LogisticMixture(Conditional):
 
 def draw(log_p: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     """Invert the distribution function: log p [N, K] up to a constant and uniform [N] on [0, 1) to uint8 [N]."""
-    cumulative = (log_p / temperature).softmax(1).cumsum(1)
-    cumulative /= cumulative[:, -1:].clone()  # so that the last entry is exactly 1, above every u
+    cumulative = (log_p if temperature == 1 else log_p / temperature).softmax(1).cumsum(1)
+    cumulative = cumulative / cumulative[:, -1:]  # so that the last entry is exactly 1, above every u
     return torch.searchsorted(cumulative, uniform[:, None].to(cumulative.dtype), right=True)[:, 0].to(torch.uint8)
 
 

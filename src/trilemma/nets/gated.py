@@ -7,13 +7,12 @@ left in the row.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trilemma.nets.masked import Places, RowConv, channel_groups, gate, owned
+from trilemma.nets.host import Array, Ops, ops_for
+from trilemma.nets.masked import Places, RowConv, channel_groups, gate, in_precision, owned
 
 
 class GatedLayer(nn.Module):
@@ -116,7 +115,7 @@ class CachedStacks:
     """
 
     def __init__(self, net: GatedStacks, labels: Tensor | None, count: int, dtype: torch.dtype) -> None:
-        self.net, self.count = copy.deepcopy(net).to(dtype), count
+        self.net, self.count = in_precision(net, dtype), count
         groups, _, self.width = net.shape
         self.layers = [layer for layer in self.net.layers if isinstance(layer, GatedLayer)]
         self.shares = [_Share(self.net, self.layers, group) for group in range(groups)]
@@ -134,9 +133,16 @@ class CachedStacks:
         ]
         self.rows = [new(count, r + self.width, i) for i, r in zip(inputs, reaches, strict=True)]
         self.rows.append(new(count, self.width, maps))
-        self.gated = [new(count, maps) for _ in self.layers]
-        self.hidden = new(count, len(net.hidden.weight))
         self.above: list[Tensor] = []  # per layer: what the vertical stack sends to the current row, [N, W, 2P]
+
+        self.ops = ops_for(count, self.place.device)
+        self.arrays = [self.ops.array(row) for row in self.rows]
+        self.above_arrays: list[Array] = []
+        self.gated = [self.ops.array(new(count, maps)) for _ in self.layers]
+        self.hidden = self.ops.array(new(count, len(net.hidden.weight)))
+        self.nothing = self.ops.array(new(1))
+        for share in self.shares:
+            share.convert(self.ops)
 
     def begin_row(self, row: int) -> None:
         self.above = []
@@ -154,24 +160,21 @@ class CachedStacks:
             self.above.append(sent.view(self.count, self.width, -1))
             if not layer.last:
                 v = gate(z, dim=2)
+        self.above_arrays = [self.ops.array(above) for above in self.above]
 
     def outputs(self, column: int, group: int) -> Tensor:
-        share = self.shares[group]
+        share, ops = self.shares[group], self.ops
         for i, layer in enumerate(self.layers):
-            row, following = self.rows[i], self.rows[i + 1]
-            context = row[:, column : column + layer.reach + 1].flatten(1)
-            z = torch.addmm(self.above[i][:, column, share.span], context, share.horizontal[i])
-            a, b = z.sigmoid_().chunk(2, 1)
-            torch.mul(a.mul_(2).sub_(1), b, out=self.gated[i][:, share.maps])
-            offset = following.shape[1] - self.width
-            target = following[:, offset + column, share.maps]
-            if layer.first:
-                torch.mm(self.gated[i], share.out[i], out=target)
-            else:
-                torch.addmm(row[:, layer.reach + column, share.maps], self.gated[i], share.out[i], out=target)
-        hidden = torch.addmm(share.hidden_bias, self.rows[-1][:, column], share.hidden_weight)
-        torch.clamp(hidden, min=0, out=self.hidden[:, share.hidden])
-        return torch.addmm(share.logits_bias, self.hidden, share.logits_weight)
+            row, following = self.arrays[i], self.arrays[i + 1]
+            context = row[:, column : column + layer.reach + 1].reshape(self.count, -1)
+            z = ops.affine(self.above_arrays[i][:, column, share.span], context, share.horizontal[i])
+            ops.gate(z, self.gated[i][:, share.maps])
+            target = following[:, following.shape[1] - self.width + column, share.maps]
+            before = self.nothing if layer.first else row[:, layer.reach + column, share.maps]
+            ops.affine(before, self.gated[i], share.out[i], out=target)
+        hidden = ops.affine(share.hidden_bias, self.arrays[-1][:, column], share.hidden_weight)
+        ops.relu(hidden, out=self.hidden[:, share.hidden])
+        return ops.tensor(ops.affine(share.logits_bias, self.hidden, share.logits_weight))
 
     def write(self, column: int, group: int, features: Tensor) -> None:
         start = group * self.net.encoding
@@ -211,10 +214,16 @@ class _Share:
         self.maps, self.hidden = owned(width, groups, group), owned(len(net.hidden.weight), groups, group)
         self.gates = torch.arange(2 * width).view(2, width)[:, self.maps].flatten()  # before tanh, before sigmoid
         self.span = slice(2 * self.maps.start, 2 * self.maps.stop)  # where those stand in `CachedStacks.order`
-        self.horizontal = [matrix(layer.horizontal)[:, self.gates].contiguous() for layer in layers]
-        self.out = [matrix(layer.out)[:, self.maps].contiguous() for layer in layers]
+        self.horizontal: list[Array] = [matrix(layer.horizontal)[:, self.gates].contiguous() for layer in layers]
+        self.out: list[Array] = [matrix(layer.out)[:, self.maps].contiguous() for layer in layers]
         values = slice(group * net.per_group, (group + 1) * net.per_group)
-        self.hidden_weight = matrix(net.hidden)[:, self.hidden].contiguous()
-        self.logits_weight = matrix(net.logits)[:, values].contiguous()
-        self.hidden_bias = net.hidden.own_bias()[self.hidden]
-        self.logits_bias = net.logits.own_bias()[values]
+        self.hidden_weight: Array = matrix(net.hidden)[:, self.hidden].contiguous()
+        self.logits_weight: Array = matrix(net.logits)[:, values].contiguous()
+        self.hidden_bias: Array = net.hidden.own_bias()[self.hidden]
+        self.logits_bias: Array = net.logits.own_bias()[values]
+
+    def convert(self, ops: Ops) -> None:
+        """Turn the weights into what the inner loop computes with."""
+        self.horizontal, self.out = [[ops.array(w) for w in weights] for weights in (self.horizontal, self.out)]
+        self.hidden_weight, self.logits_weight = ops.array(self.hidden_weight), ops.array(self.logits_weight)
+        self.hidden_bias, self.logits_bias = ops.array(self.hidden_bias), ops.array(self.logits_bias)

@@ -11,7 +11,8 @@ and in a two-dimensional kernel what stands to its right, needs a mask.
 
 from __future__ import annotations
 
-from typing import Protocol
+import copy
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -179,6 +180,14 @@ def owned(features: int, groups: int, group: int) -> slice:
     owner = channel_groups(features, groups)
     start = int((owner < group).sum())
     return slice(start, start + int((owner == group).sum()))
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def in_precision(net: Net, dtype: torch.dtype) -> Net:
+    """The net itself if it has this precision, else a copy that does."""
+    return net if next(net.parameters()).dtype == dtype else copy.deepcopy(net).to(dtype)
 
 
 def influence(net: nn.Module, features: Tensor, weights: Tensor, labels: Tensor | None = None) -> Tensor:

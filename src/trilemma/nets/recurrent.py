@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trilemma.nets.host import Array, ops_for
 from trilemma.nets.masked import MaskedLinear, channel_groups, owned
 from trilemma.nets.residual import Block, CachedBlock, label_shift, shares
 
@@ -147,7 +148,8 @@ def _outer(h: Tensor, d_gates: Tensor, offset: tuple[int, int], size: tuple[int,
 def scan(gates: Tensor, weight: Tensor, sweep: Sweep) -> Tensor:
     """`LSTMScan` in float32 at least: rounded to bfloat16, a state would lose what it gathers over many lines."""
     precision = torch.promote_types(gates.dtype, torch.float32)
-    with torch.autocast(gates.device.type, enabled=False):
+    kind = "cpu" if gates.is_meta else gates.device.type  # shapes alone have no arithmetic to choose
+    with torch.autocast(kind, enabled=False):
         h: Tensor = LSTMScan.apply(gates.to(precision), weight.to(precision), sweep)  # type: ignore[no-untyped-call]
     return h
 
@@ -187,37 +189,33 @@ class RowLSTM(Block):
 
 class _CachedRowLSTM(CachedBlock):
     def __init__(self, block: RowLSTM, labels: Tensor | None, count: int, size: tuple[int, int]) -> None:
-        self.gates = [gate_maps(block.features, block.groups, group) for group in range(block.groups)]
-        self.maps = [owned(block.features, block.groups, group) for group in range(block.groups)]
+        self.count, self.ops = count, ops_for(count, block.state.device)
+        self.gates = GateShares(block, block.input, labels)
         weight = block.input.masked_weight()
-        self.input = [weight[maps].T.contiguous() for maps in self.gates]
-        self.leave = shares(block.leave, block.groups)
+        self.input = [self.ops.array(weight[gates].T.contiguous()) for gates in self.gates.gates]
+        self.leave = shares(block.leave, block.groups, self.ops)
         self.above_weight = block.state[0].flatten(0, 1)  # [3P, 4P]
-        self.bias = block.input.bias
-        if block.label is not None and labels is not None:
-            self.bias = (block.label(labels) + self.bias)[:, None]
         self.h = self.above_weight.new_zeros(count, 1 + size[1] + 1, block.features)
         self.c = self.h[:, 1:-1].clone()
-        self.above: list[Tensor] = []
-        self.order = torch.cat(self.gates)
+        self.h_array, self.c_array = self.ops.array(self.h), self.ops.array(self.c)
+        self.above = self.c.new_zeros(count, size[1], 4 * block.features)
+        self.above_array = self.ops.array(self.above)
 
     def begin_row(self, row: int, before: Tensor, image: Tensor) -> None:
         features = self.h.shape[2]
         windows = self.h.flatten(1).unfold(1, 3 * features, features)  # [N, W, 3P]: the row above
-        z = (windows @ self.above_weight + self.bias)[..., self.order]
-        self.above = list(torch.split(z, [len(maps) for maps in self.gates], 2))
+        self.above.copy_((windows @ self.above_weight + self.gates.bias)[..., self.gates.order])
 
-    def step(self, column: int, group: int, before: Tensor, after: Tensor) -> None:
-        maps, leave = self.maps[group], self.leave[group]
-        x = before[:, column : column + 2].flatten(1)  # the pixel to the left and the pixel
-        z = torch.addmm(self.above[group][:, column], x, self.input[group])
-        lstm_cell(z, self.c[:, column, maps], self.h[:, 1 + column, maps])
-        out = after[:, 1 + column, leave.maps]
-        torch.addmm(before[:, 1 + column, leave.maps], self.h[:, 1 + column], leave.weight, out=out)
-        out += leave.bias
+    def step(self, column: int, group: int, before: Array, after: Array) -> None:
+        maps, ops = self.gates.maps[group], self.ops
+        x = before[:, column : column + 2].reshape(self.count, -1)  # the pixel to the left and the pixel
+        z = ops.affine(self.above_array[:, column, self.gates.spans[group]], x, self.input[group])
+        h = self.h_array[:, 1 + column]
+        ops.lstm(z, self.c_array[:, column, maps], h[:, maps])
+        self.leave[group].add(before[:, 1 + column], h, after[:, 1 + column])
 
     def states(self) -> Sequence[Tensor]:
-        return (self.h, self.c, *self.above)
+        return (self.h, self.c, self.above)
 
 
 class DiagonalLSTM(Block):
@@ -251,7 +249,11 @@ class DiagonalLSTM(Block):
         gates = self.input(x)
         if self.label is not None and labels is not None:
             gates = gates + self.label(labels)
-        both = gates[None] if self.back is None else torch.stack([gates, self.back(torch.cat([x, image.to(x)], 3)).flip(1)])
+        both = (
+            gates[None]
+            if self.back is None
+            else torch.stack([gates, self.back(torch.cat([x, image.to(x)], 3)).flip(1)])
+        )
         h = scan(both.flatten(1, 2), self.state, Sweep.diagonals(height, width))
         h = h.view(self.directions, height, width, batch, -1)
         seen = h[0]
@@ -268,67 +270,63 @@ class _CachedDiagonalLSTM(CachedBlock):
     """The left direction walks along the row with the pixels; the right one runs over a row once it is complete."""
 
     def __init__(self, block: DiagonalLSTM, labels: Tensor | None, count: int, size: tuple[int, int]) -> None:
-        self.gates = [gate_maps(block.features, block.groups, group) for group in range(block.groups)]
-        self.maps = [owned(block.features, block.groups, group) for group in range(block.groups)]
+        self.ops = ops = ops_for(count, block.state.device)
+        self.gates = GateShares(block, block.input, labels)
         weight, (left, above) = block.input.masked_weight(), block.state[0]
-        self.input = [weight[maps].T.contiguous() for maps in self.gates]
-        self.left_weight = [left[:, maps].contiguous() for maps in self.gates]
-        self.above_weight, self.order = above, torch.cat(self.gates)
-        self.leave = shares(block.leave, block.groups)
-        self.bias = block.input.bias
-        if block.label is not None and labels is not None:
-            self.bias = (block.label(labels) + self.bias)[:, None]
+        self.input = [ops.array(weight[gates].T.contiguous()) for gates in self.gates.gates]
+        self.left_weight = [ops.array(left[:, gates].contiguous()) for gates in self.gates.gates]
+        self.above_weight = above
+        self.leave = shares(block.leave, block.groups, ops)
         self.h = above.new_zeros(count, 1 + size[1], block.features)  # one zero pixel on the left
         self.c = self.h.clone()
+        self.above = above.new_zeros(count, size[1], 4 * block.features)
         self.back, self.back_state = block.back, block.state[-1]
         self.right = above.new_zeros(count, size[1] + 1, block.features)  # one on the right
-        self.right_c = self.right[:, 0].clone()
-        self.seen = self.right_c.clone()
-        self.above: list[Tensor] = []
+        self.right_weight = ops.array(self.back_state[0].contiguous())
+        self.h_array, self.c_array, self.above_array = ops.array(self.h), ops.array(self.c), ops.array(self.above)
+        self.right_array = ops.array(self.right)
+        self.seen = ops.array(self.right[:, 0].clone())
 
     def begin_row(self, row: int, before: Tensor, image: Tensor) -> None:
-        z = (self.h[:, 1:] @ self.above_weight + self.bias)[..., self.order]
-        self.above = list(torch.split(z, [len(maps) for maps in self.gates], 2))
+        self.above.copy_((self.h[:, 1:] @ self.above_weight + self.gates.bias)[..., self.gates.order])
         if self.back is not None and row:
             self._sweep_back(self.back, torch.cat([before[:, 1:], image], 2))
 
     def _sweep_back(self, back: nn.Linear, x: Tensor) -> None:
         """Run the right direction over the row above, from its right end."""
-        right_weight, above_weight = self.back_state
-        z = back(x) + self.right[:, :-1] @ above_weight  # its own state in the row above that
-        self.right_c.zero_()
+        z = self.ops.array(back(x) + self.right[:, :-1] @ self.back_state[1])  # its own state in the row above that
+        c = self.ops.array(torch.zeros_like(self.right[:, 0]))
         for column in reversed(range(x.shape[1])):
-            after = torch.addmm(z[:, column], self.right[:, column + 1], right_weight)
-            lstm_cell(after, self.right_c, self.right[:, column])
+            after = self.ops.affine(z[:, column], self.right_array[:, column + 1], self.right_weight)
+            self.ops.lstm(after, c, self.right_array[:, column])
 
-    def step(self, column: int, group: int, before: Tensor, after: Tensor) -> None:
-        maps, leave = self.maps[group], self.leave[group]
-        z = torch.addmm(self.above[group][:, column], before[:, 1 + column], self.input[group])
-        z.addmm_(self.h[:, column], self.left_weight[group])
-        c = self.c[:, 1 + column, maps]
-        c.copy_(self.c[:, column, maps])
-        h = self.h[:, 1 + column, maps]
-        lstm_cell(z, c, h)
-        torch.add(h, self.right[:, column, maps], out=self.seen[:, maps])
-        out = after[:, 1 + column, leave.maps]
-        torch.addmm(before[:, 1 + column, leave.maps], self.seen, leave.weight, out=out)
-        out += leave.bias
+    def step(self, column: int, group: int, before: Array, after: Array) -> None:
+        maps, ops = self.gates.maps[group], self.ops
+        x, h = before[:, 1 + column], self.h_array[:, 1 + column]
+        z = ops.affine(self.above_array[:, column, self.gates.spans[group]], x, self.input[group])
+        z = ops.affine(z, self.h_array[:, column], self.left_weight[group])
+        c = self.c_array[:, 1 + column, maps]
+        c[:] = self.c_array[:, column, maps]
+        ops.lstm(z, c, h[:, maps])
+        self.seen[:, maps] = h[:, maps] + self.right_array[:, column, maps]
+        self.leave[group].add(x, self.seen, after[:, 1 + column])
 
     def states(self) -> Sequence[Tensor]:
-        return (self.h, self.c, self.right, *self.above)
+        return (self.h, self.c, self.above, self.right)
 
 
-def lstm_cell(z: Tensor, c: Tensor, h: Tensor) -> None:
-    """One step in place: pre-activations [N, 4P] of o, f, i, 2g; ``c`` [N, P] is updated, ``h`` [N, P] written."""
-    out, forget, enter, g = z.sigmoid_().chunk(4, 1)
-    c.mul_(forget).addcmul_(enter, g.mul_(2).sub_(1))
-    torch.mul(out, (2 * c).sigmoid_().mul_(2).sub_(1), out=h)
+class GateShares:
+    """Which of the maps and of the 4P gates each group owns, and where the gates stand when sorted by group."""
 
-
-def gate_maps(features: int, groups: int, group: int) -> Tensor:
-    """Which of the 4P gates a group owns: int64, those of o, then of f, i, g."""
-    maps = owned(features, groups, group)
-    return torch.arange(4 * features).view(4, features)[:, maps].flatten()
+    def __init__(self, block: RowLSTM | DiagonalLSTM, layer: MaskedLinear, labels: Tensor | None) -> None:
+        features, groups = block.features, block.groups
+        self.maps = [owned(features, groups, group) for group in range(groups)]
+        self.gates = [torch.arange(4 * features).view(4, features)[:, maps].flatten() for maps in self.maps]
+        self.order = torch.cat(self.gates)
+        self.spans = [slice(4 * maps.start, 4 * maps.stop) for maps in self.maps]
+        self.bias = layer.bias
+        if block.label is not None and labels is not None:
+            self.bias = (block.label(labels) + layer.bias)[:, None]
 
 
 def state_weights(directions: int, offsets: int, features: int) -> nn.Parameter:

@@ -9,7 +9,6 @@ Every block takes and gives features in its own layout, features last; the cache
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -17,13 +16,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from trilemma.nets.masked import MaskedConv, MaskedLinear, Places, channel_groups, owned
+from trilemma.nets.host import Array, Ops, ops_for
+from trilemma.nets.masked import MaskedConv, MaskedLinear, Places, channel_groups, in_precision, owned
 
 
 class CachedBlock(ABC):
     """A block evaluated one value at a time. ``before`` and ``after`` are its input and output in the current row.
 
-    ``before`` is [N, 1 + W, 2h], with one zero pixel on the left; ``after`` likewise.
+    ``before`` is [N, 1 + W, 2h], with one zero pixel on the left; ``after`` likewise. What happens once per row works
+    on tensors, what happens for every value on arrays (`nets/host.py`).
     """
 
     @abstractmethod
@@ -31,7 +32,7 @@ class CachedBlock(ABC):
         """``before`` and ``image``, the input features [N, W, F], still hold the row above; zeros in the first row."""
 
     @abstractmethod
-    def step(self, column: int, group: int, before: Tensor, after: Tensor) -> None:
+    def step(self, column: int, group: int, before: Array, after: Array) -> None:
         """Write the group's maps of one pixel of ``after``."""
 
     @abstractmethod
@@ -89,23 +90,24 @@ class _CachedConvBlock(CachedBlock):
         self.conv = CachedConv(block.conv, block.groups, count, size[1])
         if block.label is not None and labels is not None:
             self.conv.shift = block.label(labels)[:, None]
-        self.enter, self.leave = shares(block.enter, block.groups), shares(block.leave, block.groups)
-        self.inner = self.conv.new_line()
-        self.middle = self.inner.new_zeros(count, block.features)
+        self.ops = self.conv.ops
+        self.enter, self.leave = (shares(layer, block.groups, self.ops) for layer in (block.enter, block.leave))
+        self.line = self.conv.new_line()
+        self.inner = self.ops.array(self.line)
+        self.middle = self.ops.array(self.line.new_zeros(count, block.features))
 
     def begin_row(self, row: int, before: Tensor, image: Tensor) -> None:
-        self.conv.begin_row(self.inner)
+        self.conv.begin_row(self.line)
 
-    def step(self, column: int, group: int, before: Tensor, after: Tensor) -> None:
-        enter, leave, reach = self.enter[group], self.leave[group], self.conv.reach
+    def step(self, column: int, group: int, before: Array, after: Array) -> None:
+        enter, ops = self.enter[group], self.ops
         x = before[:, 1 + column]
-        torch.clamp(enter(x.relu()), min=0, out=self.inner[:, reach + column, enter.maps])
-        torch.clamp(self.conv.step(column, group, self.inner), min=0, out=self.middle[:, enter.maps])
-        torch.addmm(x[:, leave.maps], self.middle, leave.weight, out=after[:, 1 + column, leave.maps])
-        after[:, 1 + column, leave.maps] += leave.bias
+        ops.relu(enter(ops.relu(x)), out=self.inner[:, self.conv.reach + column, enter.maps])
+        ops.relu(self.conv.step(column, group, self.inner), out=self.middle[:, enter.maps])
+        self.leave[group].add(x, self.middle, after[:, 1 + column])
 
     def states(self) -> Sequence[Tensor]:
-        return (*self.conv.states(), self.inner)
+        return (*self.conv.states(), self.line)
 
 
 class ResidualStack(nn.Module):
@@ -171,17 +173,20 @@ class CachedResidualStack:
     """The residual stack as a `CachedNet`: all arithmetic in ``dtype``, on a copy of the weights."""
 
     def __init__(self, net: ResidualStack, labels: Tensor | None, count: int, dtype: torch.dtype) -> None:
-        self.net = net = copy.deepcopy(net).to(dtype)
+        self.net = net = in_precision(net, dtype)
         groups, height, width = net.shape
         self.first = CachedConv(net.first, groups, count, width)
+        self.ops = self.first.ops
         self.place = net.place.at(labels).movedim(-3, -1)  # [(N,) H, W, 2h]
         self.blocks = [block.cached(labels, count, (height, width)) for block in net._blocks()]
-        self.hidden, self.last = shares(net.hidden, groups), shares(net.last, groups)
+        self.hidden, self.last = (shares(layer, groups, self.ops) for layer in (net.hidden, net.last))
         self.image = self.first.new_line()
         wide = self.image.new_zeros(count, 1 + width, len(net.first.weight))
         self.lines = [wide.clone() for _ in range(len(self.blocks) + 1)]
-        self.middle = wide.new_zeros(count, len(net.hidden.weight))
         self.maps = [owned(wide.shape[2], groups, group) for group in range(groups)]
+        self.image_array = self.ops.array(self.image)
+        self.arrays = [self.ops.array(line) for line in self.lines]
+        self.middle = self.ops.array(wide.new_zeros(count, len(net.hidden.weight)))
 
     def begin_row(self, row: int) -> None:
         self.first.shift = self.place[..., row, :, :]
@@ -190,12 +195,13 @@ class CachedResidualStack:
             block.begin_row(row, line, self.image[:, self.first.reach :])
 
     def outputs(self, column: int, group: int) -> Tensor:
-        self.lines[0][:, 1 + column, self.maps[group]] = self.first.step(column, group, self.image)
+        ops, arrays = self.ops, self.arrays
+        arrays[0][:, 1 + column, self.maps[group]] = self.first.step(column, group, self.image_array)
         for i, block in enumerate(self.blocks):
-            block.step(column, group, self.lines[i], self.lines[i + 1])
-        hidden, last = self.hidden[group], self.last[group]
-        torch.clamp(hidden(self.lines[-1][:, 1 + column].relu()), min=0, out=self.middle[:, hidden.maps])
-        return last(self.middle)
+            block.step(column, group, arrays[i], arrays[i + 1])
+        hidden = self.hidden[group]
+        ops.relu(hidden(ops.relu(arrays[-1][:, 1 + column])), out=self.middle[:, hidden.maps])
+        return ops.tensor(self.last[group](self.middle))
 
     def write(self, column: int, group: int, features: Tensor) -> None:
         start = group * self.net.encoding
@@ -214,18 +220,24 @@ class Share:
     hold from the row above.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, maps: slice) -> None:
-        self.maps = maps
-        self.weight, self.bias = weight[maps].T.contiguous(), bias[maps]
+    def __init__(self, weight: Tensor, bias: Tensor, maps: slice, ops: Ops) -> None:
+        self.maps, self.ops = maps, ops
+        self.weight, self.bias = ops.array(weight[maps].T.contiguous()), ops.array(bias[maps])
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias, x, self.weight)
+    def __call__(self, x: Array) -> Array:
+        return self.ops.affine(self.bias, x, self.weight)
+
+    def add(self, before: Array, x: Array, after: Array) -> None:
+        """after = before + the layer of x, in the group's maps."""
+        out = after[:, self.maps]
+        self.ops.affine(before[:, self.maps], x, self.weight, out=out)
+        out += self.bias
 
 
-def shares(layer: MaskedLinear, groups: int) -> list[Share]:
+def shares(layer: MaskedLinear, groups: int, ops: Ops) -> list[Share]:
     """The share of every group."""
     weight = layer.masked_weight()
-    return [Share(weight, layer.bias, owned(len(weight), groups, group)) for group in range(groups)]
+    return [Share(weight, layer.bias, owned(len(weight), groups, group), ops) for group in range(groups)]
 
 
 class CachedConv:
@@ -239,9 +251,11 @@ class CachedConv:
         self.above_weight = weight[:, :, :-1].permute(2, 3, 1, 0).flatten(0, 2).contiguous()
         row = weight[:, :, -1, : conv.reach + 1].permute(2, 1, 0).flatten(0, 1)  # [(reach + 1) * inputs, outputs]
         self.maps = [owned(outputs, groups, group) for group in range(groups)]
-        self.row_weights = [row[:, maps].contiguous() for maps in self.maps]
+        self.ops = ops_for(count, weight.device)
+        self.row_weights = [self.ops.array(row[:, maps].contiguous()) for maps in self.maps]
         self.slab = weight.new_zeros(count, conv.reach, conv.reach + width + conv.reach, inputs)
         self.above = weight.new_zeros(count, width, outputs)
+        self.above_array = self.ops.array(self.above)
         self.shift: Tensor | None = None
 
     def new_line(self) -> Tensor:
@@ -258,11 +272,12 @@ class CachedConv:
         self.above = flat.view(self.count, self.width, -1)
         if self.shift is not None:
             self.above = self.above + self.shift
+        self.above_array = self.ops.array(self.above)
 
-    def step(self, column: int, group: int, line: Tensor) -> Tensor:
+    def step(self, column: int, group: int, line: Array) -> Array:
         """The group's maps of one pixel: [N, owned]."""
-        context = line[:, column : column + self.reach + 1].flatten(1)
-        return torch.addmm(self.above[:, column, self.maps[group]], context, self.row_weights[group])
+        context = line[:, column : column + self.reach + 1].reshape(self.count, -1)
+        return self.ops.affine(self.above_array[:, column, self.maps[group]], context, self.row_weights[group])
 
     def states(self) -> Sequence[Tensor]:
         return (self.slab, self.above)
