@@ -210,7 +210,7 @@ def test_auroc_against_scipy_and_the_bootstrap() -> None:
     assert math.isnan(auroc(torch.tensor([1.0]), torch.tensor([2.0]))[1])
 
 
-def test_likelier_outliers_are_untypical(tmp_path: Path) -> None:
+def test_likelier_outliers_are_atypical(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def scored(mean: float, count: int = 300) -> Answer:

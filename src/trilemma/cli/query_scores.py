@@ -130,7 +130,7 @@ def ask_ood(asked: Asked) -> Reply:
     ]
     lines += [
         f"AUROC of low likelihood as a sign of {other.name} {area[0]:.4f} ± {area[1]:.4f} ({answer.kind})",
-        f"AUROC of untypical likelihood, too high or too low {typical[0]:.4f} ± {typical[1]:.4f}",
+        f"AUROC of atypical likelihood, too high or too low {typical[0]:.4f} ± {typical[1]:.4f}",
         answer.verdict,
         str(path),
     ]

@@ -21,7 +21,7 @@ from trilemma.nets.masked import influence
 from trilemma.noise import derive_seed
 from trilemma.queries.order import Value, autoregressive, raster, value_at
 
-BLOCK = 50_000
+BLOCK = 25_000
 """Values of images differentiated together, which bounds the memory."""
 
 

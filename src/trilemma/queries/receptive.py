@@ -16,7 +16,7 @@ from trilemma.nets.masked import influence
 from trilemma.noise import derive_seed
 from trilemma.queries.order import autoregressive, checked_labels
 
-BLOCK = 50_000
+BLOCK = 25_000
 """Values of images differentiated together."""
 
 
