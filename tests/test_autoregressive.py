@@ -137,6 +137,14 @@ def test_dependency_finds_a_leak() -> None:
     assert isinstance(first, GatedLayer) and first.horizontal.mask is not None
     first.horizontal.mask.fill_(1)  # mask A undone
     assert dependency(model, (0, 1, 1))[:, 1, 1].any()
+    with pytest.raises(ValueError, match="looks ahead"):
+        model.check()
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("network", VARIANTS)
+def test_a_sound_model_passes_its_own_check(network: str, output: str) -> None:
+    build(Spec((3, 5, 4), 256, 2), network, output).check()
 
 
 @pytest.mark.parametrize(("shape", "classes"), [((1, 3, 3), 2), ((3, 2, 2), 0), ((3, 2, 2), 2)])

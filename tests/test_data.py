@@ -148,6 +148,9 @@ def test_held_out_images_are_binarised_once_and_for_all() -> None:
     assert not torch.equal(data.batch(data.test[:20], noise), data.batch(data.test[:20], noise))
     images, labels = data.testing()
     assert torch.equal(images[:20], whole)
+    # fixed binarisation is the same draw, in training too
+    fixed = quiet("mnist", binarize="fixed", limit=10)
+    assert torch.equal(fixed.batch(data.test[:20], noise), whole) and fixed.levels == 2
     assert labels is not None
     assert len(labels) == 10_000
 

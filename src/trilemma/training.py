@@ -417,6 +417,7 @@ def _drive(
     board: Callable[[], Board] | None = None,
 ) -> Run:
     learner, progress = Learner.build(run, where), Progress()
+    learner.model.check()
     if run.has_checkpoint:
         state = run.load()
         learner.restore(state, str(run.path))

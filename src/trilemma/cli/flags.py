@@ -58,8 +58,10 @@ class DataFlags:
         str | None, Parameter(help="what transparency and padding show: a colour name or #rrggbb; white by default")
     ] = None
     binarize: Annotated[
-        Literal["none", "dynamic", "threshold"] | None,
-        Parameter(help="two levels: drawn afresh with probability value/255 (dynamic), or value > 127 (threshold)"),
+        Literal["none", "dynamic", "fixed", "threshold"] | None,
+        Parameter(
+            help="two levels: with probability value/255, drawn afresh (dynamic) or once (fixed); or value > 127 (threshold)"
+        ),
     ] = None
     limit: Annotated[int | None, Parameter(help="train on the first so many images only")] = None
     max_bad: Annotated[

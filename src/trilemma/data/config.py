@@ -9,7 +9,7 @@ from PIL import ImageColor
 
 Fit = Literal["crop", "pad"]
 Color = Literal["auto", "grey", "rgb"]
-Binarize = Literal["none", "dynamic", "threshold"]
+Binarize = Literal["none", "dynamic", "fixed", "threshold"]
 
 MAX_SIDE = 4096
 
@@ -39,7 +39,8 @@ class DataConfig:
     """What transparent pixels and padding show: a colour by name or as #rrggbb."""
 
     binarize: Binarize = "none"
-    """Two levels instead of 256: drawn afresh with probability value/255 (dynamic), or value > 127 (threshold)."""
+    """Two levels instead of 256: drawn with probability value/255, afresh each time (dynamic) or once for every image
+    (fixed), or value > 127 (threshold)."""
 
     limit: int | None = None
     """Train on the first so many training images only, for quick trials; the test split stays whole."""

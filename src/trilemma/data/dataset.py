@@ -93,7 +93,8 @@ class Dataset:
 
         Dynamic binarisation (Salakhutdinov and Murray, ICML 2008) makes a pixel 1 with probability value/255: afresh
         from ``noise`` while training, and otherwise from ``ImageNoise(0, indices)``, so that held-out images are
-        binarised once and for all.
+        binarised once and for all. Fixed binarisation does the latter in training too; it is a draw of the same kind
+        as the widely used fixed files, not those files.
 
         Args:
             indices: B indices into ``images``.
@@ -108,6 +109,8 @@ class Dataset:
             return x
         if self.config.binarize == "threshold":
             return (x > 127).to(torch.uint8)
+        if self.config.binarize == "fixed":
+            noise = None
         u = (noise or ImageNoise(0, rows.tolist())).uniform(*x.shape[1:])
         return (u < x.to(u.device).float() / 255).to(torch.uint8)
 

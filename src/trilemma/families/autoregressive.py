@@ -114,6 +114,33 @@ class Autoregressive(Family):
     def objectives(self) -> Sequence[Objective]:
         return [Objective("nll", list(self.parameters()), self.loss)]
 
+    @torch.no_grad()
+    def check(self) -> None:
+        """Refuse a net that looks ahead: what is described up to a place must not change with what stands from it on.
+
+        A quick test at five places; `queries.causality` proves it for all of them by differentiation.
+        """
+        groups, (channels, height, width) = self.conditional.groups, self.spec.shape
+        generator = torch.Generator().manual_seed(0)
+        places = torch.linspace(0, groups * height * width - 1, 5).long()
+        order = torch.arange(groups * height * width).view(height, width, groups).permute(2, 0, 1)
+        later = (order >= places[:, None, None, None]).repeat_interleave(channels // groups, 1)
+        x, other = (
+            torch.randint(self.spec.levels, (5, *self.spec.shape), generator=generator).to(torch.uint8)
+            for _ in range(2)
+        )
+        labels = self.given(None, 5)
+        before, after = (
+            self.net(self.image_features(images.to(self.device)), labels).cpu()
+            for images in (x, torch.where(later, other, x))
+        )
+        seen = (order <= places[:, None, None, None]).permute(0, 2, 3, 1)
+        if not torch.allclose(before[seen], after[seen], rtol=1e-4, atol=1e-4):
+            raise ValueError(
+                f"this {self.name} looks ahead: what it says of a value changes with later values, so its p(x) is no "
+                "probability; trilemma query RUN --causality names the values"
+            )
+
     def loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
         nll = self.nll(x, self.given(labels, len(x))).mean()
         return Loss({"nll": nll}, {"bits_per_dim": nll.detach() / (self.spec.dims * math.log(2))})

@@ -148,6 +148,9 @@ class Family(nn.Module, ABC):
         a diffusion model); exact families ignore it.
         """
 
+    def check(self) -> None:
+        """Refuse, by a one-line ``ValueError``, a model that breaks a promise of its family; called before training."""
+
     def alarms(self, logs: Mapping[str, float]) -> list[str]:
         """Plain-words warnings that the smoothed training logs call for; none by default."""
         return []
