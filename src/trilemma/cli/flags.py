@@ -60,7 +60,7 @@ class DataFlags:
     binarize: Annotated[
         Literal["none", "dynamic", "fixed", "threshold"] | None,
         Parameter(
-            help="two levels: with probability value/255, drawn afresh (dynamic) or once (fixed); or value > 127 (threshold)"
+            help="two levels: drawn with probability value/255, afresh (dynamic) or once (fixed), or above 127 (threshold)"
         ),
     ] = None
     limit: Annotated[int | None, Parameter(help="train on the first so many images only")] = None
