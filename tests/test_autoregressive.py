@@ -388,10 +388,10 @@ def test_particles_follow_the_posterior_of_an_arbitrary_mask(network: str) -> No
 
 
 def test_resampling_keeps_each_set_to_itself_and_follows_the_weights() -> None:
-    log_weights = torch.tensor([[0.0, -50, -50, 0], [-50, -50, 0, -50]], dtype=torch.float64)
-    index = resample(log_weights, torch.tensor([0.3, 0.9]))
-    assert index is not None and index.tolist() == [0, 0, 3, 3, 6, 6, 6, 6]
-    assert resample(torch.zeros(3, 8, dtype=torch.float64), torch.rand(3)) is None
+    log_weights = torch.tensor([[0.0, -50, -50, -1], [-50, -50, 0, -50], [0, 0, -1, 0]], dtype=torch.float64)
+    index, uneven = resample(log_weights, torch.tensor([0.3, 0.9, 0.5]))
+    assert uneven.tolist() == [True, True, False]
+    assert index.tolist() == [0, 0, 0, 3, 6, 6, 6, 6, 8, 9, 10, 11]
 
 
 def test_draw_inverts_the_distribution_function() -> None:

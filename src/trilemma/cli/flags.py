@@ -60,7 +60,7 @@ class DataFlags:
     binarize: Annotated[
         Literal["none", "dynamic", "fixed", "threshold"] | None,
         Parameter(
-            help="two levels: drawn with probability value/255, afresh (dynamic) or once (fixed), or above 127 (threshold)"
+            help="two levels: drawn with probability value/255, each time (dynamic) or once (fixed); or cut (threshold)"
         ),
     ] = None
     limit: Annotated[int | None, Parameter(help="train on the first so many images only")] = None

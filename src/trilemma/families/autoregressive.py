@@ -233,9 +233,10 @@ class Autoregressive(Family):
                             log_weights += log_p.gather(1, pixel[:, channel, None].long())[:, 0]
                     net.write(column, group, features[pixel[:, own.start : own.stop].long()].flatten(1))
             if particles > 1 and row + 1 < height:
-                index = resample(log_weights.view(-1, particles), resampling[::particles, row])
-                if index is not None:
-                    x, log_weights = x[index], torch.zeros_like(log_weights)
+                index, uneven = resample(log_weights.view(-1, particles), resampling[::particles, row])
+                if bool(uneven.any()):
+                    x = x[index]
+                    log_weights = log_weights.masked_fill(uneven.repeat_interleave(particles), 0)
                     net.select(index)
             if progress is not None:
                 progress(row + 1, height)
@@ -282,7 +283,8 @@ class Autoregressive(Family):
         """`given`, with the range checked too: not in training, where it would make a GPU wait."""
         null = self.spec.classes
         if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= null:
-            raise ValueError(f"labels must be from 0 to {null} ({null} meaning no label), not {labels.tolist()}")
+            found = f"{int(labels.min())} to {int(labels.max())}"
+            raise ValueError(f"labels must be from 0 to {null} ({null} meaning no label), not {found}")
         return self.given(labels, count)
 
 
@@ -291,25 +293,26 @@ def conditional(kind: str, components: int, spec: Spec) -> Conditional:
     return Softmax(spec) if kind == "softmax" else LogisticMixture(spec, components)
 
 
-def resample(log_weights: Tensor, uniform: Tensor) -> Tensor | None:
-    """Systematic resampling of each row of particles, where the effective number of some row is below half.
+def resample(log_weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Systematic resampling of each row of particles whose effective number is below half; the others stay.
 
     Args:
         log_weights: [sets, particles].
         uniform: [sets], one variate a set.
 
     Returns:
-        int64 [sets * particles], which image stands in each place; None where all rows are even enough.
+        int64 [sets * particles], which image stands in each place, and bool [sets], which sets were drawn anew.
     """
     sets, particles = log_weights.shape
     weights = log_weights.softmax(1)
-    if bool((1 / weights.square().sum(1) >= particles / 2).all()):
-        return None
-    ladder = (torch.arange(particles, device=weights.device) + uniform.to(weights)[:, None]) / particles
+    uneven = 1 / weights.square().sum(1) < particles / 2
+    places = torch.arange(particles, device=weights.device)
+    ladder = (places + uniform.to(weights)[:, None]) / particles
     cumulative = weights.cumsum(1)
-    cumulative /= cumulative[:, -1:].clone()
-    chosen = torch.searchsorted(cumulative, ladder.clamp(max=1 - 1e-12), right=True).clamp(max=particles - 1)
-    return (chosen + particles * torch.arange(sets, device=weights.device)[:, None]).flatten()
+    cumulative = cumulative / cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, ladder, right=True).clamp(max=particles - 1)
+    chosen = torch.where(uneven[:, None], chosen, places)
+    return (chosen + particles * torch.arange(sets, device=weights.device)[:, None]).flatten(), uneven
 
 
 def sampling_dtype(device: torch.device) -> torch.dtype:

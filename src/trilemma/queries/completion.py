@@ -20,6 +20,9 @@ from trilemma.queries import drawing
 from trilemma.queries.order import autoregressive, checked_labels, comes_first
 from trilemma.run import Run
 
+PARTICLES = 256
+"""Particles of several sets drawn together."""
+
 BLOCK = 64
 """Images drawn together, where no two depend on each other."""
 
@@ -127,8 +130,7 @@ def complete(
     labels = checked_labels(model, labels, len(images))
     exact = comes_first(known)
     places = _places(indices if indices is not None else range(len(images)), copies)
-    # A set at a time: the filter draws all sets of a call anew when one of them has become uneven.
-    size = BLOCK if exact else 1
+    size = BLOCK if exact else max(1, PARTICLES // particles)
     starts = list(range(0, len(places), size))[where.rank :: where.size]
     mine: dict[int, tuple[Tensor, Tensor]] = {}
     for start in starts:
@@ -142,7 +144,7 @@ def complete(
             drawn = model.complete(images[source].to(model.device), known, noise, y, progress=done).images.cpu()
             mine[start] = drawn, torch.ones(len(rows), dtype=torch.float64)
         else:
-            mine[start] = _filtered(model, images[source], known, y, chosen[0], particles, seed, done)
+            mine[start] = _filtered(model, images[source], known, y, chosen, particles, seed, done)
     parts: dict[int, tuple[Tensor, Tensor]] = {}
     for theirs in where.gather(mine):
         parts |= theirs
@@ -156,24 +158,25 @@ def complete(
 
 def _filtered(
     model: Autoregressive,
-    image: Tensor,
+    images: Tensor,
     known: Tensor,
-    label: Tensor | None,
-    place: int,
+    labels: Tensor | None,
+    places: Sequence[int],
     particles: int,
     seed: int,
     progress: Progress | None,
 ) -> tuple[Tensor, Tensor]:
-    """One image [1, C, H, W] drawn from a set of particles by weight, and the effective number of them [1]."""
-    noise = ImageNoise(seed, [(place << 16) + particle for particle in range(particles)], model.device)
-    x = image.to(model.device).expand(particles, *image.shape[1:])
-    y = None if label is None else label.expand(particles)
+    """For each image [B, C, H, W] one of a set of particles, drawn by weight, and the effective number of them [B]."""
+    noise = ImageNoise(seed, [(place << 16) + i for place in places for i in range(particles)], model.device)
+    x = images.to(model.device).repeat_interleave(particles, 0)
+    y = None if labels is None else labels.repeat_interleave(particles)
     completion = model.complete(x, known, noise, y, progress=progress, particles=particles)
-    weights = completion.log_weights.cpu().softmax(0)
-    cumulative = weights.cumsum(0)
-    u = ImageNoise(derive_seed(seed, "choice of a particle"), [place]).uniform().double() * cumulative[-1]
-    index = torch.searchsorted(cumulative, u, right=True).clamp(max=particles - 1)
-    return completion.images.cpu()[index], (1 / weights.square().sum())[None]
+    weights = completion.log_weights.cpu().view(-1, particles).softmax(1)
+    cumulative = weights.cumsum(1)
+    u = ImageNoise(derive_seed(seed, "choice of a particle"), places).uniform(1).double() * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, u, right=True)[:, 0].clamp(max=particles - 1)
+    chosen = torch.arange(len(images)) * particles + index
+    return completion.images.cpu()[chosen], 1 / weights.square().sum(1)
 
 
 def _places(indices: Sequence[int], copies: int) -> list[int]:
