@@ -18,11 +18,12 @@ import two_processes
 from conftest import write_blobs
 from torch import Tensor, nn
 
-from trilemma import training
+from trilemma.config import TrainConfig
 from trilemma.data import Dataset
 from trilemma.families import FAMILIES
 from trilemma.run import Run, State
-from trilemma.training import Batches, Budget, Diverged, average, train
+from trilemma.training import Batches, Budget, Diverged, Report, average, loop, recorder, train
+from trilemma.training.loop import learning_rate
 
 SMALL = {"batch": 8, "log_every": 2, "pictures": 0, "warmup": 2}
 names = pytest.mark.parametrize("name", list(FAMILIES))
@@ -123,7 +124,7 @@ def test_gan_takes_k_discriminator_steps(blobs_data: Dataset, tmp_path: Path) ->
 
 
 def test_budget_of_seconds_and_pictures(blobs_data: Dataset, tmp_path: Path) -> None:
-    heard: list[training.Report] = []
+    heard: list[Report] = []
     run = fit("vae", blobs_data, tmp_path / "vae", "1s", settings={"pictures": 2}, listen=heard.append)
     assert 1 <= run.progress()["seconds"] < 3
     assert len(list((run.path / "samples").glob("*.png"))) == 2
@@ -150,14 +151,14 @@ def test_a_nan_stops_before_the_optimiser_and_keeps_the_last_good_state(
     blobs_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = fit("vae", blobs_data, tmp_path / "good", "4steps")
-    build = training.Learner.build
+    build = loop.Learner.build
 
-    def broken(run: Run, where: object) -> training.Learner:
+    def broken(run: Run, where: object) -> loop.Learner:
         learner = build(run, where)  # type: ignore[arg-type]
         learner.modules = [_Broken(module, 5) for module in learner.modules]
         return learner
 
-    monkeypatch.setattr(training.Learner, "build", broken)
+    monkeypatch.setattr(loop.Learner, "build", broken)
     with pytest.raises(Diverged, match="reconstruction.* is not finite at step 5"):
         fit("vae", blobs_data, tmp_path / "bad", "9steps")
     expected, got = tensors(good.load()), tensors(Run.open(tmp_path / "bad").load())
@@ -174,7 +175,7 @@ def test_alarms_are_said_once_and_logged(blobs_data: Dataset, tmp_path: Path, mo
 
 def test_tensorboard_is_an_extra(blobs_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(training.importlib.util, "find_spec", lambda name: None)
+        patch.setattr(recorder.importlib.util, "find_spec", lambda name: None)
         with pytest.raises(ValueError, match=r"trilemma\[tensorboard\]"):
             fit("vae", blobs_data, tmp_path / "none", "2steps", tensorboard=True)
     assert not (tmp_path / "none").exists()
@@ -265,3 +266,10 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
             assert mine is not None
             assert theirs is not None
             assert max(float((mine[key] - theirs[key]).abs().max()) for key in mine) < 1e-5, name
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    settings = TrainConfig(lr=0.1, warmup=9, anneal=0.5)
+    rates = [learning_rate(settings, step, step / 100) for step in (0, 4, 9, 50, 75, 100, 120)]
+    assert rates == pytest.approx([0.01, 0.05, 0.1, 0.1, 0.05, 0, 0])
+    assert learning_rate(TrainConfig(lr=0.1, warmup=0), 10**6, 0.999) == 0.1

@@ -1,0 +1,8 @@
+"""Training: data and a config into a run folder."""
+
+from trilemma.training.budget import Budget, Progress
+from trilemma.training.driver import make_config, train
+from trilemma.training.loop import Batches, Diverged, average, steps
+from trilemma.training.recorder import Report
+
+__all__ = ["Batches", "Budget", "Diverged", "Progress", "Report", "average", "make_config", "steps", "train"]

@@ -1,0 +1,191 @@
+"""`train` drives the loop: checkpoints, sample grids, the log, alarms, progress, and a safe stop."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trilemma import __version__
+from trilemma.config import RunConfig
+from trilemma.data import DataConfig, Dataset, load
+from trilemma.images import grid, save_png
+from trilemma.noise import ImageNoise
+from trilemma.parallel import Ranks, ranks
+from trilemma.presets import configure
+from trilemma.run import Run, is_run, same_run
+from trilemma.training.budget import Budget, Progress
+from trilemma.training.loop import Diverged, Learner, steps
+from trilemma.training.recorder import Board, Recorder, Report, tensorboard_writer
+from trilemma.training.stop import Stop
+
+
+def train(
+    family: str,
+    data: Dataset | DataConfig | str | os.PathLike[str] = "mnist",
+    *,
+    out: str | os.PathLike[str],
+    size: str = "tiny",
+    budget: str = "2m",
+    seed: int = 0,
+    conditional: bool = False,
+    model: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    tensorboard: bool = False,
+    device: str = "auto",
+    listen: Callable[[Report], None] | None = None,
+    say: Callable[[str], None] = print,
+) -> Run:
+    """Train a family on a data set, into a run folder.
+
+    Args:
+        family: a key of `FAMILIES`.
+        data: a loaded `Dataset`, or what `load` takes.
+        out: the run folder.
+        size: the preset, ``tiny`` to ``large``.
+        budget: the total to train for, ``90s``, ``5000steps`` or ``1Mimages``; a resumed run counts what it has done.
+        seed: decides the initial weights, the batches and all noise.
+        conditional: train P(x|y) on the data's labels.
+        model: fields of the family's config that differ from the preset.
+        settings: fields of `TrainConfig` that differ from the preset.
+        resume: continue the run in ``out`` if there is one; its final weights equal those of an uninterrupted run.
+        tensorboard: write the training log for TensorBoard too, into the run folder.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps``.
+        listen: called after every step.
+        say: called with alarms and other single lines.
+
+    Returns:
+        The run. If a signal stopped it early it is saved and can be resumed.
+
+    Raises:
+        ValueError: bad input, in one line.
+        Diverged: the training broke down; the last good state is on disk.
+    """
+    limit = Budget.parse(budget)
+    board = tensorboard_writer(Path(out) / "tensorboard") if tensorboard else None
+    where = ranks(device)
+    dataset = data if isinstance(data, Dataset) else load(data, progress=where.first)
+    config = make_config(family, dataset, size=size, seed=seed, conditional=conditional, model=model, settings=settings)
+    check_batch(config, dataset, where)
+    if resume and is_run(out):
+        run = Run.open(out)
+        if difference := same_run(run.config, config):
+            raise ValueError(f"cannot resume {out}: {difference}; leave that option out or choose another --out")
+    else:
+        run = Run.create(out, config) if where.first else Run(Path(out), config)
+    where.wait()
+    if not where.first:
+        return _drive(run, dataset, limit, where, None, lambda line: None)
+    with run.lock():
+        return _drive(run, dataset, limit, where, listen, say, board)
+
+
+def make_config(
+    family: str,
+    dataset: Dataset,
+    *,
+    size: str = "tiny",
+    seed: int = 0,
+    conditional: bool = False,
+    model: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """The whole config of a run, as `train` would save it."""
+    spec = dataset.spec(conditional)
+    model_config, train_config = configure(family, size, spec, model, settings)
+    return RunConfig(
+        family=family,
+        size=size,
+        seed=seed,
+        spec=spec,
+        data=dataset.config,
+        model=model_config,
+        train=train_config,
+        data_fingerprint=dataset.fingerprint,
+        class_names=dataset.class_names if conditional else (),
+        version=__version__,
+    )
+
+
+def check_batch(config: RunConfig, dataset: Dataset, where: Ranks) -> None:
+    """Refuse a batch that the data or the processes cannot fill."""
+    batch = config.train.batch
+    if len(dataset.train) < batch:
+        raise ValueError(
+            f"{dataset.name} has {len(dataset.train)} training images, fewer than one batch of {batch}: "
+            f"add images or set --train.batch {max(1, len(dataset.train) // 2)}"
+        )
+    if batch % where.size:
+        raise ValueError(f"--train.batch {batch} cannot be shared by {where.size} processes: use a multiple of it")
+
+
+def _drive(
+    run: Run,
+    dataset: Dataset,
+    limit: Budget,
+    where: Ranks,
+    listen: Callable[[Report], None] | None,
+    say: Callable[[str], None],
+    board: Callable[[], Board] | None = None,
+) -> Run:
+    learner, progress = Learner.build(run, where), Progress()
+    learner.model.check()
+    if run.has_checkpoint:
+        state = run.load()
+        learner.restore(state, str(run.path))
+        progress = Progress(state.step, state.images, state.seconds)
+    if where.first:
+        run.rewind_logs(progress.step)
+    where.wait()
+    recorder = Recorder(run, learner, where, say, board() if board else None)
+    saved = time.monotonic()
+    pictures = run.config.train.pictures
+    with Stop() as stop:
+        loop = steps(learner, dataset, run.config, progress, where, limit)
+        # The budget is checked by agreement: clocks differ between processes, decisions must not.
+        while not where.agree(limit.spent(progress) >= 1) and not where.any(stop.asked):
+            drawn = int(limit.spent(progress) * pictures)
+            started = time.perf_counter()
+            try:
+                logs = next(loop)
+            except Diverged:
+                if where.first and not run.has_checkpoint:
+                    run.save(learner.state(progress))
+                raise
+            progress.seconds += time.perf_counter() - started
+            report = recorder.hear(logs, progress, limit)
+            if not where.first:
+                continue
+            if listen and report:
+                listen(report)
+            if int(limit.spent(progress) * pictures) > drawn:
+                draw(run, learner, dataset, progress)
+            if time.monotonic() - saved > run.config.train.save_every:
+                run.save(learner.state(progress))
+                saved = time.monotonic()
+        if stop.asked:
+            say("stopping after this step; saving …")
+        recorder.flush(progress)
+        if where.first:
+            run.save(learner.state(progress))
+    where.wait()
+    return run
+
+
+def draw(run: Run, learner: Learner, dataset: Dataset, progress: Progress) -> None:
+    """Save a grid of samples from fixed seeds; rows of classes where the model is conditional."""
+    model = learner.ema if learner.ema is not None else learner.model
+    training = model.training
+    model.eval()
+    spec, count = run.config.spec, 40
+    device = model.device
+    labels = torch.arange(count, device=device) % 10 % spec.classes if spec.classes else None
+    with torch.no_grad():
+        images = model.sample(ImageNoise(run.config.seed, range(count), device), labels)
+    model.train(training)
+    save_png(grid(images, levels=spec.levels, columns=10), run.picture(progress.step))
