@@ -222,30 +222,3 @@ def _check_display_images(images: Tensor) -> None:
         raise ValueError(f"features need images of shape [N, 1 or 3, H, W], not {list(images.shape)}")
     if len(images) and int(images.max()) == 1:
         raise ValueError("these images hold only the values 0 and 1: turn them into 0 to 255 with images.to_display")
-
-
-def check_features(features: Tensor, what: str = "features", least: int = 2, convert: bool = True) -> Tensor:
-    """Return a matrix of features ``[N, d]`` as float64 on the CPU, or raise ``ValueError`` with one line.
-
-    Args:
-        what: what to call them in the message.
-        least: fewest rows allowed; with 2 or more, rows that are all the same are refused as well.
-        convert: False to keep the type, for sets that are converted in parts.
-    """
-    features = torch.as_tensor(features).detach().cpu()
-    if features.ndim != 2 or features.shape[1] == 0:
-        raise ValueError(f"{what} must be a matrix [N, d], not of shape {list(features.shape)}")
-    if len(features) < least:
-        raise ValueError(f"{what} need at least {least} rows, not {len(features)}")
-    if features.is_floating_point() and not features.isfinite().all():
-        bad = int((~features.isfinite()).any(1).sum())
-        raise ValueError(f"{what} contain NaN or infinity in {bad} of {len(features)} rows")
-    if least > 1 and torch.equal(features[0], features[-1]) and bool((features == features[0]).all()):
-        raise ValueError(f"{what} are the same in all {len(features)} rows: there is no distribution to measure")
-    return features.double() if convert else features
-
-
-def check_same_dims(a: int, b: int) -> None:
-    """Raise ``ValueError`` where two sets have different feature dimensions."""
-    if a != b:
-        raise ValueError(f"the two sets have features of {a} and {b} dimensions: use the same features for both")
