@@ -1,6 +1,13 @@
 """Metrics: pure functions of matrices, which know nothing of the families they judge."""
 
+from trilemma.metrics.classifier import (
+    Classifier,
+    classification_accuracy_score,
+    conditional_accuracy,
+    train_classifier,
+)
 from trilemma.metrics.copying import Copies, Pair, copies
+from trilemma.metrics.distortions import Distortion, distortions
 from trilemma.metrics.estimate import Estimate, bootstrap, jackknife, mean_of, share_of
 from trilemma.metrics.features import Features, feature_network
 from trilemma.metrics.frechet import (
@@ -19,7 +26,9 @@ from trilemma.metrics.moments import Gaussian, Moments
 from trilemma.metrics.neighbours import closest, nearest
 
 __all__ = [
+    "Classifier",
     "Copies",
+    "Distortion",
     "Estimate",
     "Features",
     "Gaussian",
@@ -31,8 +40,11 @@ __all__ = [
     "bits_per_dim",
     "bootstrap",
     "c_t",
+    "classification_accuracy_score",
     "closest",
+    "conditional_accuracy",
     "copies",
+    "distortions",
     "expected_coverage",
     "feature_network",
     "frechet_bias",
@@ -48,5 +60,6 @@ __all__ = [
     "nearest",
     "share_of",
     "stacked_labels",
+    "train_classifier",
     "train_closer",
 ]

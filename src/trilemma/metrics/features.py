@@ -46,7 +46,7 @@ class Features(ABC):
         Raises:
             ValueError: the images are not of that kind.
         """
-        _check_display_images(images)
+        check_display_images(images)
         if not len(images):
             return torch.empty(0, self.dims)
         pixels = images.shape[-2] * images.shape[-1]
@@ -214,7 +214,7 @@ def _inception_file() -> Path:
     return path
 
 
-def _check_display_images(images: Tensor) -> None:
+def check_display_images(images: Tensor) -> None:
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"features need uint8 images with values 0 to 255, not {kind}: quantise them first")

@@ -153,12 +153,14 @@ def _trace_of_root(a: Tensor, b: Tensor) -> Tensor:
 
 def _factor(covariance: Tensor) -> Tensor:
     """L ``[d, rank]`` with L Lᵀ = Σ: Cholesky's, which is fast, or the eigenvectors of a singular Σ less rounding."""
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(covariance)
     if info == 0:
         return factor
     values, vectors = torch.linalg.eigh(covariance)
     kept = values > len(covariance) * torch.finfo(values.dtype).eps * values[-1]
-    return vectors[:, kept] * values[kept].sqrt()
+    factor = vectors[:, kept] * values[kept].sqrt()
+    return factor
 
 
 def _low_rank_distance(x: Tensor, y: Tensor) -> float:

@@ -121,7 +121,7 @@ def _exactly(
 
 
 def _measure(queries: Tensor, reference: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Distances to candidate rows ``[N, count]`` by their differences; the k nearest, the lower index first in a tie."""
+    """Distances to candidate rows ``[N, count]`` by their differences; the k nearest, in a tie the lower index."""
     candidates = candidates.sort(1).values
     distances = torch.empty(candidates.shape, dtype=torch.float64)
     rows = max(1, CHUNK // (8 * candidates.shape[1] * queries.shape[1]))
