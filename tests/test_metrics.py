@@ -28,7 +28,7 @@ from trilemma.metrics import (
     nearest,
     train_closer,
 )
-from trilemma.metrics.features import PREPROCESSING
+from trilemma.metrics.inception import PREPROCESSING
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:

@@ -9,7 +9,7 @@ from trilemma.metrics.classifier import (
 from trilemma.metrics.copying import Copies, Pair, copies
 from trilemma.metrics.distortions import Distortion, distortions
 from trilemma.metrics.estimate import Estimate, bootstrap, jackknife, mean_of, share_of
-from trilemma.metrics.features import Features, feature_network
+from trilemma.metrics.features import FEATURES, CustomFeatures, Features, feature_network
 from trilemma.metrics.frechet import (
     frechet_bias,
     frechet_distance,
@@ -26,8 +26,10 @@ from trilemma.metrics.moments import Gaussian, Moments
 from trilemma.metrics.neighbours import closest, nearest
 
 __all__ = [
+    "FEATURES",
     "Classifier",
     "Copies",
+    "CustomFeatures",
     "Distortion",
     "Estimate",
     "Features",

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ class Network(nn.Module):
         widths = (channels * self.fold**2, features, 2 * features, 4 * features, 4 * features)
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         )
         self.head = nn.Linear(widths[-1], classes)
 

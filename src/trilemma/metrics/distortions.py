@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -48,9 +49,9 @@ def distortions(labels: Tensor | None = None, classes: int = 0) -> list[Distorti
         labels: ``[N]`` classes of the images that will be distorted; None leaves dropped classes out.
         classes: how many classes there are.
     """
-    found = [Distortion("noise", s, f"noise, σ {s:g} of 255", lambda x, s=s: add_noise(x, s)) for s in NOISE]
-    found += [Distortion("blur", s, f"blur, σ {s:g} px at 32 px", lambda x, s=s: blur(x, s)) for s in BLUR]
-    found += [Distortion("jpeg", s, f"JPEG quality {100 - s:g}", lambda x, s=s: jpeg(x, s)) for s in JPEG]
+    found = [Distortion("noise", s, f"noise, σ {s:g} of 255", partial(add_noise, strength=s)) for s in NOISE]
+    found += [Distortion("blur", s, f"blur, σ {s:g} px at 32 px", partial(blur, strength=s)) for s in BLUR]
+    found += [Distortion("jpeg", s, f"JPEG quality {100 - s:g}", partial(jpeg, strength=s)) for s in JPEG]
     if labels is not None and classes > 1:
         strengths = dict.fromkeys(min(classes - 1, max(1, round(share * classes))) / classes for share in DROPPED)
         found += [
@@ -58,7 +59,7 @@ def distortions(labels: Tensor | None = None, classes: int = 0) -> list[Distorti
                 "dropped classes",
                 share,
                 f"{round(share * classes)} of {classes} classes missing",
-                lambda x, share=share: drop_classes(x, labels, classes, share),
+                partial(drop_classes, labels=labels, classes=classes, strength=share),
             )
             for share in strengths
         ]

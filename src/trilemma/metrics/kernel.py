@@ -46,13 +46,17 @@ def kernel_distance(x: Tensor, y: Tensor, *, subsets: int = 100, size: int = 100
     for i in range(subsets):
         a = x[torch.randperm(len(x), generator=generator)[:m]]
         b = y[torch.randperm(len(y), generator=generator)[:m]]
-        values[i] = _unbiased(a.double(), b.double())
+        values[i] = unbiased_mmd(a.double(), b.double())
     variance = values.var().item()
     return Estimate(values.mean().item(), math.sqrt(variance * (m / (n - m) + 1 / subsets)))
 
 
-def _unbiased(x: Tensor, y: Tensor) -> Tensor:
-    """The U-statistic of equally many rows (Gretton et al. 2012, eq. 3); diagonals of the first two terms dropped."""
+def unbiased_mmd(x: Tensor, y: Tensor) -> Tensor:
+    """The estimate of one subset: the U-statistic of equally many rows (Gretton et al. 2012, eq. 3).
+
+    Args:
+        x, y: float64 ``[m, d]``. The diagonals of the kernel within a set are dropped.
+    """
     m, d = x.shape
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
