@@ -192,7 +192,7 @@ def _decimals(value: float, error: float | None, digits: int = 3) -> int:
 
 
 def _minus(text: str) -> str:
-    return text.replace("-", "\N{MINUS SIGN}")
+    return text.replace("-", "\N{MINUS SIGN}") if text.strip("-0.,") else text.lstrip("-")  # no negative zero
 
 
 def compact(count: float | None) -> str:
