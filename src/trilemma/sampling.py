@@ -122,7 +122,7 @@ def sample_block(
     options: Any = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Images ``start … start + block`` of a sample, on the CPU; ``labels`` are those of all images (`choose_labels`)."""
+    """Images ``start … start + block`` of a sample, on the CPU; ``labels`` are those of all images."""
     rows = range(start, start + block)
     noise = ImageNoise(seed, rows, model.device)
     given = None if labels is None else labels[start : start + block].to(model.device)

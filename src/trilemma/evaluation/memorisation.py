@@ -15,7 +15,7 @@ from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.reference import Reference, display
 from trilemma.evaluation.scores import attempt
 from trilemma.evaluation.stream import Pool
-from trilemma.metrics import Copies, authpct, c_t, copies, nearest, train_closer
+from trilemma.metrics import Copies, Nearness, authpct, c_t, nearness, train_closer, verdict
 from trilemma.metrics.estimate import Estimate, share_of
 
 SIDE = 32
@@ -65,8 +65,11 @@ def memory(sample: Pool, real: Reference, held_out: bool = False) -> Memory:
         metrics["authpct"] = attempt(
             lambda: authpct(sample.features, real.train.features), "authpct", "none", n, how, unit="%"
         )
-    if protocol.wants("nearest_training"):
-        metrics["nearest_training"] = _median_distance(sample.images[:MOST_SAMPLES], real)
+    by_pixels = None
+    if protocol.wants("nearest_training", "memorised"):
+        by_pixels = real_nearness(real, "pixels") if held_out else nearness(_shown(sample.images), train_pixels(real))
+    if by_pixels and protocol.wants("nearest_training"):
+        metrics["nearest_training"] = _median_distance(by_pixels, train_pixels(real))
     if held_out:
         return Memory(metrics)
     if protocol.wants("c_t"):
@@ -82,9 +85,9 @@ def memory(sample: Pool, real: Reference, held_out: bool = False) -> Memory:
             lambda: Estimate(*train_closer(sample.features, real.train.features, real.held_out.features)),
             "train_closer", "none", n, how, flag=_swapped,
         )  # fmt: skip
-    if not protocol.wants("memorised"):
+    if not protocol.wants("memorised") or by_pixels is None:
         return Memory(metrics)
-    return _verdict(sample, real, metrics)
+    return _verdict(sample, by_pixels, real, metrics)
 
 
 def _copying(found: Estimate) -> str | None:
@@ -106,29 +109,36 @@ def _swapped(found: Estimate) -> str | None:
 # ----------------------------------------------------------------------------------------------------- the verdict
 
 
-def _verdict(sample: Pool, real: Reference, metrics: dict[str, Metric]) -> Memory:
-    shown = sample.images[:MOST_SAMPLES]
-    spaces = {
-        "pixels": (pixels(shown), train_pixels(real), pixels(real.held_out_images[:MOST_SAMPLES])),
-        "features": (sample.features, real.train.features, real.held_out.features),
-    }
-    found: dict[str, Copies] = {}
-    for space, (samples, train, held_out) in spaces.items():
-        try:
-            found[space] = copies(samples, train, held_out, pairs=PAIRS)
-        except ValueError as problem:
-            metrics["memorised"] = Metric(None, better="lower", n=len(shown), flag=f"refused: {problem}")
-            return Memory(metrics)
+def real_nearness(real: Reference, space: str) -> Nearness:
+    """How near held-out images come to training images, in pixels or in features; computed once."""
+    key = f"nearness by {space}"
+    if key not in real.memo:
+        own, train = real.held_out.features, real.train.features
+        if space == "pixels":
+            own, train = _shown(real.held_out_images), train_pixels(real)
+        real.memo[key] = nearness(own, train)
+    found: Nearness = real.memo[key]
+    return found
+
+
+def _verdict(sample: Pool, by_pixels: Nearness, real: Reference, metrics: dict[str, Metric]) -> Memory:
+    n = len(by_pixels.distance)
+    try:
+        near = {"pixels": by_pixels, "features": nearness(sample.features, real.train.features)}
+        found = {space: verdict(near[space], real_nearness(real, space), pairs=PAIRS) for space in near}
+    except ValueError as problem:
+        metrics["memorised"] = Metric(None, better="lower", n=n, flag=f"refused: {problem}")
+        return Memory(metrics)
     # Two looks at the same question: the smaller p-value is doubled.
     space = min(found, key=lambda key: found[key].p_value)
     p_value = min(1.0, 2 * found[space].p_value)
-    verdict = found[space]
-    error = share_of(verdict.share * len(shown), len(shown)).error
-    flag = f"p = {p_value:.2g}: {verdict.text}, by {space}" if p_value < 0.01 else None
+    best, train = found[space], train_pixels(real)
+    error = share_of(best.share * n, n).error
+    flag = f"p = {p_value:.2g}: {best.text}, by {space}" if p_value < 0.01 else None
     metrics["memorised"] = Metric(
-        verdict.share if p_value < 0.05 else 0.0, error, "", "lower", len(shown), None,
+        best.share if p_value < 0.05 else 0.0, error, "", "lower", n, None,
         f"{ENTRIES['memorised'].meaning} Here p = {p_value:.2g}", flag,
-        f"pixels against {len(spaces['pixels'][1]):,} training images and {real.network.name} features against "
+        f"pixels against {len(train):,} training images and {real.network.name} features against "
         f"{real.train.n:,}; {len(real.held_out.features):,} held-out images are the null",
     )  # fmt: skip
     record = {
@@ -142,7 +152,7 @@ def _verdict(sample: Pool, real: Reference, metrics: dict[str, Metric]) -> Memor
         for key, c in found.items()
     }
     pairs = {
-        "pixels": _pairs(found["pixels"], real.dataset.train, math.sqrt(spaces["pixels"][0].shape[1])),
+        "pixels": _pairs(found["pixels"], real.dataset.train, math.sqrt(train.shape[1])),
         "features": _pairs(found["features"], real.train_indices, 1.0),
     }
     told = {key: [asdict(pair) for pair in listed] for key, listed in pairs.items()}
@@ -178,11 +188,13 @@ def train_pixels(real: Reference) -> Tensor:
     return found
 
 
-def _median_distance(images: Tensor, real: Reference) -> Metric:
+def _shown(images: Tensor) -> Tensor:
+    return pixels(images[:MOST_SAMPLES])
+
+
+def _median_distance(near: Nearness, train: Tensor) -> Metric:
     """Median distance to the nearest of all training images, and its error by the order statistics around it."""
-    train = train_pixels(real)
-    distances, _ = nearest(pixels(images), train)
-    ordered = (distances / math.sqrt(train.shape[1])).sort().values
+    ordered = (near.distance / math.sqrt(train.shape[1])).sort().values
     n = len(ordered)
     reach = math.sqrt(n) / 2  # one standard error of a median, in ranks
     low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach))

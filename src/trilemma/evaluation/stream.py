@@ -106,18 +106,19 @@ def pool(
     what: str = "features",
 ) -> Pool:
     """Gather the `Pool` of a supply; ``look`` is shown every window of images."""
-    moments = Moments.empty(network.dims)
+    moments: Moments | None = None  # how many features there are may be known after the first batch only
     features: list[Tensor] = []
     shown: list[Tensor] = []
     seen = 0
     for images, part in windows(supply, network, where, tell, what):
         if look:
             look(images)
-        moments = moments.add(part)
+        moments = Moments.of(part) if moments is None else moments.add(part)
         if seen < kept:
             features.append(part[: kept - seen])
             shown.append(images[: kept - seen if keep_images else 0])
         seen += len(images)
+    assert moments is not None
     return Pool(supply.n, torch.cat(features), torch.cat(shown), moments)
 
 

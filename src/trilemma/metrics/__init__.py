@@ -6,7 +6,7 @@ from trilemma.metrics.classifier import (
     conditional_accuracy,
     train_classifier,
 )
-from trilemma.metrics.copying import Copies, Pair, copies
+from trilemma.metrics.copying import Copies, Nearness, Pair, copies, nearness, verdict
 from trilemma.metrics.distortions import Distortion, distortions
 from trilemma.metrics.estimate import Estimate, bootstrap, jackknife, mean_of, share_of
 from trilemma.metrics.features import FEATURES, CustomFeatures, Features, feature_network
@@ -37,6 +37,7 @@ __all__ = [
     "Manifold",
     "Modes",
     "Moments",
+    "Nearness",
     "Pair",
     "authpct",
     "bits_per_dim",
@@ -60,8 +61,10 @@ __all__ = [
     "mean_of",
     "mode_coverage",
     "nearest",
+    "nearness",
     "share_of",
     "stacked_labels",
     "train_classifier",
     "train_closer",
+    "verdict",
 ]

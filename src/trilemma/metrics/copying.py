@@ -83,23 +83,45 @@ def copies(samples: Tensor, train: Tensor, held_out: Tensor, *, pairs: int = 16)
     Raises:
         ValueError: as `closest`, or fewer than 3 training images.
     """
+    return verdict(nearness(samples, train), nearness(held_out, train), pairs=pairs)
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """How near each of N images comes to a training set.
+
+    Attributes:
+        distance: float64 ``[N]``, to the nearest training image.
+        index: int64 ``[N]``, its row.
+        ratio: float64 ``[N]``, that distance over the mean distance to the next `NEIGHBOURS` training images.
+    """
+
+    distance: Tensor
+    index: Tensor
+    ratio: Tensor
+
+
+def nearness(x: Tensor, train: Tensor) -> Nearness:
+    """`Nearness` of images ``[N, d]`` to training images ``[n, d]``; held-out images need it once for many models.
+
+    Raises:
+        ValueError: as `closest`, or fewer than 3 training images.
+    """
     if len(train) < 3:
         raise ValueError(f"{len(train)} training images are too few to say what is near")
-    distance, index, ratio = _scores(samples, train)
-    null_distance, _, null_ratio = _scores(held_out, train)
-    p_value, share = scan(ratio, null_ratio)
-    exact, exact_held_out = int((distance == 0).sum()), int((null_distance == 0).sum())
-    order = ratio.sort(stable=True).indices[:pairs].tolist()
-    found = tuple(Pair(i, int(index[i]), distance[i].item(), ratio[i].item()) for i in order)
-    text = _in_words(p_value, share, exact, len(samples), exact_held_out, len(held_out))
-    return Copies(share, p_value, exact, exact_held_out, found, text)
-
-
-def _scores(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance to the nearest training image, its row, and the ratio to those of the next."""
     distances, indices = closest(x, train, min(NEIGHBOURS + 1, len(train)))
     first, rest = distances[:, 0], distances[:, 1:].mean(1)
-    return first, indices[:, 0], torch.where(rest > 0, first / rest.clamp_min(1e-300), 0.0)
+    return Nearness(first, indices[:, 0], torch.where(rest > 0, first / rest.clamp_min(1e-300), 0.0))
+
+
+def verdict(samples: Nearness, held_out: Nearness, *, pairs: int = 16) -> Copies:
+    """What `copies` says, from the nearness of samples and of held-out images to the same training images."""
+    p_value, share = scan(samples.ratio, held_out.ratio)
+    exact, exact_held_out = int((samples.distance == 0).sum()), int((held_out.distance == 0).sum())
+    order = samples.ratio.sort(stable=True).indices[:pairs].tolist()
+    found = tuple(Pair(i, int(samples.index[i]), samples.distance[i].item(), samples.ratio[i].item()) for i in order)
+    text = _in_words(p_value, share, exact, len(samples.ratio), exact_held_out, len(held_out.ratio))
+    return Copies(share, p_value, exact, exact_held_out, found, text)
 
 
 def scan(a: Tensor, b: Tensor) -> tuple[float, float]:
