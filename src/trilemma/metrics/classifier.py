@@ -38,10 +38,11 @@ class Network(nn.Module):
             for a, b in pairwise(widths)
         )
         self.head = nn.Linear(widths[-1], classes)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         """Floats ``[N, C, H, W]`` about 0 to logits ``[N, classes]``."""
-        x = F.pixel_unshuffle(F.pad(x, self.padding), self.fold)
+        x = F.pixel_unshuffle(F.pad(x, self.padding), self.fold).contiguous(memory_format=torch.channels_last)
         for number, layer in enumerate(self.layers):
             x = layer(x)
             if number == 1 and min(x.shape[2:]) > 1:
@@ -69,10 +70,12 @@ class Classifier:
         check_display_images(images)
         if tuple(images.shape[1:]) != self.shape:
             raise ValueError(f"this classifier takes images of shape {list(self.shape)}, not {list(images.shape[1:])}")
+        if not len(images):
+            return torch.empty(0, self.classes)
         device = self.network.head.weight.device
         with torch.inference_mode():
             parts = [self.network(_to_float(part.to(device))).cpu() for part in torch.split(images, 256)]
-        return torch.cat(parts).clone() if parts else torch.empty(0, self.classes)
+        return torch.cat(parts).clone()  # cloned outside inference mode: the result is an ordinary tensor
 
     def labels(self, images: Tensor) -> Tensor:
         """The most likely class of each image, int64 ``[N]``."""
@@ -132,7 +135,7 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(channels, height, width, classes)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(device)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(network.parameters(), fused=device.type in ("cpu", "cuda"))
     rows = torch.empty(0, dtype=torch.int64)
@@ -144,7 +147,7 @@ def train_classifier(
         for group in optimiser.param_groups:
             group["lr"] = _one_cycle((step + 1) / steps)
         with torch.autocast(device.type, torch.bfloat16):
-            logits = network(x.contiguous(memory_format=torch.channels_last))
+            logits = network(x)
         loss = F.cross_entropy(logits.float(), labels[batch].to(device), label_smoothing=0.05)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -42,14 +42,18 @@ def frechet_distance(a: Law, b: Law) -> float:
 
 def _gaussian(law: Law) -> Gaussian:
     if isinstance(law, Moments):
-        return law.gaussian()
-    return law if isinstance(law, Gaussian) else Gaussian.fit(law)
+        law = law.gaussian()
+    elif isinstance(law, Tensor):
+        law = Gaussian.fit(law)
+    if not (law.mean.isfinite().all() and law.covariance.isfinite().all()):
+        raise ValueError("mean or covariance are not finite: the features are too large, or their moments damaged")
+    return law
 
 
 def _number(distance: Tensor) -> float:
     """A NaN is never returned: it would be read as a missing number, not as a fault."""
     if not distance.isfinite():
-        raise ValueError("the Fréchet distance is not finite: the features are too large, or their moments damaged")
+        raise ValueError("the Fréchet distance is not finite: the features are too large")
     return distance.item()
 
 

@@ -86,7 +86,7 @@ class InceptionFeatures(Features):
         self.name = f"inception-2015-12-05/{preprocessing}"
         self._prepare = PREPROCESSING[preprocessing]
         self._device = device
-        path = _weights_file()
+        path = weights_file()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, the format of the published weights
             published = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
@@ -173,7 +173,7 @@ class Network(nn.Module):
         return [self._chain(y, j) for y, j in ((x, i), (short, i + 2), (short, i + 3), (long, i + 6), (long, i + 7))]
 
 
-def _weights_file() -> Path:
+def weights_file() -> Path:
     """Find the weights without importing the package that carries them (it has dependencies), and check them."""
     named = os.environ.get("TRILEMMA_INCEPTION")
     if named:

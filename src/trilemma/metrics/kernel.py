@@ -36,10 +36,12 @@ def kernel_distance(x: Tensor, y: Tensor, *, subsets: int = 100, size: int = 100
         ValueError: the dimensions differ, fewer than 4 images in a set, NaN, or rows that are all the same.
     """
     check_same_dims(x.shape[-1], y.shape[-1])
-    x, y = check_features(x, least=4, convert=False), check_features(y, least=4, convert=False)
+    x, y = check_features(x, convert=False), check_features(y, convert=False)
     if subsets < 2 or size < 2:
         raise ValueError(f"the kernel distance needs at least 2 subsets of 2 images, not {subsets} of {size}")
     n = min(len(x), len(y))
+    if n < 4:
+        raise ValueError(f"the kernel distance needs at least 4 images in both sets, not {n}")
     m = min(size, n // 2)
     generator = torch.Generator().manual_seed(seed)
     values = torch.empty(subsets, dtype=torch.float64)

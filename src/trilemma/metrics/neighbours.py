@@ -10,7 +10,7 @@ from torch import Tensor
 from trilemma.metrics.checks import check_features, check_same_dims
 
 CHUNK = 2**23  # distances held at once: 32 MiB in float32
-SPARE = 8  # candidates beyond the k nearest that are measured again
+SPARE = 3  # candidates beyond the k nearest that are measured again
 
 
 def closest(queries: Tensor, reference: Tensor, k: int = 1, *, others: bool = False) -> tuple[Tensor, Tensor]:
