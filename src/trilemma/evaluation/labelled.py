@@ -104,7 +104,7 @@ def _modes(seen: Tensor, classes: int, law: Tensor | None, how: str) -> dict[str
     kl = f"; a perfect sampler has {found.expected_kl:.2g} at this N"
     # What the bootstrap would find: a mode seen c times is missed by a resample with probability e^-c.
     missed = torch.exp(-torch.bincount(seen, minlength=classes).double())[torch.bincount(seen, minlength=classes) > 0]
-    error = float((missed * (1 - missed)).sum().sqrt())
+    error = round(float((missed * (1 - missed)).sum().sqrt()), 1) or None  # a count: less than 0.05 is no error
     return {
         "modes": Metric(
             float(found.covered), error, f"of {classes}", "higher", len(seen), None,

@@ -121,13 +121,16 @@ def _small(images: Tensor, side: int = 64) -> Tensor:
 
 def read(name: str, metric: Metric, floor: Metric | None, rungs: Sequence[dict[str, Any]] | None) -> Metric:
     """The metric with its value in plain words: between which rungs a distance lies."""
-    if metric.value is None or metric.better != "lower" or not rungs or name not in rungs[0]["metrics"]:
+    if metric.value is None or metric.better != "lower":
         return metric
     if floor is not None and floor.value is not None:
         spread = math.hypot(metric.error or 0.0, floor.error or 0.0)
         if metric.value <= floor.value + 2 * spread:
             return replace(metric, reading="as near as held-out real images")
-    steps = sorted((rung["metrics"][name]["value"], rung["text"]) for rung in rungs if rung["metrics"][name]["value"])
+    known = [(rung["metrics"][name]["value"], rung["text"]) for rung in rungs or () if name in rung["metrics"]]
+    steps = sorted(step for step in known if step[0] is not None)
+    if not steps:
+        return metric
     below = [_rung(*step) for step in steps if step[0] <= metric.value]
     above = [_rung(*step) for step in steps if step[0] > metric.value]
     if below and above:

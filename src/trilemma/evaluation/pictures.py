@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from trilemma.evaluation.memorisation import MOST_TRAINING, Closest, Memory, pixels, train_pixels
@@ -58,20 +59,18 @@ def _in_pairs(upper: Tensor, lower: Tensor) -> Tensor:
 def _closest(path: Path, pairs: Sequence[Closest], images: Tensor, real: Reference) -> Path:
     """Each sample above the training image it is nearest to, the distance written under both."""
     upper = images[[pair.sample for pair in pairs]]
-    lower = display(real.dataset, real.dataset.train[:0] if not pairs else _indices(pairs))
+    lower = display(real.dataset, np.array([pair.training for pair in pairs]))
     scale = max(1, -(-TILE // upper.shape[-1]))
     gap = 2 * scale
     picture = to_pil(grid(torch.cat([upper, lower]), columns=len(pairs), gap=2, scale=scale)).convert("RGB")
-    canvas = Image.new("RGB", (picture.width, picture.height + 16), (128, 128, 128))
+    tile = upper.shape[-1] * scale + gap
+    size = max(12, tile // 4)
+    canvas = Image.new("RGB", (picture.width, picture.height + size + gap), (64, 64, 64))
     canvas.paste(picture, (0, 0))
-    pen = ImageDraw.Draw(canvas)
-    width = upper.shape[-1] * scale + gap
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size)
     for i, pair in enumerate(pairs):
-        text = f"{pair.distance:.3g}"
-        pen.text((gap + i * width + (width - gap - pen.textlength(text)) / 2, picture.height), text, fill="white")
+        text = f"{pair.distance:#.3g}".rstrip(".")
+        left = gap + i * tile + (tile - gap - pen.textlength(text, font=font)) / 2
+        pen.text((left, picture.height), text, fill="white", font=font)
     canvas.save(path, format="PNG", optimize=True)
     return path
-
-
-def _indices(pairs: Sequence[Closest]) -> Any:
-    return torch.tensor([pair.training for pair in pairs]).numpy()
