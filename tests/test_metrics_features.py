@@ -162,10 +162,9 @@ def test_features_of_ones_own() -> None:
     def brightness(images: Tensor) -> Tensor:
         return images.float().mean((2, 3))
 
-    network = feature_network(brightness)
+    network = feature_network(brightness, name="brightness")
     images = pictures(5)
     assert network.name == "brightness" and torch.equal(network(images), brightness(images)) and network.dims == 1
-    assert feature_network(brightness, name="mine").name == "mine"
     assert feature_network(network) is network
     module = torch.nn.Flatten()
     assert feature_network(lambda x: module(x.float()), name="flat")(images).shape == (5, 784)
@@ -176,6 +175,8 @@ def test_features_of_ones_own() -> None:
         CustomFeatures(brightness, "mine", 2)(images)
     with pytest.raises(ValueError, match="name of their own"):
         CustomFeatures(brightness, "inception")
+    with pytest.raises(ValueError, match="name of their own"):
+        feature_network(brightness)
 
 
 def test_every_listed_name_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,7 +196,18 @@ def test_duplicates_among_real_images_are_no_copies() -> None:
     assert copies(copying, train, held_out).found
     every_one = torch.zeros(50, 6, dtype=torch.float64)  # more ties than the scan has places
     assert copies(every_one, train, every_one).p_value == 1
-    assert copies(every_one, train, held_out).found
+    assert copies(every_one, train, held_out).exact == 50
+
+
+def test_a_collapsed_model_is_not_accused_of_copying() -> None:
+    """Fifty times the same fresh image is one piece of evidence; fifty times the same training image as well."""
+    p_values = []
+    for seed in range(60):
+        train, held_out = normal(400, 5, seed), normal(300, 5, seed + 100)
+        p_values.append(copies(normal(1, 5, seed + 200).expand(50, 5), train, held_out).p_value)
+    assert sum(p < 0.05 for p in p_values) <= 8
+    few = train[:4].repeat(50, 1)  # but a model that knows four training images is
+    assert copies(few, train, held_out).found
 
 
 def test_blurred_samples_are_no_copies() -> None:

@@ -196,6 +196,8 @@ def test_distortions_keep_the_form_of_images() -> None:
         assert out.shape == images.shape and out.dtype == torch.uint8, step.text
         assert torch.equal(out, step.apply(images)) and not torch.equal(out, images), step.text
     assert torch.equal(images, before)
+    for step in distortions():  # one at a time as all at once
+        assert torch.equal(torch.cat([step.apply(image[None]) for image in images]), step.apply(images)), step.text
     assert {step.name for step in distortions()} == {"noise", "blur", "jpeg"}
 
 

@@ -64,9 +64,9 @@ def copies(samples: Tensor, train: Tensor, held_out: Tensor, *, pairs: int = 16)
     Each image is scored by its distance to the nearest training image over its mean distance to the next 50 (in the
     spirit of Carlini et al. 2023, arXiv:2301.13188, section 4.2): a copy is far nearer to one training image than to
     its surroundings, whereas a blurred or otherwise easy image is near to many. All images, samples and held-out, are
-    ordered by that score. If samples and held-out images had one law, any order of the two kinds would be equally
-    likely. The test scans the lowest 5 % of the order for the point where samples are most over-represented, and the
-    p-value is exact for that scan.
+    ordered by that score; of those with the same nearest training image only the first counts. If samples and
+    held-out images had one law, any order of the two kinds would be equally likely. The test scans the lowest 5 % of
+    the order for the point where samples are most over-represented, and the p-value is exact for that scan.
 
     Why a scan of the tail: 1 % of copies moves no mean and no rank sum noticeably, but fills the very first places.
     Ten copies in 1,000 samples against 1,000 held-out images come first ten times of ten, which chance does once in
@@ -116,7 +116,8 @@ def nearness(x: Tensor, train: Tensor) -> Nearness:
 
 def verdict(samples: Nearness, held_out: Nearness, *, pairs: int = 16) -> Copies:
     """What `copies` says, from the nearness of samples and of held-out images to the same training images."""
-    p_value, share = scan(samples.ratio, held_out.ratio)
+    p_value, place = scan(*_one_for_each_training_image(samples, held_out))
+    share = max(0.0, (samples.ratio <= place).double().mean().item() - (held_out.ratio <= place).double().mean().item())
     exact, exact_held_out = int((samples.distance == 0).sum()), int((held_out.distance == 0).sum())
     order = samples.ratio.sort(stable=True).indices[:pairs].tolist()
     found = tuple(Pair(i, int(samples.index[i]), samples.distance[i].item(), samples.ratio[i].item()) for i in order)
@@ -124,14 +125,32 @@ def verdict(samples: Nearness, held_out: Nearness, *, pairs: int = 16) -> Copies
     return Copies(share, p_value, exact, exact_held_out, found, text)
 
 
+def _one_for_each_training_image(a: Nearness, b: Nearness) -> tuple[Tensor, Tensor]:
+    """Ratios of a's and of b's, of those with the same nearest training image only the lowest.
+
+    Samples of a collapsed model repeat each other, and so are no independent evidence. Which of a group is kept does
+    not depend on its kind (in a tie it is the held-out one), so those that are kept are in as random an order.
+    """
+    ratio, index = torch.cat([b.ratio, a.ratio]), torch.cat([b.index, a.index])
+    order = ratio.sort(stable=True).indices
+    by_index = index[order].sort(stable=True)
+    first = torch.ones(len(order), dtype=torch.bool)
+    first[1:] = by_index.values[1:] != by_index.values[:-1]
+    kept = order[by_index.indices[first]]
+    is_b = kept < len(b.ratio)
+    return ratio[kept[~is_b]], ratio[kept[is_b]]
+
+
 def scan(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """Exact p-value of the most extreme over-representation of ``a`` among the lowest values, and the excess there.
+    """Exact p-value of the most extreme over-representation of ``a`` among the lowest values, and where it ends.
 
     At each place s of the pooled order (only where no tie is cut) the number of a's among the lowest s has a
     hypergeometric law under the null. The statistic is the smallest of those tail probabilities; its own law follows
     from the chance that a random order ever crosses the same boundary, by recursion over places.
     """
     n, m = len(a), len(b)
+    if not n or not m:
+        return 1.0, -math.inf
     values, order = torch.cat([a, b]).sort()
     is_a = order < n
     last = min(max(math.ceil(TAIL * (n + m)), 20), 1000, n + m)
@@ -140,15 +159,11 @@ def scan(a: Tensor, b: Tensor) -> tuple[float, float]:
     if not ends:  # more ties at the lowest value than places: one look, at the end of the tie
         end = int((values == values[0]).sum())
         above = _upper_tail(n, m, end)[int(is_a[:end].sum())].item()
-        return above, _excess(int(is_a[:end].sum()), end, n, m)
+        return above, values[0].item()
     tails = {s: _upper_tail(n, m, s) for s in ends}
     best = min(ends, key=lambda s: tails[s][counts[s - 1]].item())
     smallest = tails[best][counts[best - 1]].item()
-    return _crossing(tails, smallest, n, m), _excess(counts[best - 1], best, n, m)
-
-
-def _excess(count: int, place: int, n: int, m: int) -> float:
-    return max(0.0, count / n - (place - count) / m)
+    return _crossing(tails, smallest, n, m), values[best - 1].item()
 
 
 def _upper_tail(n: int, m: int, s: int) -> Tensor:
@@ -192,6 +207,6 @@ def _in_words(p: float, share: float, exact: int, n: int, exact_held_out: int, m
     elif p < 0.05:
         said = "weak evidence of copies: look at the closest pairs, and draw more samples"
     else:
-        said = "no evidence of copies: samples come as near to training images as held-out images do"
+        said = "no evidence of copies beyond the nearness of held-out images"
     duplicates = f"; {exact} of {n} samples are exact copies, as are {exact_held_out} of {m} held-out images"
     return f"{said} ({chance}{duplicates if exact or exact_held_out else ''})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -66,10 +67,16 @@ def distortions(labels: Tensor | None = None, classes: int = 0) -> list[Distorti
     return found
 
 
-def add_noise(images: Tensor, strength: float, seed: int = 0) -> Tensor:
-    """Gaussian noise of that standard deviation in grey levels, clipped and rounded."""
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
-    return (images.cpu() + strength * noise).round().clamp(0, 255).to(torch.uint8)
+def add_noise(images: Tensor, strength: float) -> Tensor:
+    """Gaussian noise of that standard deviation in grey levels, clipped and rounded.
+
+    The noise of an image is drawn from a seed made of its pixels, so it does not depend on the batch.
+    """
+    images = images.cpu()
+    noise = torch.empty(images.shape)
+    for image, drawn in zip(images, noise, strict=True):
+        drawn.normal_(generator=torch.Generator().manual_seed(zlib.crc32(image.numpy().tobytes())))
+    return (images + strength * noise).round().clamp(0, 255).to(torch.uint8)
 
 
 def blur(images: Tensor, strength: float) -> Tensor:

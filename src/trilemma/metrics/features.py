@@ -106,7 +106,7 @@ def feature_network(
             preprocessing; ``dinov2`` or ``clip``, or those with ``/`` and a size, a Hub id or a local folder; or a
             function of images, as `CustomFeatures` takes it.
         device: where a network runs; ``small`` always runs on the CPU, a function where it likes.
-        name: of a function; by default its ``__name__`` or that of its class.
+        name: of a function; needed there, because cached statistics of real images go by it.
 
     Raises:
         ValueError: no such name, or the weights are missing or damaged.
@@ -114,7 +114,7 @@ def feature_network(
     if isinstance(features, Features):
         return features
     if not isinstance(features, str):
-        return CustomFeatures(features, name or getattr(features, "__name__", type(features).__name__))
+        return CustomFeatures(features, name)
     kind, _, rest = features.partition("/")
     if features == "small":
         from trilemma.metrics.small import SmallFeatures
