@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from trilemma.report.figures import Point, Scale, svg, tick_text
 from trilemma.report.marks import hue, marker
 from trilemma.report.pictures import Picture, load
 from trilemma.report.scores import COLUMNS, MORE, Column, Score, distance_name, number
+
+STRIP = 3
+"""Images in the picture of a rung."""
 
 LANES = {"noise": "noise", "blur": "blur", "jpeg": "JPEG", "dropped classes": "classes dropped"}
 
@@ -183,14 +187,14 @@ def _thumb_width(rung: Rung, height: float, narrow: bool) -> float:
     if not rung.picture:
         return 6.6 * len(rung.label) + 6
     whole = height * rung.picture.width / rung.picture.height
-    return max(whole / 2 if narrow else whole, 6.6 * len(rung.label))
+    return max(whole / STRIP if narrow else whole, 6.6 * len(rung.label))
 
 
 def _image(picture: Picture, x: float, y: float, width: float, height: float, narrow: bool) -> str:
-    """The strip of images; on narrow screens its first half, cut off by the inner svg."""
+    """The strip of images; on narrow screens its first image, cut off by the inner svg."""
     whole = height * picture.width / picture.height
     encoded = base64.b64encode(picture.data).decode()
-    drawn = whole / 2 if narrow else whole
+    drawn = whole / STRIP if narrow else whole
     left = x + (width - drawn) / 2
     return (
         f'<svg x="{left:.1f}" y="{y:.1f}" width="{drawn:.1f}" height="{height:g}" viewBox="0 0 {drawn:.1f} {height:g}">'
@@ -219,13 +223,21 @@ def _free(span: tuple[float, float], taken: Sequence[tuple[float, float]]) -> bo
 
 
 def _spread(places: Sequence[float], widths: Sequence[float], low: float, high: float) -> list[float]:
-    """Centres moved as little as needed so that neighbours do not overlap and nothing leaves ``low … high``."""
-    moved = list(places)
-    for i, (place, width) in enumerate(zip(places, widths, strict=True)):
-        least = low + width / 2 if i == 0 else moved[i - 1] + (widths[i - 1] + width) / 2 + 3
-        moved[i] = max(place, least)
-    limit = high
-    for i in range(len(moved) - 1, -1, -1):
-        moved[i] = min(moved[i], limit - widths[i] / 2)
-        limit = moved[i] - widths[i] / 2 - 3
-    return moved
+    """Centres moved as little as can be (least squares) so that neighbours do not overlap, within ``low … high``.
+
+    Less the room that the earlier ones take, the centres must not fall: the nearest such sequence comes from averaging
+    neighbours that are out of order (pool adjacent violators).
+    """
+    room = [0.0]
+    for left, right in pairwise(widths):
+        room.append(room[-1] + (left + right) / 2 + 3)
+    blocks: list[tuple[float, int]] = []  # (mean, how many)
+    for place, taken in zip(places, room, strict=True):
+        mean, count = place - taken, 1
+        while blocks and blocks[-1][0] > mean:
+            other, more = blocks.pop()
+            mean, count = (mean * count + other * more) / (count + more), count + more
+        blocks.append((mean, count))
+    level = [mean for mean, count in blocks for _ in range(count)]
+    least, most = low + widths[0] / 2, high - widths[-1] / 2 - room[-1]
+    return [min(max(value, least), max(most, least)) + taken for value, taken in zip(level, room, strict=True)]
