@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trilemma.metrics.checks import check_features, check_same_dims
 from trilemma.metrics.estimate import jackknife_error
-from trilemma.metrics.neighbours import centred, closest, mean_row, rounding
+from trilemma.metrics.neighbours import CACHED, centred, closest, mean_row, rounding, squared_norms
 
 CHUNK = 2**23  # distances held at once: 32 MiB in float32
 GROUPS = 20  # of fakes, each left out once for the errors
@@ -66,6 +66,7 @@ def manifold_scores(real: Tensor, fake: Tensor, k: int = 5) -> Manifold:
     fake_radius = closest(fake, fake, k, others=True)[0][:, -1].square()
     centre = mean_row(real)
     near_real, near_fake = centred(real, centre), centred(fake, centre)
+    real_norms, fake_norms = squared_norms(near_real)[:, None], squared_norms(near_fake)
 
     around_fake = torch.zeros(len(fake), dtype=torch.int64)  # real balls around each fake
     in_ball = torch.zeros(len(real), dtype=torch.int64)  # fakes in the ball of each real
@@ -73,9 +74,11 @@ def manifold_scores(real: Tensor, fake: Tensor, k: int = 5) -> Manifold:
     rows = max(1, CHUNK // len(fake))
     for start in range(0, len(real), rows):
         part = slice(start, start + rows)
-        in_real, in_fake = _inside(
-            (real[part], fake), (near_real[part], near_fake), real_radius[part, None], fake_radius
-        )
+        squared = torch.addmm(fake_norms, near_real[part], near_fake.T, alpha=-2).add_(real_norms[part])
+        # A distance is off by c(|x|² + |y|²) at most; the largest |y|² serves for all columns.
+        slack = rounding(real.shape[1]) * (real_norms[part] + fake_norms.max())
+        in_real = _below(squared, real_radius[part, None], slack, real[part], fake)
+        in_fake = _below(squared, fake_radius[None], slack, real[part], fake)
         around_fake += in_real.sum(0)
         in_ball[part] = in_real.sum(1)
         covering.append(_any_in_group(in_real))
@@ -104,34 +107,23 @@ def expected_coverage(n: int, m: int, k: int = 5) -> float:
     return 1 - missed
 
 
-def _inside(
-    exact: tuple[Tensor, Tensor], near: tuple[Tensor, Tensor], row_radius: Tensor, column_radius: Tensor
-) -> tuple[Tensor, Tensor]:
-    """For the rows of two sets, where squared distances are below the squared radii of rows, and of columns.
+def _below(squared: Tensor, radius: Tensor, slack: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Where the distances of rows of ``x`` and ``y`` are below radii, ``[n, m]``.
 
     Args:
-        exact: the two sets ``[n, d]`` and ``[m, d]`` as they are.
-        near: the same less their centre, in float32.
-        row_radius, column_radius: squared, float64 ``[n, 1]`` and ``[m]``.
+        squared: squared distances in float32 ``[n, m]``, off by ``slack`` ``[n, 1]`` at most; what that leaves
+            undecided is measured again.
+        radius: squared, float64 ``[n, 1]`` or ``[1, m]``.
     """
-    x, y = near
-    own, other = x.square().sum(1, keepdim=True), y.square().sum(1)
-    squared = torch.addmm(other, x, y.T, alpha=-2).add_(own)
-    # A distance is off by c(|x|² + |y|²) at most, and a row's or column's largest share of that is shifted to its
-    # radius: below `low` it is inside, from `high` on it is not, and between them it is measured.
-    slack = rounding(x.shape[1]) * (own + other.max())
-    results = []
-    for radius, margin in ((row_radius, slack), (column_radius[None], slack.max())):
-        low, high = (radius - margin).float(), (radius + margin).float()
-        inside = squared < low
-        rows, columns = ((squared < high) & ~inside).nonzero(as_tuple=True)
-        flat = radius.expand_as(squared)
-        step = max(1, CHUNK // (8 * x.shape[1]))
-        for r, c in zip(torch.split(rows, step), torch.split(columns, step), strict=True):
-            distance = (exact[0][r].double() - exact[1][c].double()).norm(dim=1)
-            inside[r, c] = distance.square() < flat[r, c]
-        results.append(inside)
-    return results[0], results[1]
+    margin = slack if radius.shape[1] == 1 else slack.max()
+    inside = squared < (radius - margin).float()
+    rows, columns = ((squared < (radius + margin).float()) & ~inside).nonzero(as_tuple=True)
+    radius = radius.expand_as(squared)
+    step = max(1, CACHED // x.shape[1])
+    for r, c in zip(torch.split(rows, step), torch.split(columns, step), strict=True):
+        distance = (x[r].double() - y[c].double()).norm(dim=1)
+        inside[r, c] = distance.square() < radius[r, c]
+    return inside
 
 
 def _any_in_group(inside: Tensor) -> Tensor:
