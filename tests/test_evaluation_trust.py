@@ -178,6 +178,8 @@ def test_only_what_is_asked_for_is_measured(run: Run) -> None:
         record["metrics"]["bits_per_dim"]["value"], rel=1e-4
     )
     assert record["floor"] == {}
+    with pytest.raises(ValueError, match="asks a model"):
+        evaluate(torch.zeros(40, 1, 8, 8, dtype=torch.uint8), run.config.data, protocol=Protocol(metrics="model"))
 
 
 def test_unknown_metrics_and_wrong_pairings_are_refused_before_any_work() -> None:

@@ -226,6 +226,12 @@ def entry(name: str) -> Entry | None:
     return ENTRIES.get({official: key for key, official in OFFICIAL.items()}.get(name, name))
 
 
+def place_of(name: str) -> int:
+    """Where a metric stands among all of them."""
+    found = entry(name)
+    return list(ENTRIES).index(found.key) if found else len(ENTRIES)
+
+
 def choose(text: str) -> set[str]:
     """Names and groups, separated by commas, to the metrics they stand for; ``ValueError`` for an unknown one."""
     chosen: set[str] = set()

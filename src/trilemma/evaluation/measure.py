@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +13,19 @@ from torch import Tensor
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.dataset import image_digests
 from trilemma.evaluation import ladder, pictures
-from trilemma.evaluation.glossary import ENTRIES
+from trilemma.evaluation.glossary import ENTRIES, place_of
 from trilemma.evaluation.labelled import label_metrics
+from trilemma.evaluation.likelihood import likelihood_metric
 from trilemma.evaluation.memorisation import Memory, memory
 from trilemma.evaluation.misuse import identical_images, trained_on_held_out
 from trilemma.evaluation.protocol import Metric, Protocol
 from trilemma.evaluation.record import describe
-from trilemma.evaluation.reference import Reference, subset
+from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.scores import fidelity
 from trilemma.evaluation.stream import Pool, Tell, pool
 from trilemma.evaluation.subject import Subject, image_subject, run_subject, samples_as_dataset, tensor_subject
 from trilemma.metrics import Features
 from trilemma.parallel import ranks
-from trilemma.queries.likelihood import log_likelihood
 from trilemma.run import Run, is_run, write_json
 
 Source = Run | Dataset | DataConfig | str | os.PathLike[str]
@@ -121,6 +120,10 @@ def _evaluate(
     where, protocol = ranks(device), real.protocol
     hashes: list[np.ndarray[Any, Any]] = []
     drawn = protocol.wants(*(key for key in ENTRIES if key != "bits_per_dim"))
+    if subject.run is None and not protocol.wants(*(e.key for e in ENTRIES.values() if e.group != "model")):
+        raise ValueError(
+            f"--metrics {protocol.metrics} asks a model, and {subject.about['images']} is not a run folder"
+        )
     sample = None
     if drawn:
         sample = pool(
@@ -144,12 +147,12 @@ def _evaluate(
     rungs = ladder.climb(real, where, tell) if drawn else None
     record = None
     if where.first:
-        record = _judge(subject, sample, np.concatenate(hashes) if hashes else None, metrics, real, rungs, device, tell)
+        seen = np.concatenate(hashes) if hashes else None
+        record, remembered = _judge(subject, sample, seen, metrics, real, rungs, device, tell)
         record |= {"per_image": per_image}
-        if place is not None and sample is not None:
-            record["pictures"] = pictures.save(place, sample, shown, real, record.pop("_memory"))
-        record.pop("_memory", None)
         if place is not None:
+            if sample is not None:
+                record["pictures"] = pictures.save(place, sample, shown, real, remembered)
             write_json(place / "metrics.json", record)
     found: dict[str, Any] = where.agree(record)
     return found
@@ -164,8 +167,8 @@ def _judge(
     rungs: list[dict[str, Any]] | None,
     device: str,
     tell: Tell | None,
-) -> dict[str, Any]:
-    """Everything that one process does with the gathered features and images."""
+) -> tuple[dict[str, Any], Memory | None]:
+    """Everything that one process does with the gathered features and images: the record, and what it found copied."""
     flags = list(subject.flags)
     metrics: dict[str, Metric] = {}
     extra: dict[str, Any] = {}
@@ -191,10 +194,11 @@ def _judge(
         flags += trained_on_held_out(subject.run, real)
     floor = real_scores(real) if sample is not None else {}
     metrics = {name: ladder.read(name, metric, floor.get(name), rungs) for name, metric in (metrics | shared).items()}
+    metrics = dict(sorted(metrics.items(), key=lambda item: place_of(item[0])))
     if tell:
         tell("scores", 3, 3)
     record = describe(subject.about, metrics, floor, real, device)
-    return record | {"flags": flags, "ladder": rungs or [], "_memory": remembered} | extra
+    return record | {"flags": flags, "ladder": rungs or []} | extra, remembered
 
 
 def real_scores(real: Reference) -> dict[str, Metric]:
@@ -207,39 +211,3 @@ def real_scores(real: Reference) -> dict[str, Metric]:
         real.memo["floor"] = floor
     found: dict[str, Metric] = real.memo["floor"]
     return found
-
-
-def likelihood_metric(subject: Subject, real: Reference, device: str, tell: Tell | None) -> tuple[Metric, list[float]]:
-    """Held-out bits per dimension with the kind of answer the family can give, and the bits of each image."""
-    run, protocol, dataset = subject.run, real.protocol, real.dataset
-    assert run is not None and subject.model is not None
-    indices = subset(dataset.test, protocol.likelihood_n, protocol.seed)
-    if not protocol.likelihood_n:
-        return Metric(None, unit="bits/dim", better="lower", note="not asked for (likelihood_n is 0)"), []
-    conditional = run.config.spec.classes > 0 and run.config.spec.classes == len(dataset.class_names)
-    answer = log_likelihood(
-        subject.model,
-        dataset.batch(indices),
-        dataset.label_batch(indices) if conditional else None,
-        samples=protocol.likelihood_samples or None,
-        seed=protocol.seed,
-        device=device,
-        progress=(lambda done, total: tell("log-likelihood", done, total)) if tell else None,
-    )
-    if answer.mean is None or answer.bits is None:
-        return Metric(None, unit="bits/dim", better="lower", kind=answer.kind, note=answer.reason), []
-    mean, error = answer.mean
-    finite = math.isfinite(mean)
-    metric = Metric(
-        mean if finite else None,
-        error if math.isfinite(error) else None,
-        "bits/dim",
-        "lower",
-        len(indices),
-        answer.kind,
-        f"of a held-out image{' given its class' if conditional else ''}; {answer.reason}",
-        None if finite else "not finite: some held-out image has probability 0 under the model",
-        f"{len(indices):,} held-out images, {dataset.levels} levels"
-        + (f", {protocol.likelihood_samples} Monte-Carlo samples" if protocol.likelihood_samples else ""),
-    )
-    return metric, [float(f"{bits:.6g}") for bits in answer.bits.tolist()] if finite else []

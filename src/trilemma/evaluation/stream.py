@@ -1,8 +1,8 @@
 """Many images → features, in pieces: memory does not grow with N, and the values do not depend on who computes them.
 
-Features are computed in units of `UNIT` images, always filled, because rounding depends on the shape of a batch. The
-units of a window are shared among the processes and gathered in order, and sums run over whole windows; so the result
-is the same to the bit for any number of processes.
+Features are computed in units of `UNIT` images, because rounding depends on the shape of a batch. The units of a window
+are shared among the processes and gathered in order, and sums run over whole windows; so the result is the same to the
+bit for any number of processes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from trilemma.parallel import Ranks
 
 UNIT = 256
 """Images whose features are computed together; four blocks of a sampler."""
+
+FULL = 32
+"""The batch of the large networks."""
 
 WINDOW_BYTES = 2**28
 """Pixels gathered at once."""
@@ -123,6 +126,6 @@ def pool(
 
 
 def _filled(images: Tensor) -> Tensor:
-    """Up to `UNIT` rows, the last one repeated."""
-    missing = UNIT - len(images)
+    """With the last image repeated until whole batches of a large network are full: they are fastest, and alike."""
+    missing = -len(images) % FULL
     return images if not missing else torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])
