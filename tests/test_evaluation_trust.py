@@ -17,9 +17,9 @@ import trilemma.evaluation.labelled
 from trilemma.data import Dataset, load
 from trilemma.evaluation import Protocol, Reference, evaluate
 from trilemma.evaluation.glossary import GLOSSARY, choose
-from trilemma.evaluation.ladder import read
 from trilemma.evaluation.memorisation import pixels
 from trilemma.evaluation.protocol import Metric
+from trilemma.evaluation.reading import read
 from trilemma.run import Run
 from trilemma.training import train
 
@@ -267,6 +267,26 @@ def test_a_distance_is_read_between_its_rungs() -> None:
     assert "nearer than real images with blur 2" in read("frechet", replace(metric, value=1.9), floor, rungs).reading
     assert read("frechet", replace(metric, value=1.1), floor, rungs).reading == "as near as held-out real images"
     assert read("frechet", metric, None, None) == metric
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "floor", "words"),
+    [
+        ("precision", 0.45, 0.9, "50 % of what held-out real images reach"),
+        ("recall", 0.89, 0.9, "as good as held-out real images"),
+        ("density", 1.9, 1.0, "crowd"),
+        ("c_t", -9.0, None, "copying"),
+        ("c_t", 9.0, None, "no copying as a whole"),
+        ("train_closer", 0.5, None, "chance"),
+        ("authpct", 10.0, 55.0, "fewer than among held-out images: copying"),
+        ("nearest_training", 3.0, 30.0, "nearer than held-out images are"),
+        ("memorised", 0.0, None, "no more near copies"),
+    ],
+)
+def test_numbers_are_put_into_words(name: str, value: float, floor: float | None, words: str) -> None:
+    better = "higher" if name in ("precision", "recall", "density") else "none"
+    beside = None if floor is None else Metric(floor, 0.01)
+    assert words in read(name, Metric(value, 0.02, better=better), beside, None).reading  # type: ignore[arg-type]
 
 
 def test_every_metric_has_its_place_in_the_glossary_and_in_the_documentation() -> None:

@@ -139,21 +139,19 @@ def _number(score: Score) -> tuple[str, str]:
     if not score.defined or score.value is None:
         return score.kind or ("refused" if score.flag else "—"), ""
     sign = "≤ " if score.kind == "bound" else ""
-    unit = score.unit if score.unit in ("%", "nats") else ""
+    unit = {"%": " %", "nats": " nats"}.get(score.unit, "")
     return f"{sign}{number(score.value, score.error)}{unit}", error_text(score.value, score.error).removeprefix("±")
 
 
 def _reading(name: str, metric: dict[str, Any], score: Score) -> Text:
-    """What it says here, else what it means; then why to distrust it."""
+    """What it says here, what it means, and why to distrust it."""
     meaning = entry(name)
-    if score.value is None and not score.flag:
-        return Text(metric["note"], style="dim")
-    text = Text(metric.get("reading") or (metric["note"] if metric["kind"] else meaning.meaning if meaning else ""))
-    if score.flag:
-        text = (
-            Text(score.flag, style="yellow") if score.value is None else text + Text(f" — {score.flag}", style="yellow")
-        )
-    return text
+    if score.value is None:
+        return Text(score.flag, style="yellow") if score.flag else Text(score.note, style="dim")
+    says = score.note if score.kind or meaning is None else meaning.meaning
+    reading = metric.get("reading")
+    text = Text.assemble(f"{reading}. ", (says, "dim")) if reading else Text(says, style="dim")
+    return text.append(f" — {score.flag}", style="yellow") if score.flag else text
 
 
 def _classes(per_class: dict[str, Any]) -> Table:

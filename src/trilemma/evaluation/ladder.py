@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from trilemma.data.decoded import cache_folder, written_atomically
 from trilemma.evaluation.glossary import choose
-from trilemma.evaluation.protocol import Metric, Protocol
+from trilemma.evaluation.protocol import Protocol
 from trilemma.evaluation.reference import Reference, content_key
 from trilemma.evaluation.scores import CHEAP_DIMS, fidelity
 from trilemma.evaluation.stream import Supply, Tell, pool
@@ -117,28 +116,3 @@ def _small(images: Tensor, side: int = 64) -> Tensor:
     scale = side / max(images.shape[-2:])
     size = max(1, round(images.shape[-2] * scale)), max(1, round(images.shape[-1] * scale))
     return F.interpolate(images.float(), size, mode="area").round().to(torch.uint8)
-
-
-def read(name: str, metric: Metric, floor: Metric | None, rungs: Sequence[dict[str, Any]] | None) -> Metric:
-    """The metric with its value in plain words: between which rungs a distance lies."""
-    if metric.value is None or metric.better != "lower":
-        return metric
-    if floor is not None and floor.value is not None:
-        spread = math.hypot(metric.error or 0.0, floor.error or 0.0)
-        if metric.value <= floor.value + 2 * spread:
-            return replace(metric, reading="as near as held-out real images")
-    known = [(rung["metrics"][name]["value"], rung["text"]) for rung in rungs or () if name in rung["metrics"]]
-    steps = sorted(step for step in known if step[0] is not None)
-    if not steps:
-        return metric
-    below = [_rung(*step) for step in steps if step[0] <= metric.value]
-    above = [_rung(*step) for step in steps if step[0] > metric.value]
-    if below and above:
-        said = f"between real images with {below[-1]} and with {above[0]}"
-    else:
-        said = f"nearer than real images with {above[0]}" if above else f"farther than real images with {below[-1]}"
-    return replace(metric, reading=said)
-
-
-def _rung(value: float, text: str) -> str:
-    return f"{text.replace(', ', ' ')} ({value:.3g})"

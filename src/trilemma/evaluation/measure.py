@@ -19,6 +19,7 @@ from trilemma.evaluation.likelihood import likelihood_metric
 from trilemma.evaluation.memorisation import Memory, memory
 from trilemma.evaluation.misuse import identical_images, trained_on_held_out
 from trilemma.evaluation.protocol import Metric, Protocol
+from trilemma.evaluation.reading import read
 from trilemma.evaluation.record import describe
 from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.scores import fidelity
@@ -193,7 +194,7 @@ def _judge(
     if subject.run is not None:
         flags += trained_on_held_out(subject.run, real)
     floor = real_scores(real) if sample is not None else {}
-    metrics = {name: ladder.read(name, metric, floor.get(name), rungs) for name, metric in (metrics | shared).items()}
+    metrics = {name: read(name, metric, floor.get(name), rungs) for name, metric in (metrics | shared).items()}
     metrics = dict(sorted(metrics.items(), key=lambda item: place_of(item[0])))
     if tell:
         tell("scores", 3, 3)
