@@ -133,7 +133,7 @@ def test_query_says_what_its_answer_is(
 def test_evaluate_and_compare_print_json(
     runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quick = ["--n", 16, "--likelihood-n", 4, "--k", 2]
+    quick = ["-n", 16, "--likelihood-n", 4, "--k", 2, "--metrics", "default", "--ladder", "no"]
     code, out, err = call(capsys, "evaluate", runs["vae"].path, *quick, "--json")
     assert code == 0, err
     record = json.loads(out)

@@ -13,7 +13,7 @@ from conftest import blobs
 
 from trilemma.comparison import compare
 from trilemma.data import Dataset, load
-from trilemma.evaluation import Protocol, Reference, evaluate, jackknife, subset
+from trilemma.evaluation import Protocol, Reference, evaluate, subset
 from trilemma.families import FAMILIES
 from trilemma.queries.likelihood import log_likelihood
 from trilemma.run import Run
@@ -62,7 +62,7 @@ def test_too_few_images_are_refused_or_flagged_never_printed_bare(real: Dataset,
     record = evaluate(few, real, protocol=Protocol(n=60, reference=0))
     assert record["metrics"]["frechet"]["value"] is None
     assert record["metrics"]["frechet"]["flag"]
-    assert "only 40 images" in record["flag"]
+    assert any("only 40 images" in flag for flag in record["flags"])
 
 
 def test_a_sample_of_one_image_is_flagged(real: Dataset, tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_features_of_real_images_are_cached_and_a_broken_cache_is_made_again(
     assert len(files) == 2
     files[0].write_bytes(b"rubbish")
     again = Reference.prepare(real, QUICK)
-    assert torch.equal(first.train, again.train)
-    assert torch.equal(first.held_out, again.held_out)
+    assert torch.equal(first.train.features, again.train.features)
+    assert torch.equal(first.held_out.features, again.held_out.features)
 
 
 def test_subsets_are_seeded_and_disjointness_is_kept() -> None:
@@ -95,15 +95,6 @@ def test_subsets_are_seeded_and_disjointness_is_kept() -> None:
     assert subset(indices, 10, 3).tolist() == subset(indices, 20, 3)[:10].tolist()
     assert sorted(subset(indices, 0, 3)) == indices.tolist()
     assert subset(indices, 10, 3).tolist() != subset(indices, 10, 4).tolist()
-
-
-def test_jackknife_error_of_a_mean_is_its_standard_error() -> None:
-    x = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0))
-    errors = [
-        jackknife(x[torch.randperm(4000, generator=torch.Generator().manual_seed(i))], lambda p: float(p.mean()))
-        for i in range(30)
-    ]
-    assert np.mean(errors) == pytest.approx(1 / np.sqrt(4000), rel=0.2)
 
 
 def test_likelihood_depends_on_seed_and_index_alone(blobs_data: Dataset, tmp_path: Path) -> None:

@@ -23,7 +23,17 @@ import numpy as np
 
 from trilemma import __version__
 from trilemma.data import DataConfig, Dataset, load
-from trilemma.evaluation import Protocol, Reference, describe_data, describe_protocol, evaluate
+from trilemma.evaluation import (
+    FORMAT,
+    Protocol,
+    Reference,
+    describe_data,
+    describe_protocol,
+    draw_ladder,
+    evaluate,
+    judge,
+    real_scores,
+)
 from trilemma.families import FAMILIES
 from trilemma.images import grid, save_png
 from trilemma.parallel import ranks
@@ -64,7 +74,8 @@ def compare(
         size: the preset.
         seed: of everything.
         conditional: train P(x|y) on the labels, and draw every grid from the same classes.
-        protocol: how to evaluate.
+        protocol: how to evaluate; by default with the accuracy and the modes that a classifier sees, where there are
+            labels.
         settings: fields of `TrainConfig` that differ from the presets.
         device: where to compute.
         tell: told of the progress.
@@ -80,8 +91,9 @@ def compare(
     names = list(dict.fromkeys(families)) or list(FAMILIES)
     if unknown := [name for name in names if name not in FAMILIES]:
         raise ValueError(f"unknown family {unknown[0]!r}; there are {', '.join(FAMILIES)}")
-    limit, protocol = Budget.parse(budget), protocol or Protocol(seed=seed)
+    limit = Budget.parse(budget)
     dataset = data if isinstance(data, Dataset) else load(data)
+    protocol = protocol or Protocol(seed=seed, metrics=standard_metrics(dataset))
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: choose a folder for --out")
@@ -118,10 +130,10 @@ def compare(
     if not ranks(device).first:
         tell = None
     real = Reference.prepare(dataset, protocol, device, _evaluating(tell, "") if tell else None)
-    entries = []
-    for name in names:
-        record = _evaluation(runs[name], real, device, _evaluating(tell, name) if tell else None)
-        entries.append(describe_family(runs[name], record, out, alarms[name]))
+    records = {name: _evaluation(runs[name], real, device, _evaluating(tell, name) if tell else None) for name in names}
+    if not ranks(device).first:
+        return out / "report.html"
+    entries = [describe_family(runs[name], records[name], out, alarms[name]) for name in names]
     report = {
         "format": 1,
         "title": f"Generative models on {dataset.name}",
@@ -130,16 +142,16 @@ def compare(
         "command": command(),
         "data": describe_data(dataset) | {"conditional": conditional},
         "protocol": describe_protocol(real, device) | {"budget": budget, "size": size},
-        "floor": {name: asdict(metric) for name, metric in real.floor().items()},
+        "floor": {name: asdict(metric) for name, metric in real_scores(real).items()},
+        "ladder": draw_ladder(_ladder(records), real, out),
+        "differences": judge(records),
         "pictures": {
             "real": _draw_real(dataset, conditional, protocol.seed, out),
             "columns": _columns(dataset, conditional),
         },
         "families": entries,
     }
-    if ranks(device).first:
-        write(report, out)
-    return out / "report.html"
+    return write(report, out)
 
 
 def _say(say: Callable[[str], None], name: str, line: str) -> None:
@@ -166,13 +178,27 @@ def _evaluation(run: Run, real: Reference, device: str, tell: Callable[[str, int
     """The evaluation of a run, taken from its folder if it is of these weights and this protocol."""
     if not run.has_checkpoint:
         return {}
-    if run.evaluation.exists():
-        record: dict[str, Any] = json.loads(run.evaluation.read_text())
-        wanted = describe_protocol(real, device)
-        same = {key: record["protocol"].get(key) for key in wanted} == wanted
-        if same and record["subject"].get("progress") == run.progress() and record["version"] == __version__:
-            return record
-    return evaluate(run, real, device=device, tell=tell)
+    kept = ranks(device).agree(_kept(run, describe_protocol(real, device)))  # all processes go the same way
+    return kept if kept is not None else evaluate(run, real, device=device, tell=tell)
+
+
+def _kept(run: Run, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The evaluation in the run's folder, if it is what would be made now."""
+    if not run.evaluation.exists():
+        return None
+    record: dict[str, Any] = json.loads(run.evaluation.read_text())
+    same = {key: record["protocol"].get(key) for key in wanted} == wanted
+    made = record.get("format"), record["version"], record["subject"].get("progress")
+    return record if same and made == (FORMAT, __version__, run.progress()) else None
+
+
+def standard_metrics(dataset: Dataset) -> str:
+    """What a comparison measures unless something else is asked for: a classifier is cheap beside the training."""
+    return "default,accuracy,modes,mode_kl" if dataset.labels is not None else "default"
+
+
+def _ladder(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return next((record["ladder"] for record in records.values() if record), [])
 
 
 def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequence[str]) -> dict[str, Any]:
@@ -207,6 +233,9 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
             "alarms": [line["alarm"] for line in logs if "alarm" in line] + list(alarms),
         },
         "metrics": record.get("metrics", {}),
+        "flags": record.get("flags", []),
+        "memorisation": {k: v for k, v in record.get("memorisation", {}).items() if k != "pairs"},
+        "per_class": record.get("per_class", {}),
         "pictures": {name: os.path.relpath(run.path / file, out) for name, file in record.get("pictures", {}).items()},
     }
 

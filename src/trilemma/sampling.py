@@ -82,7 +82,7 @@ def sample(
     parts, seconds, timed = {}, 0.0, 0
     for done, start in enumerate(mine):
         began = time.perf_counter()
-        parts[start] = _block(model, seed, start, block, chosen, options, _within(progress, start, block, n))
+        parts[start] = sample_block(model, seed, start, block, chosen, options, _within(progress, start, block, n))
         if done or len(mine) == 1:
             seconds += time.perf_counter() - began
             timed += min(block, n - start)
@@ -113,9 +113,16 @@ def choose_labels(
     return given[torch.arange(padded) % len(given)]
 
 
-def _block(
-    model: Family, seed: int, start: int, block: int, labels: Tensor | None, options: Any, progress: Progress | None
+def sample_block(
+    model: Family,
+    seed: int,
+    start: int,
+    block: int,
+    labels: Tensor | None,
+    options: Any = None,
+    progress: Progress | None = None,
 ) -> Tensor:
+    """Images ``start … start + block`` of a sample, on the CPU; ``labels`` are those of all images."""
     rows = range(start, start + block)
     noise = ImageNoise(seed, rows, model.device)
     given = None if labels is None else labels[start : start + block].to(model.device)

@@ -11,8 +11,10 @@ from rich.console import Console
 
 from trilemma.cli.flags import DataFlags, Device, Json, Size, data_config, print_json
 from trilemma.cli.progress import Bars
+from trilemma.cli.protocol import SeedlessFlags, protocol_of
 from trilemma.comparison import compare as run_comparison
-from trilemma.evaluation import Protocol
+from trilemma.comparison import standard_metrics
+from trilemma.data import load
 from trilemma.parallel import join
 from trilemma.report import table
 
@@ -41,7 +43,7 @@ def compare(
     size: Size = "tiny",
     seed: int = 0,
     conditional: Annotated[bool, Parameter(negative=())] = False,
-    protocol: Annotated[Protocol | None, Parameter(name="*", group="Protocol")] = None,
+    protocol: Annotated[SeedlessFlags | None, Parameter(name="*", group="Protocol")] = None,
     images: Annotated[DataFlags | None, Parameter(name="*", group="Images")] = None,
     device: Device = "auto",
     json: Json = False,
@@ -67,16 +69,18 @@ def compare(
     conditional
         train on the labels: log p(x|y), and every grid drawn from the same classes
     """
+    protocol_of(protocol)  # refused before anything is loaded
+    dataset = load(data_config(data, images))
     with join(device) as where, Bars() as bars:
         page = run_comparison(
-            data_config(data, images),
+            dataset,
             out=out,
             families=[name.strip() for name in families.split(",") if name.strip()],
             budget=budget,
             size=size,
             seed=seed,
             conditional=conditional,
-            protocol=protocol,
+            protocol=protocol_of(protocol, seed=seed, metrics=standard_metrics(dataset)),
             device=device,
             tell=bars.tell,
             say=bars.say,

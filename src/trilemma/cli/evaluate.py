@@ -1,4 +1,4 @@
-"""``trilemma evaluate RUN|FOLDER``."""
+"""``trilemma evaluate A [--against B]``."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from trilemma.cli.flags import DataFlags, Device, Json, data_config, print_json
 from trilemma.cli.progress import Bars
+from trilemma.cli.protocol import ProtocolFlags, protocol_of
 from trilemma.config import parse_text
-from trilemma.evaluation import Protocol
 from trilemma.evaluation import evaluate as measure
+from trilemma.evaluation.glossary import entry
 from trilemma.families import FAMILIES
 from trilemma.parallel import join
+from trilemma.report.scores import Score, error_text, number
 from trilemma.run import Run, is_run
 
 app = App(
@@ -24,9 +28,13 @@ app = App(
 
 ```
 trilemma evaluate runs/vae
-trilemma evaluate runs/diffusion --n 5000 --features inception --steps 100
+trilemma evaluate runs/diffusion -n 5000 --features inception --preprocessing pytorch-fid --steps 100
 trilemma evaluate generated/ --against photos/ --image-size 64 --json
+trilemma evaluate samples.npz --against cifar10 --metrics default,accuracy,modes,per_class
+trilemma evaluate runs/student --against runs/teacher --metrics frechet,kid
 ```
+
+What each number means and when it lies: docs/metrics.md.
 """,
     help_format="markdown",
 )
@@ -34,27 +42,31 @@ trilemma evaluate generated/ --against photos/ --image-size 64 --json
 
 @app.default
 def evaluate(
-    subject: Path,
+    subject: str,
     /,
     *,
     against: str | None = None,
-    protocol: Annotated[Protocol | None, Parameter(name="*", group="Protocol")] = None,
+    out: Path | None = None,
+    protocol: Annotated[ProtocolFlags | None, Parameter(name="*", group="Protocol")] = None,
     images: Annotated[DataFlags | None, Parameter(name="*", group="Images")] = None,
     device: Device = "auto",
     json: Json = False,
     **options: str,
 ) -> None:
-    """Measure a run, or a folder of images, against real images.
+    """Measure a run, or any images, against real images.
 
-    Fréchet distance, precision, recall, density, coverage, nearest training images, held-out bits per dimension and
-    images per second; beside each the same score of held-out real images, which is as good as it gets.
+    Fréchet and kernel distance, precision, recall, density, coverage, copies of training images, held-out bits per
+    dimension and images per second; each with its standard error, beside the same score of held-out real images,
+    which is as good as it gets, and on a scale of real images made worse on purpose.
 
     Parameters
     ----------
     subject
-        a run folder, or a folder, zip or array file of images
+        a run folder, a folder of images, a zip, npz or npy file, or the name of a data set
     against
-        the real images; by default those that the run was trained on
+        the real images, any of the same; by default those that the run was trained on. A run stands for its samples
+    out
+        a folder for metrics.json and the pictures, such as the pairs nearest to training images; a run has its own
     options
         a sampling option of the run's family, such as --steps
     """
@@ -64,14 +76,16 @@ def evaluate(
         chosen = parse_text(family.Options, options, family.name)
     elif options:
         raise ValueError(f"{subject} is not a run folder, so it has no option --{next(iter(options))}")
+    wanted = protocol_of(protocol)
     real = None if against is None else data_config(against, images)
     with join(device) as where, Bars() as bars:
         record = measure(
             subject,
             real,
-            protocol=protocol,
+            protocol=wanted,
             options=chosen,
             device=device,
+            out=out,
             tell=(lambda what, done, total: bars.tell("", what, done, total)) if where.first else None,
         )
     if not where.first:
@@ -79,26 +93,82 @@ def evaluate(
     if json:
         print_json(record)
     else:
-        Console().print(_table(record))
+        Console().print(shown(record))
+
+
+def shown(record: dict[str, Any]) -> RenderableType:
+    """The record for people: what is wrong first, then a line for each number, then what was found in words."""
+    subject, protocol = record["subject"], record["protocol"]
+    title = f"{subject.get('run') or subject['images']} against {record['data']['name']}"
+    lines: list[RenderableType] = [Text(title, style="bold")]
+    lines += [Text(f"! {flag}", style="yellow") for flag in record["flags"]]
+    lines.append(_table(record))
+    if "memorisation" in record:
+        said = record["memorisation"]
+        lines += [Text(f"Copies, by {space}: {said[space]['text']}") for space in ("pixels", "features")]
+    if record.get("per_class"):
+        lines.append(_classes(record["per_class"]))
+    lines.append(
+        Text(
+            f"± is one standard error over images, not over training seeds. {protocol['features']} features, "
+            f"{protocol['split']}, seed {protocol['seed']}.",
+            style="dim",
+        )
+    )
+    return Group(*lines)
 
 
 def _table(record: dict[str, Any]) -> Table:
-    protocol = record["protocol"]
-    table = Table(
-        title=f"{record['subject'].get('run') or record['subject']['images']} against {record['data']['name']}"
-    )
-    table.caption = f"{protocol['features']} features, {protocol['split']}, seed {protocol['seed']}"
-    for name in ("score", "value", "real images", "how to read it"):
-        table.add_column(name, justify="right" if name in ("value", "real images") else "left")
-    for name, metric in record["metrics"].items():
-        floor = record["floor"].get(name)
-        notes = [metric["note"], f"[yellow]{metric['flag']}" if metric["flag"] else ""]
-        table.add_row(name, _number(metric), _number(floor) if floor else "", "; ".join(note for note in notes if note))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in ("score", "value", "±", "real images", "how to read it"):
+        table.add_column(name, justify="right" if name in ("value", "±", "real images") else "left", overflow="fold")
+    for name in record["metrics"]:
+        score = Score.read(record["metrics"], name)
+        floor = Score.read(record["floor"], name)
+        arrow = {"lower": " ↓", "higher": " ↑"}.get(score.better, "")
+        table.add_row(
+            f"{name}{arrow}",
+            *_number(score),
+            number(floor.value, floor.error) if floor.value is not None else "",
+            _reading(name, record["metrics"][name], score),
+        )
     return table
 
 
-def _number(metric: dict[str, Any]) -> str:
-    if metric["value"] is None:
-        return metric["kind"] or "refused"
-    error = f" ± {metric['error']:.2g}" if metric["error"] is not None else ""
-    return f"{'≤ ' if metric['kind'] == 'bound' else ''}{metric['value']:.4g}{error}"
+def _number(score: Score) -> tuple[str, str]:
+    if not score.defined or score.value is None:
+        return score.kind or ("refused" if score.flag else "—"), ""
+    sign = "≤ " if score.kind == "bound" else ""
+    unit = {"%": " %", "nats": " nats"}.get(score.unit, "")
+    return f"{sign}{number(score.value, score.error)}{unit}", error_text(score.value, score.error).removeprefix("±")
+
+
+def _reading(name: str, metric: dict[str, Any], score: Score) -> Text:
+    """What it says here, what it means, and why to distrust it."""
+    meaning = entry(name)
+    if score.value is None:
+        return Text(score.flag, style="yellow") if score.flag else Text(score.note, style="dim")
+    says = score.note if score.kind or meaning is None else meaning.meaning
+    reading = metric.get("reading")
+    text = Text.assemble(f"{reading}. ", (says, "dim")) if reading else Text(says, style="dim")
+    return text.append(f" — {score.flag}", style="yellow") if score.flag else text
+
+
+def _classes(per_class: dict[str, Any]) -> Table:
+    names = list(
+        dict.fromkeys(key for scores in per_class["classes"].values() for key in scores if key not in ("n", "flag"))
+    )
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title=f"by class, {per_class['labels']}")
+    for head in ("class", "N", *names):
+        table.add_column(head, justify="left" if head == "class" else "right")
+    for label, scores in per_class["classes"].items():
+        cells = [
+            Score(**{k: scores[key][k] for k in ("value", "error", "flag")}) if key in scores else Score()
+            for key in names
+        ]
+        written = [
+            "refused" if c.value is None else f"{number(c.value, c.error)}{'*' if c.flag else ''}" for c in cells
+        ]
+        table.add_row(label, str(scores["n"]), *written)
+    table.caption = "* biased upwards: few images to a class"
+    return table

@@ -1,22 +1,70 @@
 """Metrics: pure functions of matrices, which know nothing of the families they judge."""
 
-from trilemma.metrics.features import Features, feature_network
-from trilemma.metrics.frechet import Gaussian, frechet_bias, frechet_distance, frechet_flag
+from trilemma.metrics.classifier import (
+    Classifier,
+    classification_accuracy_score,
+    conditional_accuracy,
+    train_classifier,
+)
+from trilemma.metrics.copying import Copies, Nearness, Pair, copies, nearness, verdict
+from trilemma.metrics.distortions import Distortion, distortions
+from trilemma.metrics.estimate import Estimate, bootstrap, jackknife, mean_of, share_of
+from trilemma.metrics.features import FEATURES, CustomFeatures, Features, feature_network
+from trilemma.metrics.frechet import (
+    frechet_bias,
+    frechet_distance,
+    frechet_estimate,
+    frechet_flag,
+    frechet_infinity,
+)
+from trilemma.metrics.kernel import kernel_distance
 from trilemma.metrics.likelihood import bits_per_dim
 from trilemma.metrics.manifold import Manifold, expected_coverage, manifold_scores
-from trilemma.metrics.neighbours import nearest, train_closer
+from trilemma.metrics.memorisation import authpct, c_t, train_closer
+from trilemma.metrics.modes import Modes, mode_coverage, stacked_labels
+from trilemma.metrics.moments import Gaussian, Moments
+from trilemma.metrics.neighbours import closest, nearest
 
 __all__ = [
+    "FEATURES",
+    "Classifier",
+    "Copies",
+    "CustomFeatures",
+    "Distortion",
+    "Estimate",
     "Features",
     "Gaussian",
     "Manifold",
+    "Modes",
+    "Moments",
+    "Nearness",
+    "Pair",
+    "authpct",
     "bits_per_dim",
+    "bootstrap",
+    "c_t",
+    "classification_accuracy_score",
+    "closest",
+    "conditional_accuracy",
+    "copies",
+    "distortions",
     "expected_coverage",
     "feature_network",
     "frechet_bias",
     "frechet_distance",
+    "frechet_estimate",
     "frechet_flag",
+    "frechet_infinity",
+    "jackknife",
+    "kernel_distance",
     "manifold_scores",
+    "mean_of",
+    "mode_coverage",
     "nearest",
+    "nearness",
+    "share_of",
+    "stacked_labels",
+    "train_classifier",
     "train_closer",
+    "verdict",
 ]

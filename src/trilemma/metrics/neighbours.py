@@ -1,4 +1,4 @@
-"""Nearest neighbours, and the question they answer: did the model copy its training images?"""
+"""Exact nearest neighbours, in chunks."""
 
 from __future__ import annotations
 
@@ -7,65 +7,134 @@ import math
 import torch
 from torch import Tensor
 
-from trilemma.metrics.features import check_features, check_same_dims
+from trilemma.metrics.checks import check_features, check_same_dims
 
-CHUNK = 2**23  # distances held at once: 64 MiB
+CHUNK = 2**23  # distances held at once: 32 MiB in float32
+CACHED = 2**17  # float64 values worked on at once: 1 MiB stays in the processor's cache
+SPARE = 3  # candidates beyond the k nearest that are measured again
 
 
-def nearest(queries: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest row of ``reference`` ``[M, d]`` for each of ``queries`` ``[N, d]`` (features, or flattened pixels).
+def closest(queries: Tensor, reference: Tensor, k: int = 1, *, others: bool = False) -> tuple[Tensor, Tensor]:
+    """The k nearest rows of ``reference`` ``[M, d]`` for each of ``queries`` ``[N, d]``, nearest first.
+
+    Features, or flattened pixels. Candidates are found with float32 products, in chunks, and measured again in
+    float64 by the difference itself, so that a copy is at exactly 0. Where rounding could have hidden a nearer row
+    behind the candidates, the search is repeated in float64; the answer is exact either way.
+
+    Args:
+        others: leave out row i of ``reference`` for query i, by index: for the neighbours of a set within itself.
 
     Returns:
-        ``(distances, indices)``: float64 ``[N]`` Euclidean distances and int64 ``[N]`` rows of ``reference``. The
-        distance is that of the difference itself, so a copy is at exactly 0.
+        float64 ``[N, k]`` Euclidean distances and int64 ``[N, k]`` rows of ``reference``.
 
     Raises:
-        ValueError: the dimensions differ, a set is empty, or a value is NaN or infinite.
+        ValueError: the dimensions differ, there are fewer than k rows, or a value is NaN or infinite.
     """
     check_same_dims(queries.shape[-1], reference.shape[-1])
-    queries = check_features(queries, "queries", least=1)
+    queries = check_features(queries, "queries", least=1, convert=False)
     reference = check_features(reference, "reference", least=1, convert=False)
-    best = torch.full((len(queries),), torch.inf, dtype=torch.float64)
-    indices = torch.zeros(len(queries), dtype=torch.int64)
-    distances = torch.zeros_like(best)
-    rows = max(1, CHUNK // len(queries))
-    for start in range(0, len(reference), rows):
-        part = reference[start : start + rows].double()
-        # |q|² is the same for every candidate; expanding the square loses digits, so a winner is measured again.
-        partial = torch.addmm(part.square().sum(1), queries, part.T, alpha=-2)
-        values, winners = partial.min(1)
-        closer = values < best
-        best = torch.where(closer, values, best)
-        indices[closer] = winners[closer] + start
-        distances[closer] = (queries[closer] - part[winners[closer]]).norm(dim=1)
+    if not 1 <= k <= len(reference) - others:
+        raise ValueError(f"there are {len(reference) - others} neighbours to look for, not {k}")
+    centre = mean_row(reference)  # distances do not change, and their rounding error shrinks
+    near = centred(reference, centre)
+    norms = squared_norms(near)
+    distances = torch.empty(len(queries), k, dtype=torch.float64)
+    indices = torch.empty(len(queries), k, dtype=torch.int64)
+    rows = max(1, CHUNK // len(reference))
+    for start in range(0, len(queries), rows):
+        part = queries[start : start + rows]
+        offset = start if others else None
+        q = centred(part, centre)
+        found = _search(part, q, reference, near, norms, k, offset)
+        unsure = found[2].nonzero()[:, 0]
+        for again in torch.split(unsure, max(1, rows // 2)):
+            found[0][again], found[1][again] = _exactly(part[again], reference, centre, k, start + again, others)
+        distances[start : start + rows], indices[start : start + rows] = found[:2]
     return distances, indices
 
 
-def train_closer(samples: Tensor, train: Tensor, test: Tensor) -> tuple[float, float]:
-    """How much more often a sample's nearest real image is a training image than a held-out one, as a share.
+def nearest(queries: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest row of ``reference`` for each of ``queries``: `closest` with k = 1, as ``[N]`` and ``[N]``."""
+    distances, indices = closest(queries, reference)
+    return distances[:, 0], indices[:, 0]
 
-    Training and held-out images are exchangeable to a model that has memorised nothing, so its samples are nearest
-    to either in proportion to their numbers n and m. Counting each training hit as 1/n and each held-out hit as 1/m
-    makes that 0.5 whatever the sizes; a model that returns its training images gets 1. (Thinning the training set
-    to m images would do so too, but would throw away most of the images that copies are copies of.)
 
-    Args:
-        samples, train, test: features (or flattened pixels) ``[N, d]``, ``[n, d]``, ``[m, d]``. Ties count half.
+def mean_row(x: Tensor) -> Tensor:
+    """Mean of rows ``[N, d]`` as float64 ``[d]``, without a float64 copy of all of them."""
+    total = torch.zeros(x.shape[1], dtype=torch.float64)
+    for part in torch.split(x, max(1, CACHED // x.shape[1])):
+        total += part.double().sum(0)
+    return total / len(x)
 
-    Returns:
-        ``(share, standard_error)``; the error is that of the finite number of samples.
 
-    Raises:
-        ValueError: as `nearest`.
+def centred(x: Tensor, centre: Tensor) -> Tensor:
+    """Rows less a float64 centre, as float32."""
+    out = torch.empty(x.shape, dtype=torch.float32)
+    rows = max(1, CACHED // x.shape[1])
+    for start in range(0, len(x), rows):
+        out[start : start + rows] = x[start : start + rows].double() - centre
+    return out
+
+
+def squared_norms(x: Tensor) -> Tensor:
+    """Of rows ``[N, d]``, ``[N]``, without a copy of them."""
+    norms: Tensor = torch.linalg.vector_norm(x, dim=1)
+    return norms.square_()
+
+
+def rounding(d: int) -> float:
+    """How far a squared distance by float32 products may be off, as a multiple of the squared norms of both rows.
+
+    The worst case grows as d; sums in blocks are found to stay ten times below this.
     """
-    to_train, _ = nearest(samples, train)
-    to_test, _ = nearest(samples, test)
-    count = len(to_train)
-    train_hits = ((to_train < to_test).sum() + 0.5 * (to_train == to_test).sum()).item()
+    return 4 * torch.finfo(torch.float32).eps * math.sqrt(d)
 
-    def share(p: float) -> float:
-        return (p / len(train)) / (p / len(train) + (1 - p) / len(test))
 
-    p = (train_hits + 0.5) / (count + 1)  # keeps the error above 0 when all hits are on one side
-    slope = share(p) * (1 - share(p)) / (p * (1 - p))  # d share / d p
-    return share(train_hits / count), slope * math.sqrt(p * (1 - p) / count)
+def _search(
+    queries: Tensor, q: Tensor, reference: Tensor, near: Tensor, norms: Tensor, k: int, offset: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Distances and indices of k neighbours, and for which queries they are not certain."""
+    squared = torch.addmm(norms, q, near.T, alpha=-2)  # less |q|², which is the same for every candidate
+    if offset is not None:
+        squared.diagonal(offset).fill_(torch.inf)
+    count = min(k + SPARE, len(near) - (offset is not None))
+    values, candidates = squared.topk(count, largest=False)
+    distances, indices = _measure(queries, reference, candidates, k)
+    if count == len(near) - (offset is not None):
+        return distances, indices, torch.zeros(len(q), dtype=torch.bool)
+    # With |r| ≤ |q| + D, a row beyond the last candidate v is at D²(1 + 2c) ≥ v - 3c|q|² or more.
+    own, c = squared_norms(q).double(), rounding(q.shape[1])
+    safe = (values[:, -1].double() + own - 3 * c * own) / (1 + 2 * c)
+    return distances, indices, (distances[:, -1].square() >= safe) & (distances[:, -1] > 0)
+
+
+def _exactly(
+    queries: Tensor, reference: Tensor, centre: Tensor, k: int, own: Tensor, others: bool
+) -> tuple[Tensor, Tensor]:
+    """The same by float64 products throughout, for the few rows that need it."""
+    q = queries.double() - centre
+    count = min(k + SPARE, len(reference) - others)
+    best = torch.empty(len(q), 0, dtype=torch.float64)
+    candidates = torch.empty(len(q), 0, dtype=torch.int64)
+    for start in range(0, len(reference), 4096):
+        r = reference[start : start + 4096].double() - centre
+        squared = torch.addmm(r.square().sum(1), q, r.T, alpha=-2)
+        if others:
+            squared.masked_fill_(torch.arange(start, start + len(r)) == own[:, None], torch.inf)
+        values, winners = squared.topk(min(count, len(r)), largest=False)
+        best, candidates = torch.cat([best, values], 1), torch.cat([candidates, winners + start], 1)
+        best, order = best.topk(min(count, best.shape[1]), largest=False)
+        candidates = candidates.gather(1, order)
+    return _measure(queries, reference, candidates, k)
+
+
+def _measure(queries: Tensor, reference: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Distances to candidate rows ``[N, count]`` by their differences; the k nearest, in a tie the lower index."""
+    candidates = candidates.sort(1).values
+    distances = torch.empty(candidates.shape, dtype=torch.float64)
+    rows = max(1, CACHED // (candidates.shape[1] * queries.shape[1]))
+    for start in range(0, len(queries), rows):
+        part = slice(start, start + rows)
+        distances[part] = (queries[part, None].double() - reference[candidates[part]].double()).norm(dim=2)
+    order = distances.sort(dim=1, stable=True).indices[:, :k]
+    return distances.gather(1, order), candidates.gather(1, order)

@@ -75,7 +75,7 @@ def triangle(
     path = "L".join(f"{x:.1f},{y:.1f}" for x, y in points)
     shape = f'<path class="area" d="M{path}{"Z" if len(points) == 3 else ""}"/>' if len(points) > 1 else ""
     marks = "".join(marker(index, x, y, 5.5, hollow[axis]) for (axis, _), (x, y) in zip(known, points, strict=True))
-    return _svg(220, 190, f"triangle {hue(index)}", label, _frame() + shape + _floor_ticks(floors) + marks)
+    return svg(220, 190, f"triangle {hue(index)}", label, _frame() + shape + _floor_ticks(floors) + marks)
 
 
 def triangle_key(floors: Sequence[float | None], speed: Scale) -> str:
@@ -88,12 +88,12 @@ def triangle_key(floors: Sequence[float | None], speed: Scale) -> str:
     for value in decades[:: math.ceil(len(decades) / 3)]:
         (x, y), (u, v) = _along(2, speed(value)), CORNERS[2]
         texts.append(f'<path class="dot" d="M{x - 4 * v:.1f},{y + 4 * u:.1f}L{x + 4 * v:.1f},{y - 4 * u:.1f}"/>')
-        texts.append(f'<text class="tick" x="{x + 4:.1f}" y="{y - 6:.1f}">{_tick_text(value)}</text>')
+        texts.append(f'<text class="tick" x="{x + 4:.1f}" y="{y - 6:.1f}">{tick_text(value)}</text>')
     if floors[0] is not None:
         x, y = _along(0, floors[0])
         texts.append(f'<text class="tick" x="{x + 13:.1f}" y="{y + 4:.1f}">real</text>')
     label = "Key: quality and coverage run from 0 at the centre to 1 at the corner, speed on a logarithmic scale"
-    return _svg(220, 190, "triangle", label, _frame() + _floor_ticks(floors) + "".join(texts))
+    return svg(220, 190, "triangle", label, _frame() + _floor_ticks(floors) + "".join(texts))
 
 
 # -------------------------------------------------------------------------------------- speed against distance
@@ -173,7 +173,7 @@ def scatter(points: Sequence[Point], floor: float | None, name: str, width: int 
         parts.append(f'<g class="{hue(p.index)}">{title}{_error_bars(p, x, y)}{mark}</g>')
         parts.append(_place_label(p, x(p.x), y(p.y), (left, top, width - right, height - bottom), taken))
     described = "; ".join(f"{p.name}: {number(p.y)} at {number(p.x)} images per second" for p in points)
-    return _svg(width, height, "scatter", f"{name} against sampling speed. {described}", "".join(parts))
+    return svg(width, height, "scatter", f"{name} against sampling speed. {described}", "".join(parts))
 
 
 Box = tuple[float, float, float, float]
@@ -247,7 +247,7 @@ def curve(points: Sequence[Sequence[float | None]], name: str, index: int, most_
         at = top + 11 if first > y.high else height - bottom - 5
         parts.append(f'<text class="tick end" x="{width - right}" y="{at}">starts at {number(first)}</text>')
     label = f"{name} against training images seen: from {number(first)} to {number(last)}"
-    return _svg(width, height, f"chart {hue(index)}", label, "".join(parts))
+    return svg(width, height, f"chart {hue(index)}", label, "".join(parts))
 
 
 def _thin(pairs: list[tuple[float, float]], most: int) -> list[tuple[float, float]]:
@@ -264,21 +264,21 @@ def _axes(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float]
     parts = []
     for value in y_ticks:
         parts.append(f'<path class="grid" d="M{x.start},{y(value):.1f}H{x.stop}"/>')
-        parts.append(f'<text class="tick end" x="{x.start - 6}" y="{y(value) + 4:.1f}">{_tick_text(value)}</text>')
+        parts.append(f'<text class="tick end" x="{x.start - 6}" y="{y(value) + 4:.1f}">{tick_text(value)}</text>')
     for value in x_ticks:
         parts.append(f'<path class="grid" d="M{x(value):.1f},{y.start}v4"/>')
-        parts.append(f'<text class="tick middle" x="{x(value):.1f}" y="{y.start + 17}">{_tick_text(value)}</text>')
+        parts.append(f'<text class="tick middle" x="{x(value):.1f}" y="{y.start + 17}">{tick_text(value)}</text>')
     return "".join(parts)
 
 
-def _tick_text(value: float) -> str:
+def tick_text(value: float) -> str:
     """A round number in few characters: 0.5, 2,000, 20k."""
     if abs(value) >= 1e4:
         return f"{value / 1e6:.3g}M" if abs(value) >= 1e6 else f"{value / 1e3:.3g}k"
     return f"{value:,g}".replace("-", "\N{MINUS SIGN}")
 
 
-def _svg(width: int, height: int, classes: str, label: str, body: str) -> str:
+def svg(width: int, height: int, classes: str, label: str, body: str) -> str:
     return (
         f'<svg class="{classes}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
         f'aria-label="{escape(label)}">{body}</svg>'

@@ -15,12 +15,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from trilemma.report.calibration import calibration
 from trilemma.report.figures import Point, Scale, scatter, speed_scale, triangle, triangle_key
 from trilemma.report.marks import badge, named
 from trilemma.report.pictures import load
-from trilemma.report.scores import Score, check, distance_name, error_text, leaders, number
+from trilemma.report.scores import COLUMNS, Score, check, distance_name, error_text, leaders, number
 from trilemma.report.sections import columns_caption, family_section, lead, method
 from trilemma.report.tables import FLOOR, answers, comparison
+from trilemma.report.verdicts import told_apart, verdicts
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 ICON = (
@@ -45,10 +47,11 @@ def render(report: dict[str, Any], folder: Path) -> str:
     title = escape(report["title"])
     body = "\n".join(
         (
-            f"<header><h1>{title}</h1><p class='lead'>{lead(report)}</p>{_contents()}</header>",
+            f"<header><h1>{title}</h1><p class='lead'>{lead(report)}</p>{_contents(report)}</header>",
             _pictures(report, folder),
             _trilemma(report),
-            _section("numbers", "The numbers", comparison(report) + _reading(report)),
+            _section("numbers", "The numbers", comparison(report) + _reading(report) + verdicts(report)),
+            _scale(report, folder),
             _section("answers", "What each family can and cannot answer", answers(report)),
             _section(
                 "families",
@@ -105,8 +108,17 @@ def _section(key: str, heading: str, content: str) -> str:
     return f'<section id="{key}"><h2>{heading}</h2>{content}</section>'
 
 
-def _contents() -> str:
-    places = ("pictures", "trilemma", "numbers", "answers", "families", "method")
+def _scale(report: dict[str, Any], folder: Path) -> str:
+    """Real images made worse on purpose, with the models beside them; nothing where there is no ladder."""
+    content = calibration(report, folder)
+    what = f"What a {distance_name(report['protocol']['features'])} looks like"
+    return _section("scale", what, content) if content else ""
+
+
+def _contents(report: dict[str, Any]) -> str:
+    places = ["pictures", "trilemma", "numbers", "scale", "answers", "families", "method"]
+    if not report.get("ladder"):
+        places.remove("scale")
     return "<nav>" + "".join(f'<a href="#{place}">{place.capitalize()}</a>' for place in places) + "</nav>"
 
 
@@ -240,7 +252,8 @@ def _findings(report: dict[str, Any]) -> str:
     tiles = []
     for key, (words, unit) in FINDINGS.items():
         scores = [Score.read(family["metrics"], key) for family in report["families"]]
-        best = sorted(leaders(scores))
+        column = next(column for column in COLUMNS if column.key == key)
+        best = sorted(leaders(scores, told_apart(report, column)))
         names = "".join(f"<b>{named(i, report['families'][i]['title'])}</b>" for i in best)
         values = " · ".join(("≤ " if scores[i].kind == "bound" else "") + _said(scores[i]) + unit for i in best)
         floor = Score.read(report.get("floor") or {}, key)
@@ -252,8 +265,8 @@ def _findings(report: dict[str, Any]) -> str:
 
 def _reading(report: dict[str, Any]) -> str:
     return (
-        '<p class="caption">± is one standard error. <strong>Bold</strong>: the best of a column and all that two '
-        "standard errors of the difference do not tell from it; flagged and undefined values are left out. ≤ marks an "
+        '<p class="caption">± is one standard error. <strong>Bold</strong>: the best of a column and all that cannot '
+        "be told from it at this N; flagged and undefined values are left out. ≤ marks an "
         "upper bound on the true value. The errors cover the finite number of images and not a second training run "
         f"with another seed (seed {escape(str(report['protocol'].get('seed')))} only).</p>"
     )

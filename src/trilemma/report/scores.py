@@ -7,9 +7,11 @@ undefined or flagged is treated alike everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
+
+from trilemma.evaluation.glossary import ENTRIES, OFFICIAL
 
 FORMAT = 1
 """The version of ``report.json`` that this room reads and writes."""
@@ -28,6 +30,7 @@ class Score:
         kind: ``exact``, ``bound``, ``estimate``, ``undefined`` or None.
         note: how the number came about, or why there is none.
         flag: why the number should not be trusted, or None.
+        protocol: how it was made.
     """
 
     value: float | None = None
@@ -38,11 +41,15 @@ class Score:
     kind: str | None = None
     note: str = ""
     flag: str | None = None
+    protocol: str = ""
 
     @classmethod
     def read(cls, scores: dict[str, Any], key: str) -> Score:
-        """The metric ``key`` of a family's or the floor's dictionary; an empty score where it is missing."""
-        entry = scores.get(key) or {}
+        """The metric ``key`` of a family's or the floor's dictionary; an empty score where it is missing.
+
+        ``frechet`` finds ``fid`` too, which is the same distance in Inception's features.
+        """
+        entry = scores.get(key) or scores.get(OFFICIAL.get(key, key)) or {}
         return cls(**{field.name: entry[field.name] for field in fields(cls) if field.name in entry})
 
     @property
@@ -63,61 +70,32 @@ class Column:
     head: str
     meaning: str
     misleads: str
+    source: str = ""
 
 
-COLUMNS = (
-    Column(
-        "frechet",
-        "Fréchet",
-        "Distance between a Gaussian fitted to the features of the samples and one fitted to those of real images.",
-        "It is biased upwards when N is small, so only equal N and equal features compare; it sees a mean and a "
-        "covariance and nothing else.",
-    ),
-    Column(
-        "precision",
-        "Precision",
-        "Share of samples that lie among the real images: closer to one of them than that one's k-th real neighbour.",
-        "A model that repeats its few safest images scores high; above the floor is not better than real.",
-    ),
-    Column(
-        "recall",
-        "Recall",
-        "Share of real images that lie among the samples, by the same rule with the roles exchanged.",
-        "A few outlying samples stretch the neighbourhoods and raise it.",
-    ),
-    Column(
-        "density",
-        "Density",
-        "How many real neighbourhoods hold a sample on average, divided by k; about 1 when both come from one law.",
-        "It has no upper end: above 1 the samples crowd where real images are most typical.",
-    ),
-    Column(
-        "coverage",
-        "Coverage",
-        "Share of real images that have at least one sample in their neighbourhood.",
-        "Even a perfect sampler stays below 1, so compare it with the floor and not with 1.",
-    ),
-    Column(
-        "bits_per_dim",
-        "Bits/dim",
-        "Code length of held-out images under the model, in bits for each pixel value: \N{MINUS SIGN}log₂ p(x) / D.",
-        "It says little about how samples look. A bound (≤) only limits the true value from above, so a larger bound "
-        "does not prove a worse model.",
-    ),
-    Column(
-        "train_closer",
-        "Train-closer",
-        "Share of samples whose nearest real image is a training image rather than one of equally many held-out "
-        "ones: 0.5 shows no memorising, 1 means copies.",
-        "It counts near copies only; a model can reuse parts of training images unseen.",
-    ),
-    Column(
-        "images_per_second",
-        "Images/s",
-        "Sampling speed: finished images for each second.",
-        "It holds for this hardware, batch size and number of sampling steps, and for no other.",
-    ),
+def _columns(*keys: str) -> tuple[Column, ...]:
+    return tuple(Column(e.key, e.head, e.meaning, e.misleads, e.source) for e in map(ENTRIES.__getitem__, keys))
+
+
+COLUMNS = _columns(
+    "frechet", "precision", "recall", "density", "coverage", "bits_per_dim", "memorised", "images_per_second"
 )
+"""The first table."""
+
+MORE = _columns(
+    "kid", "frechet_infinity", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
+    "authpct", "c_t", "train_closer", "nearest_training",
+)  # fmt: skip
+"""The second table, of which only what was measured is shown."""
+
+
+def measured(report: dict[str, Any], columns: Sequence[Column]) -> list[Column]:
+    """The columns in which some family has an entry."""
+    return [
+        column
+        for column in columns
+        if any(Score.read(family["metrics"], column.key) != Score() for family in report["families"])
+    ]
 
 
 def check(report: dict[str, Any]) -> None:
@@ -140,24 +118,31 @@ def _find_non_finite(value: Any, where: str) -> str | None:
     return next((place for place in found if place), None)
 
 
-def leaders(scores: Sequence[Score]) -> set[int]:
+def leaders(scores: Sequence[Score], apart: Callable[[int, int], bool | None] | None = None) -> set[int]:
     """Indices of the best score and of every score that is not told apart from it.
 
-    Two scores are told apart when they differ by more than two standard errors of their difference, taken as
-    independent (they share the real images, so this errs on the side of calling a draw). Undefined and flagged scores
-    never lead, and nothing leads where fewer than two can be compared.
+    Undefined and flagged scores never lead, and nothing leads where fewer than two can be compared.
+
+    Args:
+        scores: one for each family.
+        apart: whether two families' scores are told apart, None where it was not tested (`verdicts.told_apart`). What
+            was not tested is told apart when it differs by more than two standard errors of the difference, taken as
+            independent.
     """
     fair = [i for i, s in enumerate(scores) if s.defined and not s.flag and s.better in ("lower", "higher")]
     if len(fair) < 2:
         return set()
     sign = 1.0 if scores[fair[0]].better == "lower" else -1.0
-    best = scores[min(fair, key=lambda i: sign * (scores[i].value or 0.0))]
-    return {
-        i
-        for i in fair
-        if abs((scores[i].value or 0.0) - (best.value or 0.0))
-        <= 2 * math.hypot(scores[i].error or 0.0, best.error or 0.0)
-    }
+    best = min(fair, key=lambda i: sign * (scores[i].value or 0.0))
+
+    def beaten(i: int) -> bool:
+        tested = apart(i, best) if apart and i != best else None
+        if tested is not None:
+            return tested
+        gap = abs((scores[i].value or 0.0) - (scores[best].value or 0.0))
+        return gap > 2 * math.hypot(scores[i].error or 0.0, scores[best].error or 0.0)
+
+    return {i for i in fair if not beaten(i)}
 
 
 def distance_name(features: str) -> str:
@@ -167,7 +152,8 @@ def distance_name(features: str) -> str:
 
 def column_head(column: Column, features: str) -> str:
     """What stands above a column."""
-    return "FID" if column.key == "frechet" and distance_name(features) == "FID" else column.head
+    official = distance_name(features) == "FID"
+    return column.head.replace("Fréchet", "FID").replace("Kernel", "KID") if official else column.head
 
 
 def number(value: float, error: float | None = None, digits: int = 3) -> str:
@@ -192,7 +178,7 @@ def _decimals(value: float, error: float | None, digits: int = 3) -> int:
 
 
 def _minus(text: str) -> str:
-    return text.replace("-", "\N{MINUS SIGN}")
+    return text.replace("-", "\N{MINUS SIGN}") if text.strip("-0.,") else text.lstrip("-")  # no negative zero
 
 
 def compact(count: float | None) -> str:

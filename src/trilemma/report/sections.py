@@ -11,7 +11,8 @@ from typing import Any
 from trilemma.report.figures import curve
 from trilemma.report.marks import badge
 from trilemma.report.pictures import load
-from trilemma.report.scores import COLUMNS, Score, number
+from trilemma.report.scores import COLUMNS, MORE, Score, measured, number
+from trilemma.report.trust import classes, copies, flags
 
 WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
@@ -76,9 +77,10 @@ def family_section(index: int, family: dict[str, Any], report: dict[str, Any], f
     }
     return (
         f'<article id="family-{index}"><h3>{badge(index)} {escape(family["title"])} '
-        f"<code>{escape(family['name'])}</code></h3>{alarms}"
+        f"<code>{escape(family['name'])}</code></h3>{alarms}{flags(family)}"
         f'<dl class="facts">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items())}</dl>'
-        f"{_pictures_and_curves(index, family, report, folder)}{_settings(family)}</article>"
+        f"{_pictures_and_curves(index, family, report, folder)}{copies(family, folder)}{classes(family)}"
+        f"{_settings(family)}</article>"
     )
 
 
@@ -164,8 +166,9 @@ def method(report: dict[str, Any], distance: str) -> str:
     notes = f"<h3>What was done to the images</h3><ul>{notes}</ul>" if notes else ""
     meanings = "".join(
         f'<div id="means-{column.key}"><dt>{_spelt(column.head, distance)}</dt><dd>{escape(column.meaning)} '
-        f"<em>When it misleads:</em> {escape(column.misleads)}{_as_measured(report, column.key)}</dd></div>"
-        for column in COLUMNS
+        f"<em>When it misleads:</em> {escape(column.misleads)}{_as_measured(report, column.key)}"
+        f"{_source(column.source)}</dd></div>"
+        for column in (*COLUMNS, *measured(report, MORE))
     )
     return (
         f'<dl class="facts protocol">{rows}</dl>{notes}<h3>What the numbers mean, and when they mislead</h3>'
@@ -176,8 +179,12 @@ def method(report: dict[str, Any], distance: str) -> str:
 def _as_measured(report: dict[str, Any], key: str) -> str:
     """What the metric says of itself (k, the reference), where it says it alike for all families."""
     scores = [Score.read(family["metrics"], key) for family in report["families"]]
-    notes = {score.note for score in scores if score.defined and score.note and not score.kind}
+    notes = {score.protocol or score.note for score in scores if score.defined and not score.kind} - {""}
     return f" <em>Here:</em> {escape(notes.pop())}." if len(notes) == 1 else ""
+
+
+def _source(source: str) -> str:
+    return f" <small>{_linked(source)}</small>" if source else ""
 
 
 def _spelt(head: str, distance: str) -> str:

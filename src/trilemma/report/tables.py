@@ -14,6 +14,7 @@ from rich.text import Text
 from trilemma.report.marks import ANSWER_MARKS, answer_mark, named
 from trilemma.report.scores import (
     COLUMNS,
+    MORE,
     Column,
     Score,
     check,
@@ -21,9 +22,11 @@ from trilemma.report.scores import (
     compact,
     error_text,
     leaders,
+    measured,
     number,
     sample_size,
 )
+from trilemma.report.verdicts import lines, told_apart
 
 FLOOR = "Held-out real images"
 
@@ -58,34 +61,54 @@ def _arrow(scores: Sequence[Score]) -> str:
 
 
 def comparison(report: dict[str, Any]) -> str:
-    """The comparison table with its notes, as HTML."""
-    families, notes = report["families"], Notes()
-    by_column = [column_scores(report, column) for column in COLUMNS]
-    leading = [leaders(scores) for scores in by_column]
+    """The comparison table, a second one of what else was measured, and the notes of both, as HTML."""
+    notes = Notes()
+    first = _grid(report, COLUMNS, notes, "Comparison table", with_costs=True)
+    more = measured(report, MORE)
+    second = _grid(report, more, notes, "Second comparison table", with_costs=False) if more else ""
+    heading = '<h3 class="subhead">More of the same, and copies</h3>' if more else ""
+    return f"{first}{heading}{second}{notes.html()}"
+
+
+def _grid(report: dict[str, Any], columns: Sequence[Column], notes: Notes, label: str, with_costs: bool) -> str:
+    """One table: a row for each family, then one for held-out real images."""
+    by_column = [column_scores(report, column) for column in columns]
+    leading = [leaders(s, told_apart(report, c)) for s, c in zip(by_column, columns, strict=True)]
     rows = []
-    for i, family in enumerate(families):
+    for i, family in enumerate(report["families"]):
         cells = "".join(_cell(scores[i], i in best, notes) for scores, best in zip(by_column, leading, strict=True))
-        cells += f"<td>{compact(family['parameters'])}</td><td>{compact(family['training']['images'])}</td>"
+        if with_costs:
+            cells += f"<td>{compact(family['parameters'])}</td><td>{compact(family['training']['images'])}</td>"
         rows.append(f'<tr><th scope="row">{named(i, family["title"])}</th>{cells}</tr>')
-    floor = report.get("floor") or {}
-    cells = "".join(_cell(Score.read(floor, c.key), False, notes) if floor.get(c.key) else "<td></td>" for c in COLUMNS)
-    rows.append(f'<tr class="floor-row"><th scope="row">{FLOOR}</th>{cells}<td></td><td></td></tr>')
+    floor = [Score.read(report.get("floor") or {}, column.key) for column in columns]
+    cells = "".join(_cell(score, False, notes) if score != Score() else "<td></td>" for score in floor)
+    costs = "<td></td><td></td>" if with_costs else ""
+    rows.append(f'<tr class="floor-row"><th scope="row">{FLOOR}</th>{cells}{costs}</tr>')
     return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Comparison table"><table class="comparison">'
-        f"<thead><tr><th></th>{_heads(report, by_column)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        f"{notes.html()}"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table class="comparison">'
+        f"<thead><tr><th></th>{_heads(report, columns, by_column, with_costs)}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
-def _heads(report: dict[str, Any], by_column: Sequence[Sequence[Score]]) -> str:
+def _heads(
+    report: dict[str, Any], columns: Sequence[Column], by_column: Sequence[Sequence[Score]], with_costs: bool
+) -> str:
     heads = []
-    for column, scores in zip(COLUMNS, by_column, strict=True):
+    for column, scores in zip(columns, by_column, strict=True):
         head = escape(column_head(column, report["protocol"]["features"]))
         heads.append(
             f'<th scope="col"><a href="#means-{column.key}">{head}</a>&nbsp;{_arrow(scores)}'
-            f"<small>{sample_size(scores)}</small></th>"
+            f"<small>{_size(scores)}</small></th>"
         )
-    return "".join(heads) + '<th scope="col">Para&shy;meters</th><th scope="col">Trained on<small>images</small></th>'
+    costs = '<th scope="col">Para&shy;meters</th><th scope="col">Trained on<small>images</small></th>'
+    return "".join(heads) + (costs if with_costs else "")
+
+
+def _size(scores: Sequence[Score]) -> str:
+    """N, and out of how many a count is."""
+    units = {score.unit for score in scores if score.unit.startswith("of ")}
+    return " ".join(filter(None, (*units, sample_size(scores)))) if len(units) == 1 else sample_size(scores)
 
 
 def _cell(score: Score, leads: bool, notes: Notes) -> str:
@@ -139,7 +162,7 @@ def table(report: dict[str, Any]) -> Group:
     check(report)
     notes = Notes()
     by_column = [column_scores(report, column) for column in COLUMNS]
-    leading = [leaders(scores) for scores in by_column]
+    leading = [leaders(s, told_apart(report, c)) for s, c in zip(by_column, COLUMNS, strict=True)]
     title = Text(report["title"], style="bold")
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False, title=title)
     drawn.add_column("", overflow="fold")
@@ -153,8 +176,8 @@ def table(report: dict[str, Any]) -> Group:
     floor = report.get("floor") or {}
     real = [_terminal_cell(Score.read(floor, c.key), False, notes) if floor.get(c.key) else Text() for c in COLUMNS]
     drawn.add_row(Text("real images"), *real)
-    lines = [Text(f"{i}: {text}", style="dim") for i, text in enumerate(notes.texts, 1)]
-    return Group(drawn, *lines)
+    explained = [Text(f"{i}: {text}", style="dim") for i, text in enumerate(notes.texts, 1)]
+    return Group(drawn, *explained, *(Text(line) for line in lines(report)))
 
 
 def _terminal_cell(score: Score, leads: bool, notes: Notes) -> Text:

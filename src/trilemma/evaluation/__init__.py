@@ -1,0 +1,30 @@
+"""Run or images + held-out images → numbers, each with its protocol.
+
+A score stands beside that of held-out real images, computed by the same function on as many images (its floor), and
+beside those of distorted real images (its scale).
+"""
+
+from trilemma.evaluation.difference import Difference, differences, judge
+from trilemma.evaluation.ladder import draw as draw_ladder
+from trilemma.evaluation.measure import evaluate, real_scores
+from trilemma.evaluation.protocol import Metric, Protocol
+from trilemma.evaluation.record import FORMAT, describe_data, describe_protocol
+from trilemma.evaluation.reference import Reference, subset
+from trilemma.evaluation.stream import Tell
+
+__all__ = [
+    "FORMAT",
+    "Difference",
+    "Metric",
+    "Protocol",
+    "Reference",
+    "Tell",
+    "describe_data",
+    "describe_protocol",
+    "differences",
+    "draw_ladder",
+    "evaluate",
+    "judge",
+    "real_scores",
+    "subset",
+]

@@ -1,0 +1,252 @@
+"""Every number by name: what it means, when it lies, where it comes from. ``docs/metrics.md`` says the same at length.
+
+Plain strings and nothing else, so that the command line, the report and the documentation cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One metric.
+
+    Attributes:
+        key: its name in JSON.
+        head: what stands above its column.
+        group: the set it is asked for with.
+        meaning: what it says, in a sentence.
+        misleads: when it says something else.
+        source: the paper.
+        default: whether it is measured unless something else is asked for.
+    """
+
+    key: str
+    head: str
+    group: str
+    meaning: str
+    misleads: str
+    source: str
+    default: bool = True
+
+
+GLOSSARY = (
+    Entry(
+        "frechet",
+        "Fréchet",
+        "fidelity",
+        "Distance between a Gaussian fitted to the features of the samples and one fitted to those of real images.",
+        "It is biased upwards when N is small, so only equal N and equal features compare; it sees a mean and a "
+        "covariance and nothing else.",
+        "Heusel et al. 2017, arXiv:1706.08500",
+    ),
+    Entry(
+        "frechet_infinity",
+        "Fréchet ∞",
+        "fidelity",
+        "The same distance extrapolated to infinitely many samples, which takes away a bias that depends on the model.",
+        "It is a straight line through noisy points: its error is larger than that of the distance itself.",
+        "Chong & Forsyth 2020, arXiv:1911.07023",
+    ),
+    Entry(
+        "kid",
+        "Kernel",
+        "fidelity",
+        "Kernel distance: how much more alike real images are among themselves than they are like the samples. "
+        "Unbiased at any N.",
+        "Small values are noisy and may be negative; it compares within one feature space only.",
+        "Bińkowski et al. 2018, arXiv:1801.01401",
+    ),
+    Entry(
+        "precision",
+        "Precision",
+        "fidelity",
+        "Share of samples that lie among the real images: closer to one of them than that one's k-th real neighbour.",
+        "A model that repeats its few safest images scores high; above the floor is not better than real.",
+        "Kynkäänniemi et al. 2019, arXiv:1904.06991",
+    ),
+    Entry(
+        "recall",
+        "Recall",
+        "fidelity",
+        "Share of real images that lie among the samples, by the same rule with the roles exchanged.",
+        "A few outlying samples stretch the neighbourhoods and raise it.",
+        "Kynkäänniemi et al. 2019, arXiv:1904.06991",
+    ),
+    Entry(
+        "density",
+        "Density",
+        "fidelity",
+        "How many real neighbourhoods hold a sample on average, divided by k; about 1 when both come from one law.",
+        "It has no upper end: above 1 the samples crowd where real images are most typical.",
+        "Naeem et al. 2020, arXiv:2002.09797",
+    ),
+    Entry(
+        "coverage",
+        "Coverage",
+        "fidelity",
+        "Share of real images that have at least one sample in their neighbourhood.",
+        "Even a perfect sampler stays below 1, so compare it with the floor and not with 1.",
+        "Naeem et al. 2020, arXiv:2002.09797",
+    ),
+    Entry(
+        "memorised",
+        "Copied",
+        "memorisation",
+        "Share of samples nearer to a training image, in pixels, than fresh real images ever come; with a p-value.",
+        "It counts near copies only: a model can reuse parts, mirrored or recoloured images unseen.",
+        "held-out images as the null, after Meehan et al. 2020, arXiv:2004.05675",
+    ),
+    Entry(
+        "authpct",
+        "AuthPct",
+        "memorisation",
+        "Share of samples that are authentic: farther from their nearest training image than that one is from its own "
+        "nearest training neighbour.",
+        "Fresh real images do not reach 1 either, so only the distance to the floor says something.",
+        "Alaa et al. 2022, arXiv:2102.08921",
+    ),
+    Entry(
+        "c_t",
+        "C_T",
+        "memorisation",
+        "Whether samples lie nearer to the training set than held-out images do, as a z-score: below −2 copying, above "
+        "+2 underfitting.",
+        "It asks about the whole sample: one per cent of copies among good samples hardly moves it.",
+        "Meehan, Chaudhuri & Dasgupta 2020, arXiv:2004.05675",
+    ),
+    Entry(
+        "train_closer",
+        "Train-closer",
+        "memorisation",
+        "Share of samples whose nearest real image is a training image rather than one of equally many held-out "
+        "ones: 0.5 shows no memorising, 1 means copies.",
+        "It counts near copies only; a model can reuse parts of training images unseen.",
+        "the same idea by counts instead of distances",
+    ),
+    Entry(
+        "nearest_training",
+        "Nearest",
+        "memorisation",
+        "Median distance in pixels from a sample to the nearest training image; 0 is a copy.",
+        "Plain or dark images are near to everything: read it beside the held-out images' own distance.",
+        "root mean square over pixels, in grey levels",
+    ),
+    Entry(
+        "accuracy",
+        "Accuracy",
+        "labelled",
+        "Share of conditional samples in which a classifier trained on real images sees the class that was asked for.",
+        "A classifier can be right about an ugly image; the most typical image of each class scores highest.",
+        "a classifier of its own, trained on the training split",
+        default=False,
+    ),
+    Entry(
+        "modes",
+        "Modes",
+        "labelled",
+        "Classes that occur among the samples, as that classifier sees them.",
+        "One lucky sample covers a class; and a class can be covered by a single image of it.",
+        "Che et al. 2017, arXiv:1612.02136; Lin et al. 2018, arXiv:1712.04086",
+        default=False,
+    ),
+    Entry(
+        "mode_kl",
+        "Mode KL",
+        "labelled",
+        "How far the frequencies of the classes among the samples are from the real ones, in nats: KL(samples ‖ real).",
+        "A perfect sampler is above 0 at any finite N; the note says how far.",
+        "Lin et al. 2018, arXiv:1712.04086",
+        default=False,
+    ),
+    Entry(
+        "per_class",
+        "Per class",
+        "labelled",
+        "Distance, precision and recall for each class alone: which class the model is worst at.",
+        "There are few images to a class, so the distances are biased upwards more than the overall one.",
+        "as for the whole",
+        default=False,
+    ),
+    Entry(
+        "cas",
+        "CAS",
+        "labelled",
+        "Classification accuracy score: a classifier trained on samples alone, tested on real held-out images.",
+        "It depends on how the classifier is trained; compare with the same classifier trained on as many real images.",
+        "Ravuri & Vinyals 2019, arXiv:1905.10887",
+        default=False,
+    ),
+    Entry(
+        "stacked_modes",
+        "Stacked modes",
+        "labelled",
+        "Of the 1,000 combinations of three digits in the colour channels of stacked MNIST, those that occur.",
+        "It grows with N: the protocol of the papers is 26,000 samples.",
+        "Lin et al. 2018, arXiv:1712.04086",
+        default=False,
+    ),
+    Entry(
+        "stacked_kl",
+        "Stacked KL",
+        "labelled",
+        "How far the frequencies of those 1,000 combinations are from uniform, in nats.",
+        "A perfect sampler has 0.019 at 26,000 samples, and more at fewer.",
+        "Lin et al. 2018, arXiv:1712.04086",
+        default=False,
+    ),
+    Entry(
+        "bits_per_dim",
+        "Bits/dim",
+        "model",
+        "Code length of held-out images under the model, in bits for each pixel value: \N{MINUS SIGN}log₂ p(x) / D.",
+        "It says little about how samples look. A bound (≤) only limits the true value from above, so a larger bound "
+        "does not prove a worse model.",
+        "Theis et al. 2016, arXiv:1511.01844",
+    ),
+    Entry(
+        "images_per_second",
+        "Images/s",
+        "model",
+        "Sampling speed: finished images for each second.",
+        "It holds for this hardware, batch size and number of sampling steps, and for no other.",
+        "wall-clock time of the sampler",
+    ),
+)
+
+ENTRIES = {entry.key: entry for entry in GLOSSARY}
+GROUPS = tuple(dict.fromkeys(entry.group for entry in GLOSSARY))
+OFFICIAL = {"frechet": "fid", "frechet_infinity": "fid_infinity"}
+"""What two distances are called where the features are those of the FID of the literature."""
+
+
+def entry(name: str) -> Entry | None:
+    """The entry of a metric by its name in JSON; `fid` has that of `frechet`."""
+    return ENTRIES.get({official: key for key, official in OFFICIAL.items()}.get(name, name))
+
+
+def place_of(name: str) -> int:
+    """Where a metric stands among all of them."""
+    found = entry(name)
+    return list(ENTRIES).index(found.key) if found else len(ENTRIES)
+
+
+def choose(text: str) -> set[str]:
+    """Names and groups, separated by commas, to the metrics they stand for; ``ValueError`` for an unknown one."""
+    chosen: set[str] = set()
+    for name in filter(None, (part.strip().replace("-", "_") for part in text.split(","))):
+        if name in ("default", "all"):
+            chosen |= {e.key for e in GLOSSARY if e.default or (name == "all" and not e.key.startswith("stacked"))}
+        elif name in GROUPS:
+            chosen |= {e.key for e in GLOSSARY if e.group == name and not e.key.startswith("stacked")}
+        elif found := entry(name):
+            chosen.add(found.key)
+        else:
+            raise ValueError(
+                f"there is no metric {name!r}: choose from default, all, {', '.join(GROUPS)}, "
+                f"{', '.join([*OFFICIAL.values(), *ENTRIES])}"
+            )
+    if not chosen:
+        raise ValueError("--metrics is empty: leave it out for the default ones")
+    return chosen

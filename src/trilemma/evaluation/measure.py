@@ -1,0 +1,214 @@
+"""Run, folder, archive or data set + real images → numbers, each with its error, its floor and its protocol."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from trilemma.data import DataConfig, Dataset, load
+from trilemma.data.dataset import image_digests
+from trilemma.evaluation import ladder, pictures
+from trilemma.evaluation.glossary import ENTRIES, place_of
+from trilemma.evaluation.labelled import label_metrics
+from trilemma.evaluation.likelihood import likelihood_metric
+from trilemma.evaluation.memorisation import Memory, memory
+from trilemma.evaluation.misuse import identical_images, trained_on_held_out
+from trilemma.evaluation.protocol import Metric, Protocol
+from trilemma.evaluation.reading import read
+from trilemma.evaluation.record import describe
+from trilemma.evaluation.reference import Reference
+from trilemma.evaluation.scores import fidelity
+from trilemma.evaluation.stream import Pool, Tell, pool
+from trilemma.evaluation.subject import Subject, image_subject, run_subject, samples_as_dataset, tensor_subject
+from trilemma.metrics import Features
+from trilemma.parallel import ranks
+from trilemma.run import Run, is_run, write_json
+
+Source = Run | Dataset | DataConfig | str | os.PathLike[str]
+
+
+def evaluate(
+    subject: Source | Tensor,
+    against: Reference | Source | None = None,
+    *,
+    protocol: Protocol | None = None,
+    options: Any | None = None,
+    network: Features | None = None,
+    device: str = "auto",
+    out: str | os.PathLike[str] | None = None,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Measure a run, or a folder, archive, data set or tensor of images, against real images.
+
+    Args:
+        subject: a run or its folder, anything that `load` takes, or uint8 images [N, C, H, W].
+        against: the real images; by default those the run was trained on. A run here stands for its samples.
+        protocol: how; `Protocol` has the defaults.
+        options: sampling options of the run's family.
+        network: features of your own; by default those that ``protocol`` names.
+        device: where to compute.
+        out: a folder for ``metrics.json`` and the pictures; by default the run's own, or none.
+        tell: told of the progress.
+
+    Returns:
+        A record of plain values: ``subject``, ``protocol``, ``metrics`` and ``floor`` (name → `Metric` as a
+        dictionary), ``flags``, ``memorisation``, ``ladder``, ``per_class`` and the names of its ``pictures``. Under
+        torchrun the work is shared and every process returns the same.
+
+    Raises:
+        ValueError: bad input, in one line.
+    """
+    protocol = protocol or (against.protocol if isinstance(against, Reference) else Protocol())
+    if isinstance(subject, (str, os.PathLike)) and is_run(subject):
+        subject = Run.open(subject)
+    if against is None and not isinstance(subject, Run):
+        raise ValueError(
+            f"{_named(subject)} is not a run folder: say with --against which real images to compare it with"
+        )
+    if against is None and isinstance(subject, Run):
+        against = subject.config.data
+    assert against is not None
+    real = against if isinstance(against, Reference) else _prepare(against, protocol, device, network, tell)
+    where = ranks(device)
+    if isinstance(subject, Run):
+        measured = run_subject(subject, real, options, where)
+    elif isinstance(subject, Tensor):
+        measured = tensor_subject(subject, real)
+    else:
+        measured = image_subject(subject.source if isinstance(subject, DataConfig) else subject, real)
+    place = _place(subject, out)
+    return _evaluate(measured, real, options, device, place, tell)
+
+
+def _prepare(
+    against: Source, protocol: Protocol, device: str, network: Features | None, tell: Tell | None
+) -> Reference:
+    if isinstance(against, (str, os.PathLike)) and is_run(against):
+        against = Run.open(against)
+    elif isinstance(against, DataConfig) and is_run(against.source):
+        against = Run.open(against.source)
+    if isinstance(against, Run):
+        against = samples_as_dataset(against, protocol.reference, protocol.n, protocol.seed, device)
+    dataset = against if isinstance(against, Dataset) else load(against)
+    return Reference.prepare(dataset, protocol, device, tell, network)
+
+
+def _place(subject: object, out: str | os.PathLike[str] | None) -> Path | None:
+    """The folder of the record and the pictures."""
+    if out is not None:
+        place = Path(out)
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"{place} is a file: choose a folder for --out")
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+    return subject.path if isinstance(subject, Run) else None
+
+
+def _named(subject: object) -> str:
+    if isinstance(subject, Dataset):
+        return subject.name
+    return "a tensor of images" if isinstance(subject, Tensor) else str(getattr(subject, "source", subject))
+
+
+def _evaluate(
+    subject: Subject, real: Reference, options: Any | None, device: str, place: Path | None, tell: Tell | None
+) -> dict[str, Any]:
+    where, protocol = ranks(device), real.protocol
+    hashes: list[np.ndarray[Any, Any]] = []
+    drawn = protocol.wants(*(key for key in ENTRIES if key != "bits_per_dim"))
+    if subject.run is None and not protocol.wants(*(e.key for e in ENTRIES.values() if e.group != "model")):
+        raise ValueError(
+            f"--metrics {protocol.metrics} asks a model, and {subject.about['images']} is not a run folder"
+        )
+    sample = None
+    if drawn:
+        sample = pool(
+            subject.supply,
+            real.network,
+            where,
+            kept=protocol.kept,
+            keep_images=True,
+            look=lambda images: hashes.append(image_digests(images.numpy())),
+            tell=tell,
+            what="samples and their features" if subject.run else "features",
+        )
+    # What the processes share comes first; what is left is the first one's.
+    metrics: dict[str, Metric] = {}
+    per_image: dict[str, list[float]] = {}
+    if subject.run and protocol.wants("bits_per_dim"):
+        metrics["bits_per_dim"], per_image["bits_per_dim"] = likelihood_metric(subject, real, device, tell)
+    if subject.run and drawn and protocol.wants("images_per_second"):
+        metrics["images_per_second"] = subject.speed(where)
+    shown = pictures.of_run(subject, real, options, device) if subject.run and drawn and place else None
+    rungs = ladder.climb(real, where, tell) if drawn else None
+    record = None
+    if where.first:
+        seen = np.concatenate(hashes) if hashes else None
+        record, remembered = _judge(subject, sample, seen, metrics, real, rungs, device, tell)
+        record |= {"per_image": per_image}
+        if place is not None:
+            if sample is not None:
+                record["pictures"] = pictures.save(place, sample, shown, real, remembered)
+            write_json(place / "metrics.json", record)
+    found: dict[str, Any] = where.agree(record)
+    return found
+
+
+def _judge(
+    subject: Subject,
+    sample: Pool | None,
+    hashes: np.ndarray[Any, Any] | None,
+    shared: dict[str, Metric],
+    real: Reference,
+    rungs: list[dict[str, Any]] | None,
+    device: str,
+    tell: Tell | None,
+) -> tuple[dict[str, Any], Memory | None]:
+    """Everything that one process does with the gathered features and images: the record, and what it found copied."""
+    flags = list(subject.flags)
+    metrics: dict[str, Metric] = {}
+    extra: dict[str, Any] = {}
+    remembered: Memory | None = None
+    if sample is not None and hashes is not None:
+        if tell:
+            tell("scores", 0, 3)
+        flags += identical_images(hashes, real)
+        metrics |= fidelity(sample, real.train, real.network, real.protocol, real.against)
+        if tell:
+            tell("scores", 1, 3)
+        remembered = memory(sample, real)
+        metrics |= remembered.metrics
+        if remembered.record:
+            extra["memorisation"] = remembered.record
+        if tell:
+            tell("scores", 2, 3)
+        found, per_class = label_metrics(sample, subject.labels, real, tell)
+        metrics |= found
+        if per_class:
+            extra["per_class"] = per_class
+    if subject.run is not None:
+        flags += trained_on_held_out(subject.run, real)
+    floor = real_scores(real) if sample is not None else {}
+    metrics = {name: read(name, metric, floor.get(name), rungs) for name, metric in (metrics | shared).items()}
+    metrics = dict(sorted(metrics.items(), key=lambda item: place_of(item[0])))
+    if tell:
+        tell("scores", 3, 3)
+    record = describe(subject.about, metrics, floor, real, device)
+    return record | {"flags": flags, "ladder": rungs or []} | extra, remembered
+
+
+def real_scores(real: Reference) -> dict[str, Metric]:
+    """The floor: held-out real images, scored by the same functions. Computed once for each reference."""
+    if "floor" not in real.memo:
+        floor = fidelity(real.held_out, real.train, real.network, real.protocol, real.against)
+        images = replace(real.held_out, images=real.held_out_images)
+        floor |= memory(images, real, held_out=True).metrics
+        floor |= label_metrics(images, real.labels, real, None, held_out=True)[0]
+        real.memo["floor"] = floor
+    found: dict[str, Metric] = real.memo["floor"]
+    return found

@@ -1,0 +1,205 @@
+"""Did the model copy its training images? A verdict with a p-value, in pixels and in features, and closest pairs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trilemma.evaluation.glossary import ENTRIES
+from trilemma.evaluation.protocol import Metric
+from trilemma.evaluation.reference import Reference, display
+from trilemma.evaluation.scores import attempt
+from trilemma.evaluation.stream import Pool
+from trilemma.metrics import Copies, Nearness, authpct, c_t, nearness, train_closer, verdict
+from trilemma.metrics.estimate import Estimate, share_of
+
+SIDE = 32
+"""Pixels are compared at this size at most; a copy stays a copy when both are averaged down."""
+
+MOST_SAMPLES, MOST_TRAINING = 10_000, 200_000
+"""Images compared pixel by pixel, at most."""
+
+PAIRS = 10
+
+
+@dataclass(frozen=True)
+class Closest:
+    """A sample and the training image it comes nearest to: their rows, and the distance between them."""
+
+    sample: int
+    training: int
+    distance: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """All that is known about copying.
+
+    Attributes:
+        metrics: the numbers.
+        record: the two verdicts in words, with p-values and pairs.
+        pairs: the most suspicious pairs, closest first, by ``pixels`` and by ``features``; ``training`` is an index
+            of the data set.
+    """
+
+    metrics: dict[str, Metric]
+    record: dict[str, Any] = field(default_factory=dict)
+    pairs: dict[str, list[Closest]] = field(default_factory=dict)
+
+
+def memory(sample: Pool, real: Reference, held_out: bool = False) -> Memory:
+    """Everything asked for about copying; of ``held_out`` images themselves only what needs no other held-out images.
+
+    Args:
+        sample: with its images.
+    """
+    protocol, n = real.protocol, len(sample.features)
+    how = f"{real.network.name} features, {n:,} images against {real.against}"
+    metrics: dict[str, Metric] = {}
+    if protocol.wants("authpct"):
+        metrics["authpct"] = attempt(
+            lambda: authpct(sample.features, real.train.features), "authpct", "none", n, how, unit="%"
+        )
+    by_pixels = None
+    if protocol.wants("nearest_training", "memorised"):
+        by_pixels = real_nearness(real, "pixels") if held_out else nearness(_shown(sample.images), train_pixels(real))
+    if by_pixels and protocol.wants("nearest_training"):
+        metrics["nearest_training"] = _median_distance(by_pixels, train_pixels(real))
+    if held_out:
+        return Memory(metrics)
+    if protocol.wants("c_t"):
+        beside = (
+            f"{how}, and {len(real.held_out.features):,} held-out ones as the null; the error is that under the null"
+        )
+        metrics["c_t"] = attempt(
+            lambda: c_t(sample.features, real.train.features, real.held_out.features, seed=protocol.seed),
+            "c_t", "none", n, beside, flag=_copying,
+        )  # fmt: skip
+    if protocol.wants("train_closer"):
+        metrics["train_closer"] = attempt(
+            lambda: Estimate(*train_closer(sample.features, real.train.features, real.held_out.features)),
+            "train_closer", "none", n, how, flag=_swapped,
+        )  # fmt: skip
+    if not protocol.wants("memorised") or by_pixels is None:
+        return Memory(metrics)
+    return _verdict(sample, by_pixels, real, metrics)
+
+
+def _copying(found: Estimate) -> str | None:
+    error = found.error or 1.0
+    if found.value < -3 * error:
+        return "samples lie nearer to the training images than held-out images do, as a whole: copying"
+    return None
+
+
+def _swapped(found: Estimate) -> str | None:
+    if found.value < 0.5 - 5 * (found.error or 0.0) and found.value < 0.4:
+        return (
+            "samples lie nearer to the held-out than to the training images: are they exchanged, "
+            "or is this model trained on other images?"
+        )
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------- the verdict
+
+
+def real_nearness(real: Reference, space: str) -> Nearness:
+    """How near held-out images come to training images, in pixels or in features; computed once."""
+    key = f"nearness by {space}"
+    if key not in real.memo:
+        own, train = real.held_out.features, real.train.features
+        if space == "pixels":
+            own, train = _shown(real.held_out_images), train_pixels(real)
+        real.memo[key] = nearness(own, train)
+    found: Nearness = real.memo[key]
+    return found
+
+
+def _verdict(sample: Pool, by_pixels: Nearness, real: Reference, metrics: dict[str, Metric]) -> Memory:
+    n = len(by_pixels.distance)
+    try:
+        near = {"pixels": by_pixels, "features": nearness(sample.features, real.train.features)}
+        found = {space: verdict(near[space], real_nearness(real, space), pairs=PAIRS) for space in near}
+    except ValueError as problem:
+        metrics["memorised"] = Metric(None, better="lower", n=n, flag=f"refused: {problem}")
+        return Memory(metrics)
+    # Two looks at the same question: the smaller p-value is doubled.
+    space = min(found, key=lambda key: found[key].p_value)
+    p_value = min(1.0, 2 * found[space].p_value)
+    best, train = found[space], train_pixels(real)
+    error = share_of(best.share * n, n).error
+    flag = f"p = {p_value:.2g}: {best.text}, by {space}" if p_value < 0.01 else None
+    metrics["memorised"] = Metric(
+        best.share if p_value < 0.05 else 0.0, error, "", "lower", n, None,
+        f"{ENTRIES['memorised'].meaning} Here p = {p_value:.2g}", flag,
+        f"pixels against {len(train):,} training images and {real.network.name} features against "
+        f"{real.train.n:,}; {len(real.held_out.features):,} held-out images are the null",
+    )  # fmt: skip
+    record = {
+        key: {
+            "share": c.share,
+            "p_value": c.p_value,
+            "exact": c.exact,
+            "exact_held_out": c.exact_held_out,
+            "text": c.text,
+        }
+        for key, c in found.items()
+    }
+    pairs = {
+        "pixels": _pairs(found["pixels"], real.dataset.train, math.sqrt(train.shape[1])),
+        "features": _pairs(found["features"], real.train_indices, 1.0),
+    }
+    told = {key: [asdict(pair) for pair in listed] for key, listed in pairs.items()}
+    return Memory(metrics, {"p_value": p_value, **record, "pairs": told}, pairs)
+
+
+def _pairs(found: Copies, rows: Any, scale: float) -> list[Closest]:
+    listed = [Closest(pair.sample, int(rows[pair.train]), pair.distance / scale) for pair in found.pairs]
+    return sorted(listed, key=lambda pair: pair.distance)
+
+
+# -------------------------------------------------------------------------------------------------------- in pixels
+
+
+def pixels(images: Tensor) -> Tensor:
+    """uint8 [N, C, H, W] to uint8 [N, D], averaged down to `SIDE` where they are larger."""
+    height, width = images.shape[-2:]
+    side = max(height, width)
+    if side > SIDE and len(images):
+        size = max(1, round(height * SIDE / side)), max(1, round(width * SIDE / side))
+        parts = [F.adaptive_avg_pool2d(part.float(), size) for part in torch.split(images, 1024)]
+        images = torch.cat([part.round().to(torch.uint8) for part in parts])
+    return images.flatten(1)
+
+
+def train_pixels(real: Reference) -> Tensor:
+    """All training images in pixels, uint8 [M, D]."""
+    if "pixels" not in real.memo:
+        train = real.dataset.train[:MOST_TRAINING]
+        parts = [pixels(display(real.dataset, train[i : i + 4096])) for i in range(0, len(train), 4096)]
+        real.memo["pixels"] = torch.cat(parts)
+    found: Tensor = real.memo["pixels"]
+    return found
+
+
+def _shown(images: Tensor) -> Tensor:
+    return pixels(images[:MOST_SAMPLES])
+
+
+def _median_distance(near: Nearness, train: Tensor) -> Metric:
+    """Median distance to the nearest of all training images, and its error by the order statistics around it."""
+    ordered = (near.distance / math.sqrt(train.shape[1])).sort().values
+    n = len(ordered)
+    reach = math.sqrt(n) / 2  # one standard error of a median, in ranks
+    low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach))
+    return Metric(
+        float(ordered.median()), float(ordered[high] - ordered[low]) / 2, "grey levels", "none", n, None,
+        ENTRIES["nearest_training"].meaning,
+        protocol=f"root mean square over pixels, {n:,} images against {len(train):,} training images",
+    )  # fmt: skip

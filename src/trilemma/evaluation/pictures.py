@@ -1,0 +1,76 @@
+"""The pictures of an evaluation: samples, samples above their nearest training images, and the closest pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from trilemma.evaluation.memorisation import MOST_TRAINING, Closest, Memory, pixels, train_pixels
+from trilemma.evaluation.reference import Reference, display
+from trilemma.evaluation.stream import Pool
+from trilemma.evaluation.subject import Subject
+from trilemma.images import grid, save_png, to_display, to_pil
+from trilemma.metrics import nearest
+from trilemma.sampling import sample
+
+COLUMNS = 10
+TILE = 56
+"""Pixels that the tiles of the closest pairs are brought to, at least: room for a number under them."""
+
+
+def of_run(subject: Subject, real: Reference, options: Any | None, device: str) -> Tensor:
+    """Eighty samples for a grid of ten columns, every class in turn; with more than ten classes, the first ten."""
+    assert subject.model is not None
+    spec = subject.model.spec
+    labels = [i % COLUMNS % spec.classes for i in range(80)] if spec.classes else None
+    drawn = sample(subject.model, 80, seed=real.protocol.seed, labels=labels, options=options, device=device)
+    return to_display(drawn.images, spec.levels)
+
+
+def save(place: Path, drawn: Pool, shown: Tensor | None, real: Reference, remembered: Memory | None) -> dict[str, str]:
+    """Write the pictures into a folder; returns their names."""
+    named = {"samples": drawn.images[:80] if shown is None else shown}
+    save_png(grid(named["samples"], columns=COLUMNS), place / "samples.png")
+    saved = {"samples": "samples.png"}
+    first = drawn.images[: 2 * COLUMNS]
+    if len(first):
+        _, indices = nearest(pixels(first), train_pixels(real))
+        neighbours = display(real.dataset, real.dataset.train[:MOST_TRAINING][indices.numpy()])
+        save_png(grid(_in_pairs(first, neighbours), columns=COLUMNS), place / "neighbours.png")
+        saved["neighbours"] = "neighbours.png"
+    for space, pairs in (remembered.pairs if remembered else {}).items():
+        if pairs:
+            saved[f"closest_{space}"] = _closest(place / f"closest-{space}.png", pairs, drawn.images, real).name
+    return saved
+
+
+def _in_pairs(upper: Tensor, lower: Tensor) -> Tensor:
+    """Rows of ten, each above its partner."""
+    rows = range(0, len(upper), COLUMNS)
+    return torch.cat([part for row in rows for part in (upper[row : row + COLUMNS], lower[row : row + COLUMNS])])
+
+
+def _closest(path: Path, pairs: Sequence[Closest], images: Tensor, real: Reference) -> Path:
+    """Each sample above the training image it is nearest to, the distance written under both."""
+    upper = images[[pair.sample for pair in pairs]]
+    lower = display(real.dataset, np.array([pair.training for pair in pairs]))
+    scale = max(1, -(-TILE // upper.shape[-1]))
+    gap = 2 * scale
+    picture = to_pil(grid(torch.cat([upper, lower]), columns=len(pairs), gap=2, scale=scale)).convert("RGB")
+    tile = upper.shape[-1] * scale + gap
+    size = max(12, tile // 4)
+    canvas = Image.new("RGB", (picture.width, picture.height + size + gap), (64, 64, 64))
+    canvas.paste(picture, (0, 0))
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size)
+    for i, pair in enumerate(pairs):
+        text = f"{pair.distance:#.3g}".rstrip(".")
+        left = gap + i * tile + (tile - gap - pen.textlength(text, font=font)) / 2
+        pen.text((left, picture.height), text, fill="white", font=font)
+    canvas.save(path, format="PNG", optimize=True)
+    return path

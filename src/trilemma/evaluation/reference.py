@@ -1,0 +1,170 @@
+"""The real side of a comparison: prepared once, kept in the cache by content, shared by everything that is compared."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trilemma.data import Dataset
+from trilemma.data.dataset import Digests, image_digests
+from trilemma.data.decoded import cache_folder, written_atomically
+from trilemma.evaluation.protocol import Protocol
+from trilemma.evaluation.stream import Pool, Supply, Tell, pool
+from trilemma.images import to_display
+from trilemma.metrics import Features, Moments, feature_network
+from trilemma.parallel import Ranks, find_device, ranks
+
+Indices = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Real images as a measuring rod.
+
+    Attributes:
+        dataset: the images and their split.
+        protocol: how to measure.
+        network: the features.
+        train: of `reference` training images, which scores are against.
+        held_out: of n held-out images, whose own scores are the floor.
+        memo: numbers of the real images alone, kept for the next subject.
+    """
+
+    dataset: Dataset
+    protocol: Protocol
+    network: Features
+    train: Pool
+    held_out: Pool
+    train_indices: Indices
+    held_out_indices: Indices
+    memo: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def prepare(
+        cls,
+        dataset: Dataset,
+        protocol: Protocol,
+        device: str = "auto",
+        tell: Tell | None = None,
+        network: Features | None = None,
+    ) -> Reference:
+        """Compute, or fetch from the cache, the features of the real images.
+
+        Args:
+            network: features of your own; by default those that ``protocol`` names.
+        """
+        where = ranks(device)
+        network = network or feature_network(protocol.network, str(find_device(device)))
+        train = subset(dataset.train, protocol.reference, protocol.seed)
+        held_out = subset(dataset.test, protocol.n, protocol.seed)
+        return cls(
+            dataset,
+            protocol,
+            network,
+            cached_pool(dataset, train, network, protocol.kept, where, tell),
+            cached_pool(dataset, held_out, network, protocol.kept, where, tell),
+            train,
+            held_out,
+        )
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Classes of the held-out images: conditional models are asked for the same."""
+        return self.dataset.label_batch(self.held_out_indices)
+
+    @property
+    def held_out_images(self) -> Tensor:
+        """The held-out images that are kept, uint8 [N, C, H, W], 0 … 255."""
+        return display(self.dataset, self.held_out_indices[: self.protocol.kept])
+
+    @functools.cached_property
+    def train_digests(self) -> Digests:
+        """A hash of every training image, as it is shown."""
+        return digests(self.dataset, self.dataset.train)
+
+    @functools.cached_property
+    def test_digests(self) -> Digests:
+        """A hash of every held-out image, as it is shown."""
+        return digests(self.dataset, self.dataset.test)
+
+    @property
+    def against(self) -> str:
+        """The real side in words."""
+        return f"{self.train.n:,} training images of {self.dataset.name}"
+
+
+def subset(indices: Indices, count: int, seed: int) -> Indices:
+    """The first ``count`` of a seeded permutation (all of them if 0 or if there are fewer)."""
+    order = np.random.Generator(np.random.Philox(key=[seed % 2**64, 0])).permutation(len(indices))
+    return indices[order[: count or None]]
+
+
+def display(dataset: Dataset, indices: Indices) -> Tensor:
+    """Images as they are shown: uint8 [N, C, H, W], 0 … 255."""
+    return to_display(dataset.batch(indices).cpu(), dataset.levels)
+
+
+def supply(dataset: Dataset, indices: Indices) -> Supply:
+    """These images of a data set, read when they are asked for."""
+    return Supply(len(indices), dataset.spec().shape, lambda start, stop: display(dataset, indices[start:stop]))
+
+
+def digests(dataset: Dataset, indices: Indices, rows: int = 4096) -> Digests:
+    """A 64-bit hash of each image as it is shown."""
+    parts = [display(dataset, indices[start : start + rows]) for start in range(0, len(indices), rows)]
+    return np.concatenate([image_digests(part.numpy()) for part in parts]) if parts else np.empty(0, np.uint64)
+
+
+def content_key(dataset: Dataset, indices: Indices, *more: object) -> str:
+    """What a cached number of these images depends on, as a name."""
+    told = repr((dataset.fingerprint, dataset.levels, dataset.config.binarize, *more))
+    return hashlib.sha256(told.encode() + indices.tobytes()).hexdigest()[:32]
+
+
+def cached_pool(
+    dataset: Dataset, indices: Indices, network: Features, kept: int, where: Ranks, tell: Tell | None = None
+) -> Pool:
+    """Features of real images, and their mean and covariance, kept in the cache folder by content."""
+    key = content_key(dataset, indices, network.name, min(kept, len(indices)))
+    path = cache_folder() / "features" / f"{key}.npy"
+    found = _read(path, len(indices))
+    if where.any(found is None):  # together or not at all: the work is shared
+        what = f"{network.name} features of real images"
+        made = pool(supply(dataset, indices), network, where, kept=kept, tell=tell, what=what)
+        if where.first:
+            _write(path, made)
+        # Read or made, the sums run in the same order.
+        found = Pool.of(made.features) if len(made.features) == made.n else made
+    assert found is not None
+    return found
+
+
+def _read(path: Path, n: int) -> Pool | None:
+    try:
+        features = torch.from_numpy(np.load(path, allow_pickle=False))
+        if len(features) == n:
+            return Pool.of(features)
+        return Pool(n, features, torch.empty(0), Moments.load(path.with_suffix(".moments")))
+    except (OSError, ValueError, EOFError):
+        return None  # absent, cut off or damaged: made again
+
+
+def _write(path: Path, found: Pool) -> None:
+    # A cache that cannot be written only costs time.
+    with contextlib.suppress(OSError, ValueError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if len(found.features) < found.n:
+            partial = path.with_suffix(f".{os.getpid()}.part")
+            found.moments.save(partial)
+            partial.replace(path.with_suffix(".moments"))
+        with written_atomically(path) as file:
+            np.save(file, found.features.numpy())

@@ -1,0 +1,141 @@
+"""How near samples are to real images: Fréchet and kernel distances, precision, recall, density and coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from trilemma.evaluation.glossary import ENTRIES, OFFICIAL
+from trilemma.evaluation.protocol import Better, Metric, Protocol
+from trilemma.evaluation.stream import Pool
+from trilemma.metrics import (
+    Estimate,
+    Features,
+    frechet_distance,
+    frechet_estimate,
+    frechet_flag,
+    frechet_infinity,
+    kernel_distance,
+    manifold_scores,
+)
+
+BETTER: dict[str, Better] = {
+    "frechet": "lower",
+    "frechet_infinity": "lower",
+    "kid": "lower",
+    "precision": "higher",
+    "recall": "higher",
+    "density": "higher",
+    "coverage": "higher",
+}
+CHEAP_DIMS = 512
+"""Features with more dimensions than this are costly: no extrapolation and no ladder unless they are asked for."""
+
+
+def fidelity(
+    sample: Pool, train: Pool, network: Features, protocol: Protocol, against: str, subsets: int = 100
+) -> dict[str, Metric]:
+    """All asked-for scores of a sample against training images, in the features of both.
+
+    Args:
+        sample: what is scored.
+        train: the real images.
+        network: the features, for their name.
+        protocol: which scores, and k.
+        against: the real images in words.
+        subsets: of the kernel distance.
+    """
+    wanted = [key for key in BETTER if protocol.wants(key)]
+    names = {key: json_name(key, network.name) for key in wanted}
+    if sample.constant or train.constant:
+        flag = (
+            f"all {sample.n} samples are the same image"
+            if sample.constant
+            else "all training images have the same features"
+        )
+        return {names[key]: Metric(None, better=BETTER[key], n=sample.n, flag=flag) for key in wanted}
+    distances = _distances(sample, train, protocol, network.dims, wanted, subsets)
+    found = {names[key]: metric for key, metric in distances.items()}
+    found |= _neighbourhoods(sample, train, protocol, wanted)
+    how = f"{network.name} features, {sample.n:,} images against {against}"
+    return {name: _told(metric, how) for name, metric in found.items()}
+
+
+def json_name(key: str, features: str) -> str:
+    """The name of a metric in JSON: only Inception's Fréchet distance is called `fid`."""
+    return OFFICIAL.get(key, key) if features.startswith("inception-2015-12-05/") else key
+
+
+def _told(metric: Metric, how: str) -> Metric:
+    return Metric(**(vars(metric) | {"protocol": f"{how}{metric.protocol}"}))
+
+
+def _distances(
+    sample: Pool, train: Pool, protocol: Protocol, dims: int, wanted: Sequence[str], subsets: int
+) -> dict[str, Metric]:
+    found = {}
+    if "frechet" in wanted:
+        estimate = frechet(sample, train, dims)
+        found["frechet"] = Metric(
+            estimate.value if estimate else None, estimate.error if estimate else None, "", "lower", sample.n, None,
+            ENTRIES["frechet"].meaning, frechet_flag(min(sample.n, train.n), dims),
+        )  # fmt: skip
+    explicit = {"frechet_infinity", "fid_infinity", "all"} & set(protocol.metrics.split(","))
+    if "frechet_infinity" in wanted and (dims <= CHEAP_DIMS or explicit):
+        found["frechet_infinity"] = attempt(
+            lambda: frechet_infinity(sample.features, train.moments, seed=protocol.seed),
+            "frechet_infinity", "lower", len(sample.features), "; extrapolated in 1/N",
+        )  # fmt: skip
+    if "kid" in wanted:
+        found["kid"] = attempt(
+            lambda: kernel_distance(sample.features, train.features, subsets=subsets, seed=protocol.seed),
+            "kid", "lower", len(sample.features), f"; cubic kernel, {subsets} subsets of at most 1,000",
+        )  # fmt: skip
+    return found
+
+
+def frechet(sample: Pool, train: Pool, dims: int) -> Estimate | None:
+    """The distance of all n images, its error from those that were kept; None where n is too small for it."""
+    kept = len(sample.features)
+    if min(sample.n, train.n) <= dims:
+        return None
+    if kept <= dims:
+        return Estimate(frechet_distance(sample.moments, train.moments))
+    estimate = frechet_estimate(sample.features, train.moments)
+    if kept == sample.n or estimate.error is None:
+        return estimate
+    return Estimate(frechet_distance(sample.moments, train.moments), estimate.error * (kept / sample.n) ** 0.5)
+
+
+def attempt(
+    measure: Callable[[], Estimate],
+    key: str,
+    better: Better,
+    n: int,
+    how: str,
+    unit: str = "",
+    flag: Callable[[Estimate], str | None] = lambda estimate: None,
+) -> Metric:
+    """A metric, or the reason why there is none: an evaluation does not stop at a model that has collapsed."""
+    try:
+        found = measure()
+    except ValueError as error:
+        return Metric(None, None, unit, better, n, None, ENTRIES[key].meaning, f"refused: {error}", how)
+    return Metric(found.value, found.error, unit, better, n, None, ENTRIES[key].meaning, flag(found), how)
+
+
+def _neighbourhoods(sample: Pool, train: Pool, protocol: Protocol, wanted: Sequence[str]) -> dict[str, Metric]:
+    asked = [key for key in ("precision", "recall", "density", "coverage") if key in wanted]
+    if not asked:
+        return {}
+    n = len(sample.features)
+    reference = min(len(train.features), max(n, protocol.k + 1))
+    if n <= protocol.k or reference <= protocol.k:
+        flag = f"refused: {min(n, reference)} images have no {protocol.k}-th neighbour"
+        return {key: Metric(None, better="higher", n=n, flag=flag) for key in asked}
+    scores = manifold_scores(train.features[:reference], sample.features, protocol.k)
+    how = f"; k = {protocol.k}, {reference:,} of them"
+    found = {}
+    for key in asked:
+        value, error = getattr(scores, key), getattr(scores.error, key)
+        found[key] = Metric(value, error, "", "higher", n, None, ENTRIES[key].meaning, None, how)
+    return found

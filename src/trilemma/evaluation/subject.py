@@ -1,0 +1,169 @@
+"""What is measured: a run, or images from anywhere, as a supply of images that are made when they are asked for."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trilemma.config import flatten, to_dict
+from trilemma.data import DataConfig, Dataset, load
+from trilemma.data.config import Color
+from trilemma.data.dataset import Raw, assemble
+from trilemma.evaluation.protocol import Metric
+from trilemma.evaluation.reference import Reference, subset, supply
+from trilemma.evaluation.stream import Supply
+from trilemma.families import FAMILIES
+from trilemma.families.family import Family
+from trilemma.images import check_images, to_display
+from trilemma.parallel import Ranks
+from trilemma.run import Run
+from trilemma.sampling import BLOCK, choose_labels, sample, sample_block
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something that is measured.
+
+    Attributes:
+        supply: its images.
+        labels: int64 [n], the class each image was asked for or is known to have; None where there is none.
+        about: what the record says of it.
+        flags: reasons to distrust every number of it.
+        run: the run, and ``model`` its model, where it is one.
+        blocks: images and seconds of each block that this process drew; filled while the supply is used.
+    """
+
+    supply: Supply
+    labels: Tensor | None
+    about: dict[str, Any]
+    flags: tuple[str, ...] = ()
+    run: Run | None = None
+    model: Family | None = None
+    blocks: list[tuple[int, float]] = field(default_factory=list)
+
+    def speed(self, where: Ranks) -> Metric:
+        """Images per second of the sampler as it was used, over all processes; the first block warms up."""
+        timed = self.blocks[1:] or self.blocks
+        seconds = torch.tensor([taken for _, taken in timed], dtype=torch.float64)
+        rate = sum(count for count, _ in timed) / float(seconds.sum()) if timed else 0.0
+        spread = float(seconds.std() / seconds.mean()) / math.sqrt(len(timed)) if len(timed) > 1 else math.nan
+        rates = where.gather((rate, rate * spread))
+        error = math.hypot(*(each for _, each in rates))
+        return Metric(
+            sum(each for each, _ in rates),
+            error if math.isfinite(error) else None,
+            "images/s",
+            "higher",
+            self.supply.n,
+            note="wall-clock time of the sampler alone",
+            protocol=f"blocks of {BLOCK} on {where.device}, {where.size} process{'es' if where.size > 1 else ''}, "
+            f"{torch.get_num_threads()} threads; the error is over blocks",
+        )
+
+
+def run_subject(run: Run, real: Reference, options: Any | None, where: Ranks) -> Subject:
+    """A run, whose images are drawn as they are asked for; conditional ones for the classes of held-out images."""
+    config, dataset, protocol = run.config, real.dataset, real.protocol
+    if config.spec.shape != dataset.spec().shape or config.spec.levels != dataset.levels:
+        raise ValueError(
+            f"{run.path} makes images of shape {list(config.spec.shape)} with {config.spec.levels} levels, "
+            f"{dataset.name} has {list(dataset.spec().shape)} with {dataset.levels}: compare like with like"
+        )
+    model = run.model(where.device)
+    asked = real.labels if config.spec.classes == len(dataset.class_names) and config.spec.classes else None
+    drawn = drawn_from(model, protocol.n, protocol.seed, asked, options)
+    about = {
+        "run": str(run.path),
+        "family": config.family,
+        "size": config.size,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "options": to_dict(options if options is not None else FAMILIES[config.family].Options()),
+        "config": {k: v for k, v in flatten(config).items() if k.startswith(("model.", "train."))},
+        "progress": run.progress(),
+    }
+    return replace(drawn, about=about, run=run)
+
+
+def drawn_from(model: Family, n: int, seed: int, asked: Tensor | Sequence[int] | None, options: Any | None) -> Subject:
+    """Images 0 … n of the sample with this seed, as `sampling.sample` draws them."""
+    labels = choose_labels(model.spec, n, seed, asked)
+    blocks: list[tuple[int, float]] = []
+
+    def draw(start: int, stop: int) -> Tensor:
+        parts = []
+        for first in range(start, stop, BLOCK):  # units are whole blocks
+            began = time.perf_counter()
+            parts.append(sample_block(model, seed, first, BLOCK, labels, options))
+            blocks.append((min(BLOCK, n - first), time.perf_counter() - began))
+        return to_display(torch.cat(parts)[: stop - start], model.spec.levels)
+
+    known = None if labels is None else labels[:n]
+    return Subject(Supply(n, model.spec.shape, draw), known, {}, model=model, blocks=blocks)
+
+
+def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> Subject:
+    """Images of a folder, an archive or a data set, brought to the size and colours of the real ones."""
+    dataset, spec, n = real.dataset, real.dataset.spec(), real.protocol.n
+    if isinstance(source, Dataset):
+        found = source
+        if found.spec().shape != spec.shape:
+            raise ValueError(
+                f"{found.name} has images of shape {list(found.spec().shape)}, {dataset.name} of {list(spec.shape)}: "
+                "load both at one size"
+            )
+    else:
+        color: Color = "rgb" if spec.channels == 3 else "grey"
+        size = (spec.height, spec.width)
+        config = replace(dataset.config, source=str(source), size=size, color=color, limit=None)
+        found = load(config, split=False)
+    flags = []
+    if len(found.images) < n:
+        flags.append(f"only {len(found.images)} images; the floor has {n}")
+    resized = [note for note in found.notes if "brought to" in note and note.startswith("size:")]
+    if resized and not isinstance(source, Dataset):
+        flags.append(f"{resized[0]}: resizing alone moves every score")
+    # A folder lists one class after the other, so the first n would not be a fair draw.
+    chosen = np.sort(subset(np.arange(len(found.images)), n, real.protocol.seed))
+    about = {"images": str(source if not isinstance(source, Dataset) else found.name), "n": len(chosen)}
+    about["notes"] = list(found.notes)
+    labels = found.label_batch(chosen) if found.class_names == dataset.class_names else None
+    return Subject(supply(found, chosen), labels, about, tuple(flags))
+
+
+def tensor_subject(images: Tensor, real: Reference, labels: Tensor | None = None) -> Subject:
+    """Images that are in memory: uint8 [N, C, H, W] with the levels of the real ones."""
+    spec = real.dataset.spec()
+    check_images(images, spec)
+    n = min(len(images), real.protocol.n)
+    if n < 16:
+        raise ValueError(f"{n} images are too few to measure anything: give at least 16")
+    shown = to_display(images[:n], spec.levels)
+    flags = () if n == real.protocol.n else (f"only {n} images; the floor has {real.protocol.n}",)
+    known = None if labels is None else torch.as_tensor(labels)[:n]
+    return Subject(Supply(n, spec.shape, lambda a, b: shown[a:b]), known, {"images": "a tensor", "n": n}, flags)
+
+
+def samples_as_dataset(run: Run, reference: int, n: int, seed: int, device: str) -> Dataset:
+    """A run in the place of real images: `reference` samples as training images and n further ones as held out."""
+    reference = reference or 10_000
+    model_labels = run.config.spec.classes > 0
+    drawn = sample(run, reference + n, seed=seed + 1, device=device)  # another seed than that of a subject
+    held_out = np.arange(reference + n) >= reference
+    raw = Raw(
+        f"samples of {run.path.name}",
+        to_display(drawn.images, drawn.spec.levels).numpy(),
+        drawn.labels.numpy() if model_labels and drawn.labels is not None else None,
+        class_names=run.config.class_names if model_labels else (),
+        is_test=held_out,
+        notes=[f"drawn from {run.path} with seed {seed + 1}"],
+    )
+    config = DataConfig(source=str(run.path), binarize="none" if drawn.spec.levels == 256 else "threshold")
+    return assemble(raw, config)

@@ -1,0 +1,212 @@
+"""The verdict on memorisation: are some of the samples copies of training images?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trilemma.metrics.neighbours import closest
+
+NEIGHBOURS = 50  # training images that "near" is judged by
+TAIL = 0.05  # share of all images that the scan looks at
+LEVEL = 0.01  # p-value below which the text speaks of copies
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sample and the training image nearest to it.
+
+    Attributes:
+        sample, train: their rows.
+        distance: Euclidean, in the space of the features.
+        ratio: distance over the mean distance to the next `NEIGHBOURS` training images; 0 for an exact copy.
+    """
+
+    sample: int
+    train: int
+    distance: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Whether samples lie so near to single training images as held-out images do not.
+
+    Attributes:
+        share: estimated share of samples that are copies: the excess of samples over held-out images in the tail
+            that gives the verdict.
+        p_value: probability of as much evidence or more, if the samples had the law of the held-out images.
+        exact: samples at distance 0 from a training image.
+        exact_held_out: held-out images at distance 0 from one: duplicates in the data.
+        pairs: samples with their nearest training images, the most suspicious (lowest ratio) first.
+        text: the verdict in words.
+    """
+
+    share: float
+    p_value: float
+    exact: int
+    exact_held_out: int
+    pairs: tuple[Pair, ...]
+    text: str
+
+    @property
+    def found(self) -> bool:
+        """Whether the evidence for copies is strong (p below `LEVEL`)."""
+        return self.p_value < LEVEL
+
+
+def copies(samples: Tensor, train: Tensor, held_out: Tensor, *, pairs: int = 16) -> Copies:
+    """Look for copies of training images among samples, with held-out images as the null.
+
+    Each image is scored by its distance to the nearest training image over its mean distance to the next 50 (in the
+    spirit of Carlini et al. 2023, arXiv:2301.13188, section 4.2): a copy is far nearer to one training image than to
+    its surroundings, whereas a blurred or otherwise easy image is near to many. All images, samples and held-out, are
+    ordered by that score; of those with the same nearest training image only the first counts. If samples and
+    held-out images had one law, any order of the two kinds would be equally likely. The test scans the lowest 5 % of
+    the order for the point where samples are most over-represented, and the p-value is exact for that scan.
+
+    Why a scan of the tail: 1 % of copies moves no mean and no rank sum noticeably, but fills the very first places.
+    Ten copies in 1,000 samples against 1,000 held-out images come first ten times of ten, which chance does once in
+    2^10, before the scan is paid for; more held-out images make it smaller. Duplicates among the real images put
+    held-out images into the first places as well, and only what exceeds them counts.
+
+    A limit: samples of quite another law, such as one mode of many, may have a longer tail than held-out images
+    without any copy. Look at the pairs.
+
+    Args:
+        samples, train, held_out: features, or flattened pixels, ``[N, d]``, ``[n, d]``, ``[m, d]``.
+        pairs: how many pairs to return.
+
+    Raises:
+        ValueError: as `closest`, or fewer than 3 training images.
+    """
+    return verdict(nearness(samples, train), nearness(held_out, train), pairs=pairs)
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """How near each of N images comes to a training set.
+
+    Attributes:
+        distance: float64 ``[N]``, to the nearest training image.
+        index: int64 ``[N]``, its row.
+        ratio: float64 ``[N]``, that distance over the mean distance to the next `NEIGHBOURS` training images.
+    """
+
+    distance: Tensor
+    index: Tensor
+    ratio: Tensor
+
+
+def nearness(x: Tensor, train: Tensor) -> Nearness:
+    """`Nearness` of images ``[N, d]`` to training images ``[n, d]``; held-out images need it once for many models.
+
+    Raises:
+        ValueError: as `closest`, or fewer than 3 training images.
+    """
+    if len(train) < 3:
+        raise ValueError(f"{len(train)} training images are too few to say what is near")
+    distances, indices = closest(x, train, min(NEIGHBOURS + 1, len(train)))
+    first, rest = distances[:, 0], distances[:, 1:].mean(1)
+    return Nearness(first, indices[:, 0], torch.where(rest > 0, first / rest.clamp_min(1e-300), 0.0))
+
+
+def verdict(samples: Nearness, held_out: Nearness, *, pairs: int = 16) -> Copies:
+    """What `copies` says, from the nearness of samples and of held-out images to the same training images."""
+    p_value, place = scan(*_one_for_each_training_image(samples, held_out))
+    share = max(0.0, (samples.ratio <= place).double().mean().item() - (held_out.ratio <= place).double().mean().item())
+    exact, exact_held_out = int((samples.distance == 0).sum()), int((held_out.distance == 0).sum())
+    order = samples.ratio.sort(stable=True).indices[:pairs].tolist()
+    found = tuple(Pair(i, int(samples.index[i]), samples.distance[i].item(), samples.ratio[i].item()) for i in order)
+    text = _in_words(p_value, share, exact, len(samples.ratio), exact_held_out, len(held_out.ratio))
+    return Copies(share, p_value, exact, exact_held_out, found, text)
+
+
+def _one_for_each_training_image(a: Nearness, b: Nearness) -> tuple[Tensor, Tensor]:
+    """Ratios of a's and of b's, of those with the same nearest training image only the lowest.
+
+    Samples of a collapsed model repeat each other, and so are no independent evidence. Which of a group is kept does
+    not depend on its kind (in a tie it is the held-out one), so those that are kept are in as random an order.
+    """
+    ratio, index = torch.cat([b.ratio, a.ratio]), torch.cat([b.index, a.index])
+    order = ratio.sort(stable=True).indices
+    by_index = index[order].sort(stable=True)
+    first = torch.ones(len(order), dtype=torch.bool)
+    first[1:] = by_index.values[1:] != by_index.values[:-1]
+    kept = order[by_index.indices[first]]
+    is_b = kept < len(b.ratio)
+    return ratio[kept[~is_b]], ratio[kept[is_b]]
+
+
+def scan(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """Exact p-value of the most extreme over-representation of ``a`` among the lowest values, and where it ends.
+
+    At each place s of the pooled order (only where no tie is cut) the number of a's among the lowest s has a
+    hypergeometric law under the null. The statistic is the smallest of those tail probabilities; its own law follows
+    from the chance that a random order ever crosses the same boundary, by recursion over places.
+    """
+    n, m = len(a), len(b)
+    if not n or not m:
+        return 1.0, -math.inf
+    values, order = torch.cat([a, b]).sort()
+    is_a = order < n
+    last = min(max(math.ceil(TAIL * (n + m)), 20), 1000, n + m)
+    counts = is_a.cumsum(0)[:last].tolist()
+    ends = [s for s in range(1, last + 1) if s == n + m or values[s - 1] < values[s]]
+    if not ends:  # more ties at the lowest value than places: one look, at the end of the tie
+        end = int((values == values[0]).sum())
+        above = _upper_tail(n, m, end)[int(is_a[:end].sum())].item()
+        return above, values[0].item()
+    tails = {s: _upper_tail(n, m, s) for s in ends}
+    best = min(ends, key=lambda s: tails[s][counts[s - 1]].item())
+    smallest = tails[best][counts[best - 1]].item()
+    return _crossing(tails, smallest, n, m), values[best - 1].item()
+
+
+def _upper_tail(n: int, m: int, s: int) -> Tensor:
+    """P(at least k of n a's among s places of n + m), for k = 0 … s, float64 ``[s + 1]``."""
+    k = torch.arange(s + 1, dtype=torch.float64)
+    possible = (k <= n) & (s - k <= m)
+
+    def log_choose(total: float, chosen: Tensor) -> Tensor:
+        return math.lgamma(total + 1) - torch.lgamma(chosen + 1) - torch.lgamma((total - chosen).clamp_min(0) + 1)
+
+    log_all = math.lgamma(n + m + 1) - math.lgamma(s + 1) - math.lgamma(n + m - s + 1)
+    mass = torch.where(possible, (log_choose(n, k) + log_choose(m, s - k) - log_all).exp(), 0.0)
+    return mass.flip(0).cumsum(0).flip(0).clamp_max(1.0)
+
+
+def _crossing(tails: dict[int, Tensor], level: float, n: int, m: int) -> float:
+    """P(at some place s the number k of a's has ``tails[s][k] ≤ level``) in a random order."""
+    last = max(tails)
+    alive = torch.zeros(last + 1, dtype=torch.float64)  # alive[k]: k a's so far, and never crossed
+    alive[0] = 1.0
+    k = torch.arange(last + 1, dtype=torch.float64)
+    crossed = 0.0
+    for s in range(1, last + 1):
+        left = n + m - s + 1
+        up = ((n - k) / left).clamp(0, 1)
+        stays = alive * (1 - up)
+        stays[1:] += (alive * up)[:-1]
+        alive = stays
+        if s in tails:
+            out = torch.zeros_like(alive, dtype=torch.bool)
+            out[: s + 1] = tails[s] <= level * (1 + 1e-9)
+            crossed += alive[out].sum().item()
+            alive = torch.where(out, 0.0, alive)
+    return min(max(crossed, level), 1.0)
+
+
+def _in_words(p: float, share: float, exact: int, n: int, exact_held_out: int, m: int) -> str:
+    chance = f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+    if p < LEVEL:
+        said = f"copies found: about {100 * share:.2g} % of samples lie nearer to one training image than chance allows"
+    elif p < 0.05:
+        said = "weak evidence of copies: look at the closest pairs, and draw more samples"
+    else:
+        said = "no evidence of copies beyond the nearness of held-out images"
+    duplicates = f"; {exact} of {n} samples are exact copies, as are {exact_held_out} of {m} held-out images"
+    return f"{said} ({chance}{duplicates if exact or exact_held_out else ''})"
