@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,22 @@ def test_likelihood_depends_on_seed_and_index_alone(blobs_data: Dataset, tmp_pat
     ):
         with pytest.raises(ValueError, match=words):
             log_likelihood(run, *wrong)
+
+
+def test_an_exact_likelihood_is_drawn_and_held_against_another_source(blobs_data: Dataset, tmp_path: Path) -> None:
+    run = train("pixelcnn", blobs_data, out=tmp_path / "run", budget="3steps", settings=SETTINGS, say=lambda line: None)
+    noise = save(tmp_path / "noise.npz", np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1)).astype(np.uint8))
+    record = evaluate(run, protocol=replace(QUICK, ood=str(noise)))
+    assert {"receptive", "surprise", "completion", "outliers"} <= set(record["pictures"])
+    assert all((run.path / name).exists() for name in record["pictures"].values())
+    found = record["ood"]
+    assert (found["other"], found["kind"], found["m"]) == ("noise", "exact", 16)
+    assert found["auroc"]["value"] > 0.6 and "own kind" in found["verdict"]  # three steps tell noise already
+    json.dumps(record, allow_nan=False)
+    # A family without a likelihood has neither.
+    gan = train("gan", blobs_data, out=tmp_path / "gan", budget="2steps", settings=SETTINGS, say=lambda line: None)
+    record = evaluate(gan, protocol=replace(QUICK, ood=str(noise)))
+    assert "ood" not in record and not {"surprise", "outliers"} & set(record["pictures"])
 
 
 def test_a_comparison_from_end_to_end(blobs_data: Dataset, tmp_path: Path) -> None:

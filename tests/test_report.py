@@ -576,3 +576,27 @@ def test_flags_copies_and_classes_of_a_family_are_shown(report: dict[str, Any], 
     for said in ("Distrust these numbers", "identical to training images", "copies found: about 3 %", "3.0 *", "cat"):
         assert said in page.text
     assert len(page.all("img")) == 1
+
+
+def test_what_the_likelihood_says_of_other_images_is_on_the_page(report: dict[str, Any], tmp_path: Path) -> None:
+    assert "Does it know its own data?" not in render(report, tmp_path)
+    report["families"][0]["ood"] = {
+        "own": "digits",
+        "other": "<coats>",
+        "kind": "exact",
+        "n": 500,
+        "m": 400,
+        "auroc": {"value": 0.321, "error": 0.011},
+        "typicality": {"value": 0.9, "error": None},
+        "verdict": "the model finds the other images MORE likely than its own kind",
+    }
+    page = render(report, tmp_path)
+    for words in (
+        "Does it know its own data?",
+        "0.321 ± 0.011",
+        "0.900;",
+        "MORE likely",
+        "&lt;coats&gt;",
+        "400 images",
+    ):
+        assert words in page

@@ -106,6 +106,8 @@ def shown(record: dict[str, Any]) -> RenderableType:
     if "memorisation" in record:
         said = record["memorisation"]
         lines += [Text(f"Copies, by {space}: {said[space]['text']}") for space in ("pixels", "features")]
+    if "ood" in record:
+        lines.append(Text(f"{record['ood']['own']} or {record['ood']['other']}: {record['ood']['verdict']}"))
     if record.get("per_class"):
         lines.append(_classes(record["per_class"]))
     lines.append(

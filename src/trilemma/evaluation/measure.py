@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.dataset import image_digests
-from trilemma.evaluation import ladder, pictures
+from trilemma.evaluation import ladder, likelihoods, pictures
 from trilemma.evaluation.glossary import ENTRIES, place_of
 from trilemma.evaluation.labelled import label_metrics
 from trilemma.evaluation.likelihood import likelihood_metric
@@ -145,15 +145,19 @@ def _evaluate(
     if subject.run and drawn and protocol.wants("images_per_second"):
         metrics["images_per_second"] = subject.speed(where)
     shown = pictures.of_run(subject, real, options, device) if subject.run and drawn and place else None
+    exact = likelihoods.draw_exact(subject, real, place, device) if shown is not None and place else {}
+    ood = likelihoods.out_of_distribution(subject, real, place, device, tell)
+    if ood and place:
+        exact["outliers"] = "outliers.png"
     rungs = ladder.climb(real, where, tell) if drawn else None
     record = None
     if where.first:
         seen = np.concatenate(hashes) if hashes else None
         record, remembered = _judge(subject, sample, seen, metrics, real, rungs, device, tell)
-        record |= {"per_image": per_image}
+        record |= {"per_image": per_image} | ({"ood": ood} if ood else {})
         if place is not None:
             if sample is not None:
-                record["pictures"] = pictures.save(place, sample, shown, real, remembered)
+                record["pictures"] = pictures.save(place, sample, shown, real, remembered) | exact
             write_json(place / "metrics.json", record)
     found: dict[str, Any] = where.agree(record)
     return found

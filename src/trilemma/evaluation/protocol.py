@@ -59,6 +59,7 @@ class Protocol:
         ladder: distorted real images as a scale for the numbers: yes, no, or auto (where features are cheap).
         likelihood_n: held-out images whose log-likelihood is asked for.
         likelihood_samples: Monte-Carlo effort of families whose likelihood is not exact; 0 for their default.
+        ood: another source of images, whose likelihood is compared with that of held-out ones (out of distribution).
         seed: of the samples and of every subset.
     """
 
@@ -72,6 +73,7 @@ class Protocol:
     ladder: Literal["auto", "yes", "no"] = "auto"
     likelihood_n: int = 500
     likelihood_samples: int = 0
+    ood: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
