@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from conftest import blobs, write_blobs
 from PIL import Image
+from rich.console import Console
 
 from trilemma.cli import main
+from trilemma.cli.evaluate import shown
 from trilemma.cli.flags import parse_labels, parse_size
 from trilemma.data import load
 from trilemma.run import Run
@@ -150,6 +153,73 @@ def test_evaluate_and_compare_print_json(
     code, out, err = call(capsys, "compare", *arguments)
     assert code == 0, err
     assert "report.html" in out
+
+
+def test_evaluate_measures_anything_against_anything(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, other = write_blobs(tmp_path / "real.npz", 300), tmp_path / "other.npz"
+    np.savez(other, images=blobs(40, seed=5)[0])
+    some = ["-n", 20, "--metrics", "precision,recall,nearest_training", "--reference", 60]
+    for subject, against in ((other, data), (other, runs["gan"].path), (runs["vae"].path, runs["gan"].path)):
+        code, out, err = call(capsys, "evaluate", subject, "--against", against, *some, "--json")
+        assert code == 0, err
+        record = json.loads(out)
+        assert set(record["metrics"]) == {"precision", "recall", "nearest_training"}
+        assert all(m["error"] is not None and m["protocol"] for m in record["metrics"].values())
+    code, out, err = call(capsys, "evaluate", other, "--against", data, *some, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "not over training seeds" in " ".join(out.split())
+    assert "recall" in out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "samples.png", "neighbours.png"}
+    for flags, words in (
+        (["--metrics", "fid"], "--features inception"),
+        (["--metrics", "nonsense"], "no metric 'nonsense'"),
+        (["--preprocessing", "clean-fid"], "belongs to --features inception"),
+        (["--features", "psychic"], "psychic"),
+        (["--steps", "3"], "has no option --steps"),
+    ):
+        code, _, err = call(capsys, "evaluate", other, "--against", data, *flags)
+        assert code == 1
+        assert words in err
+
+
+def test_an_evaluation_is_written_for_people() -> None:
+    score = {
+        "value": 0.5,
+        "error": 0.01,
+        "unit": "",
+        "better": "higher",
+        "n": 20,
+        "kind": None,
+        "note": "",
+        "flag": None,
+    }
+    record = {
+        "subject": {"images": "some/[red]folder"},
+        "data": {"name": "real"},
+        "protocol": {"features": "small-v1", "split": "60 training images", "seed": 0},
+        "flags": ["20 of 20 images are repeats"],
+        "metrics": {
+            "precision": score | {"reading": "50 % of what held-out real images reach"},
+            "frechet": score | {"value": None, "flag": "refused: too few"},
+            "bits_per_dim": score | {"value": 1.5, "kind": "bound", "note": "of a held-out image", "better": "lower"},
+        },
+        "floor": {"precision": score | {"value": 1.0}},
+        "memorisation": {space: {"text": "no evidence of copies"} for space in ("pixels", "features")},
+        "per_class": {
+            "labels": "asked for",
+            "classes": {"cat": {"n": 9, "precision": {"value": 0.4, "error": 0.1, "flag": "few"}}, "dog": {"n": 1}},
+        },
+    }
+    out = io.StringIO()
+    Console(file=out, width=120).print(shown(record))
+    text = " ".join(out.getvalue().split())
+    for said in (
+        "some/[red]folder against real", "! 20 of 20 images are repeats", "50 % of what held-out real images reach",
+        "refused: too few", "≤ 1.500", "Copies, by pixels: no evidence", "cat", "0.40*", "dog", "over images, not over",
+    ):  # fmt: skip
+        assert said in text, said
 
 
 def test_data_describes_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from trilemma.report.figures import Point, Scale, svg, tick_text
 from trilemma.report.marks import hue, marker
 from trilemma.report.pictures import Picture, load
-from trilemma.report.scores import COLUMNS, MORE, Column, Score, distance_name, number
+from trilemma.report.scores import COLUMNS, MORE, Column, Score, column_head, distance_name, number
 
 STRIP = 3
 """Images in the picture of a rung."""
@@ -38,17 +38,14 @@ def calibration(report: dict[str, Any], folder: Path) -> str:
     if not rungs:
         return ""
     features = report["protocol"]["features"]
-    drawings = []
+    first, others = "", ""
     for column in (*COLUMNS, *MORE):
         main = column.key == "frechet"
-        name = distance_name(features) if main else column.head
+        name = distance_name(features) if main else column_head(column, features)
         drawn = _drawing(report, column, name, _rungs(rungs, column.key, folder if main else None))
-        if drawn:
-            drawings.append((column, name, drawn))
-    if not drawings:
+        first, others = (drawn, others) if main else (first, others + drawn)
+    if not first and not others:
         return ""
-    first = "".join(drawn for column, _, drawn in drawings if column.key == "frechet")
-    others = "".join(f"<h3>{escape(name)}</h3>{drawn}" for column, name, drawn in drawings if column.key != "frechet")
     others = f"<details><summary>The same scale for the other scores</summary>{others}</details>" if others else ""
     return (
         '<p class="caption scale-intro">The same held-out real images, made worse on purpose and then scored exactly '
