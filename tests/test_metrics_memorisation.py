@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trilemma.metrics import authpct, c_t, closest, copies, nearest, train_closer
+from trilemma.metrics import authpct, c_t, closest, copies, index, nearest, train_closer
 from trilemma.metrics.copying import scan
 
 
@@ -216,3 +216,26 @@ def test_blurred_samples_are_no_copies() -> None:
     middle = 0.3 * normal(500, 20, 2)
     assert nearest(middle, train)[0].median() < nearest(held_out, train)[0].median() - 0.5
     assert not copies(middle, train, held_out).found
+
+
+def test_an_index_finds_nearly_all_neighbours_and_every_copy() -> None:
+    pytest.importorskip("faiss")
+    generator = torch.Generator().manual_seed(0)
+    centres = 4 * torch.randn(40, 24, generator=generator)
+    reference = (centres.repeat(150, 1) + torch.randn(6000, 24, generator=generator)).float()
+    queries = torch.cat([reference[100:110], centres.repeat(5, 1) + torch.randn(200, 24, generator=generator)])
+    exact, rows = closest(queries, reference, 5)
+    found, found_rows = closest(queries, reference, 5, index=True)
+    assert (found_rows == rows).float().mean() > 0.95
+    assert torch.equal(found_rows[:10, 0], torch.arange(100, 110)) and not found[:10, 0].any()
+    same = found_rows == rows
+    assert torch.equal(found[same], exact[same])  # what is found is measured exactly
+    assert bool((found >= exact - 1e-12).all())
+    own, own_rows = closest(reference[:500], reference[:500], 1, others=True, index=True)
+    assert not (own_rows[:, 0] == torch.arange(500)).any() and bool((own > 0).all())
+
+
+def test_an_index_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="trilemma\\[index\\]"):
+        closest(torch.zeros(2, 3), torch.ones(4, 3), index=True)

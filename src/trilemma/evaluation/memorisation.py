@@ -67,7 +67,9 @@ def memory(sample: Pool, real: Reference, held_out: bool = False) -> Memory:
         )
     by_pixels = None
     if protocol.wants("nearest_training", "memorised"):
-        by_pixels = real_nearness(real, "pixels") if held_out else nearness(_shown(sample.images), train_pixels(real))
+        by_pixels = (
+            real_nearness(real, "pixels") if held_out else _nearness(_shown(sample.images), train_pixels(real), real)
+        )
     if by_pixels and protocol.wants("nearest_training"):
         metrics["nearest_training"] = _median_distance(by_pixels, train_pixels(real))
     if held_out:
@@ -109,6 +111,10 @@ def _swapped(found: Estimate) -> str | None:
 # ----------------------------------------------------------------------------------------------------- the verdict
 
 
+def _nearness(x: Tensor, train: Tensor, real: Reference) -> Nearness:
+    return nearness(x, train, index=real.protocol.search == "index")
+
+
 def real_nearness(real: Reference, space: str) -> Nearness:
     """How near held-out images come to training images, in pixels or in features; computed once."""
     key = f"nearness by {space}"
@@ -116,15 +122,15 @@ def real_nearness(real: Reference, space: str) -> Nearness:
         own, train = real.held_out.features, real.train.features
         if space == "pixels":
             own, train = _shown(real.held_out_images), train_pixels(real)
-        real.memo[key] = nearness(own, train)
+        real.memo[key] = _nearness(own, train, real)
     found: Nearness = real.memo[key]
     return found
 
 
 def _verdict(sample: Pool, by_pixels: Nearness, real: Reference, metrics: dict[str, Metric]) -> Memory:
-    n = len(by_pixels.distance)
+    n, protocol = len(by_pixels.distance), real.protocol
     try:
-        near = {"pixels": by_pixels, "features": nearness(sample.features, real.train.features)}
+        near = {"pixels": by_pixels, "features": _nearness(sample.features, real.train.features, real)}
         found = {space: verdict(near[space], real_nearness(real, space), pairs=PAIRS) for space in near}
     except ValueError as problem:
         metrics["memorised"] = Metric(None, better="lower", n=n, flag=f"refused: {problem}")
@@ -139,7 +145,8 @@ def _verdict(sample: Pool, by_pixels: Nearness, real: Reference, metrics: dict[s
         best.share if p_value < 0.05 else 0.0, error, "", "lower", n, None,
         f"{ENTRIES['memorised'].meaning} Here p = {p_value:.2g}", flag,
         f"pixels against {len(train):,} training images and {real.network.name} features against "
-        f"{real.train.n:,}; {len(real.held_out.features):,} held-out images are the null",
+        f"{real.train.n:,}; {len(real.held_out.features):,} held-out images are the null"
+        + ("; searched by an index, which may miss neighbours" if protocol.search == "index" else ""),
     )  # fmt: skip
     record = {
         key: {

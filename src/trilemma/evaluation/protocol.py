@@ -56,6 +56,7 @@ class Protocol:
         reference: training images that scores are against; 0 for all of them.
         k: neighbours of precision, recall, density and coverage.
         kept: at most so many samples are kept for the metrics that need each of them; means and covariances use all n.
+        search: nearest training images are looked for exactly, or by an index (extra trilemma[index]) in large sets.
         ladder: distorted real images as a scale for the numbers: yes, no, or auto (where features are cheap).
         likelihood_n: held-out images whose log-likelihood is asked for.
         likelihood_samples: Monte-Carlo effort of families whose likelihood is not exact; 0 for their default.
@@ -70,6 +71,7 @@ class Protocol:
     reference: int = 10_000
     k: int = 5
     kept: int = 50_000
+    search: Literal["exact", "index"] = "exact"
     ladder: Literal["auto", "yes", "no"] = "auto"
     likelihood_n: int = 500
     likelihood_samples: int = 0
@@ -82,6 +84,8 @@ class Protocol:
             if getattr(self, name) < smallest:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} must be at least {smallest}, not {getattr(self, name)}")
+        if self.search not in ("exact", "index"):
+            raise ValueError(f"--search must be exact or index, not {self.search!r}")
         if self.ladder not in ("auto", "yes", "no"):
             raise ValueError(f"--ladder must be auto, yes or no, not {self.ladder!r}")
         if self.preprocessing and self.features != "inception":

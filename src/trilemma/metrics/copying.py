@@ -101,7 +101,7 @@ class Nearness:
     ratio: Tensor
 
 
-def nearness(x: Tensor, train: Tensor) -> Nearness:
+def nearness(x: Tensor, train: Tensor, *, index: bool = False) -> Nearness:
     """`Nearness` of images ``[N, d]`` to training images ``[n, d]``; held-out images need it once for many models.
 
     Raises:
@@ -109,7 +109,7 @@ def nearness(x: Tensor, train: Tensor) -> Nearness:
     """
     if len(train) < 3:
         raise ValueError(f"{len(train)} training images are too few to say what is near")
-    distances, indices = closest(x, train, min(NEIGHBOURS + 1, len(train)))
+    distances, indices = closest(x, train, min(NEIGHBOURS + 1, len(train)), index=index)
     first, rest = distances[:, 0], distances[:, 1:].mean(1)
     return Nearness(first, indices[:, 0], torch.where(rest > 0, first / rest.clamp_min(1e-300), 0.0))
 

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours, in chunks."""
+"""Nearest neighbours: exact, in chunks, or out of an index for large sets."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from trilemma.metrics.checks import check_features, check_same_dims
+from trilemma.metrics.index import candidates as indexed
 
 CHUNK = 2**23  # distances held at once: 32 MiB in float32
 CACHED = 2**17  # float64 values worked on at once: 1 MiB stays in the processor's cache
 SPARE = 3  # candidates beyond the k nearest that are measured again
 
 
-def closest(queries: Tensor, reference: Tensor, k: int = 1, *, others: bool = False) -> tuple[Tensor, Tensor]:
+def closest(
+    queries: Tensor, reference: Tensor, k: int = 1, *, others: bool = False, index: bool = False
+) -> tuple[Tensor, Tensor]:
     """The k nearest rows of ``reference`` ``[M, d]`` for each of ``queries`` ``[N, d]``, nearest first.
 
     Features, or flattened pixels. Candidates are found with float32 products, in chunks, and measured again in
@@ -23,6 +26,8 @@ def closest(queries: Tensor, reference: Tensor, k: int = 1, *, others: bool = Fa
 
     Args:
         others: leave out row i of ``reference`` for query i, by index: for the neighbours of a set within itself.
+        index: search an index instead of every row (`metrics.index`): much faster on large sets. A neighbour may be
+            missed, so distances may be too large; those that are found are exact.
 
     Returns:
         float64 ``[N, k]`` Euclidean distances and int64 ``[N, k]`` rows of ``reference``.
@@ -35,6 +40,8 @@ def closest(queries: Tensor, reference: Tensor, k: int = 1, *, others: bool = Fa
     reference = check_features(reference, "reference", least=1, convert=False)
     if not 1 <= k <= len(reference) - others:
         raise ValueError(f"there are {len(reference) - others} neighbours to look for, not {k}")
+    if index:
+        return _by_index(queries, reference, k, others)
     centre = mean_row(reference)  # distances do not change, and their rounding error shrinks
     near = centred(reference, centre)
     norms = squared_norms(near)
@@ -51,6 +58,21 @@ def closest(queries: Tensor, reference: Tensor, k: int = 1, *, others: bool = Fa
             found[0][again], found[1][again] = _exactly(part[again], reference, centre, k, start + again, others)
         distances[start : start + rows], indices[start : start + rows] = found[:2]
     return distances, indices
+
+
+def _by_index(queries: Tensor, reference: Tensor, k: int, others: bool) -> tuple[Tensor, Tensor]:
+    """The k nearest of what an index finds."""
+    count = min(4 * (k + SPARE), len(reference))
+    found = indexed(queries, reference, count)
+    own = torch.arange(len(queries))[:, None]
+    missing = (found < 0) | ((found == own) if others else False)
+    # What is missing stands at the end, as the farthest of those that were found.
+    order = missing.int().sort(dim=1, stable=True).indices
+    found, missing = found.gather(1, order), missing.gather(1, order)
+    if bool(missing[:, k - 1].any()):
+        raise ValueError(f"the index found fewer than {k} neighbours of some image: search exactly")
+    last = (~missing).sum(1, keepdim=True) - 1
+    return _measure(queries, reference, torch.where(missing, found.gather(1, last), found), k, missing)
 
 
 def nearest(queries: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,13 +150,17 @@ def _exactly(
     return _measure(queries, reference, candidates, k)
 
 
-def _measure(queries: Tensor, reference: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _measure(
+    queries: Tensor, reference: Tensor, candidates: Tensor, k: int, missing: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Distances to candidate rows ``[N, count]`` by their differences; the k nearest, in a tie the lower index."""
-    candidates = candidates.sort(1).values
+    candidates, places = candidates.sort(1)
     distances = torch.empty(candidates.shape, dtype=torch.float64)
     rows = max(1, CACHED // (candidates.shape[1] * queries.shape[1]))
     for start in range(0, len(queries), rows):
         part = slice(start, start + rows)
         distances[part] = (queries[part, None].double() - reference[candidates[part]].double()).norm(dim=2)
+    if missing is not None:
+        distances.masked_fill_(missing.gather(1, places), torch.inf)
     order = distances.sort(dim=1, stable=True).indices[:, :k]
     return distances.gather(1, order), candidates.gather(1, order)
