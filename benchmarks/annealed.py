@@ -44,8 +44,8 @@ def main() -> None:
         answer = bracket(model, args.images, settings=settings)
         wall, cpu = time.perf_counter() - began, time.process_time() - processed
         print(
-            f"{temperatures:6d} temperatures: {args.images / wall:.4f} images/s ({args.images / cpu:.4f} per CPU second; "
-            f"pilot, forward, backward), forward {answer.forward.mean():.2f}, backward "
+            f"{temperatures:6d} temperatures: {args.images / wall:.4f} images/s ({args.images / cpu:.4f} per CPU "
+            f"second; pilot, forward, backward), forward {answer.forward.mean():.2f}, backward "
             f"{answer.backward.mean():.2f}, gap {answer.gap:.3f} nats, acceptance {answer.acceptance:.2f}",
             flush=True,
         )

@@ -92,8 +92,11 @@ class Autoencoder(Family):
         z = self.encode(x, labels)
         if self.training:
             self._track(z.detach())
-        error = to_unit(x, self.spec.levels) - self._decode(z, labels)
-        return Loss({"reconstruction": error.square().sum((1, 2, 3)).mean()})
+        return Loss({"reconstruction": self.distortion(x, z, labels).mean()})
+
+    def distortion(self, x: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """‖x - x̂(z)‖² on [-1, 1], summed over the pixels: ``[B]``."""
+        return (to_unit(x, self.spec.levels) - self._decode(z, labels)).square().sum((1, 2, 3))
 
     @torch.no_grad()
     def _track(self, z: Tensor) -> None:
