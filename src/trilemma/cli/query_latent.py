@@ -19,6 +19,7 @@ from trilemma.families.family import Progress
 from trilemma.parallel import ranks
 from trilemma.queries.annealed import Annealed, Settings, annealed, bracket
 from trilemma.queries.decoders import decoding
+from trilemma.queries.disentangle import disentanglement, draw_disentanglement, read_factors
 from trilemma.queries.downstream import downstream_check
 from trilemma.queries.latent import arithmetic, interpolate, manifold, traverse
 from trilemma.queries.latent_pictures import (
@@ -59,6 +60,9 @@ class LatentFlags:
     manifold: Annotated[bool, _flag("draw the whole of a 2-D latent space, and the codes of images in it")] = False
     arithmetic: Annotated[
         str | None, _flag("A-B+C on mean codes of classes such as 9-4+1, or of images such as @12,40-@7+@3")
+    ] = None
+    disentangle: Annotated[
+        str | None, _flag("mutual information gap and DCI on an .npz of images with 'factors' (vae, autoencoder)")
     ] = None
     steps: Annotated[int | None, _flag("pictures in a row of --interpolate (9) and --traverse (9)")] = None
     chains: Annotated[int | None, _flag("with --annealed: chains for each image; 16 by default")] = None
@@ -328,6 +332,39 @@ def _device(asked: Asked) -> torch.device:
     return ranks(asked.device).device
 
 
+def ask_disentangle(asked: Asked) -> Reply:
+    path, source = asked.picture("disentanglement"), asked.value or ""
+    factors, names = read_factors(source)
+    flags = replace(asked.flags, n=5000 if asked.flags.n is None else asked.flags.n)
+    dataset, indices = replace(asked, flags=flags).source(source, 5000)
+    if len(factors) != len(dataset.images):
+        raise ValueError(f"{source} has factors of {len(factors)} images and {len(dataset.images)} images")
+    known = posterior(asked.run, dataset.batch(indices), device=asked.device, progress=asked.progress)
+    answer = disentanglement(known.mean, factors[torch.from_numpy(indices)], names)
+    if asked.first:
+        draw_disentanglement(answer, path, asked.title(dataset.name))
+    record = {
+        "images": dataset.name,
+        "n": len(indices),
+        "factors": list(answer.names),
+        "mutual_information_gap": answer.gap,
+        "gaps": answer.gaps.tolist(),
+        "disentanglement": answer.disentanglement,
+        "completeness": answer.completeness,
+        "informativeness": answer.informativeness,
+        "information": answer.information.tolist(),
+        "importance": answer.importance.tolist(),
+        "picture": str(path),
+    }
+    lines = [
+        f"mutual information gap {answer.gap:.3f}; disentanglement {answer.disentanglement:.3f}, completeness "
+        f"{answer.completeness:.3f}, informativeness {answer.informativeness:.3f} ({len(indices)} images of "
+        f"{dataset.name}; factors {', '.join(answer.names)})",
+        str(path),
+    ]
+    return Reply(record, lines)
+
+
 SCENE = frozenset({"images", "n", "labels", "out"})
 LATENT_MODES = {
     "annealed": Mode(ask_annealed, frozenset({"images", "n", "labels", "chains", "temperatures", "sigma", "start"})),
@@ -336,6 +373,7 @@ LATENT_MODES = {
     "interpolate": Mode(ask_interpolate, SCENE | {"steps"}),
     "traverse": Mode(ask_traverse, SCENE | {"steps"}),
     "manifold": Mode(ask_manifold, SCENE),
+    "disentangle": Mode(ask_disentangle, frozenset({"n", "out"})),
     "arithmetic": Mode(ask_arithmetic, frozenset({"images", "n", "out"})),
 }
 LATENT_QUESTIONS = tuple(LATENT_MODES)
