@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
+from trilemma.families.autoencoder import MEMORY, Autoencoder, AutoencoderConfig, AutoencoderOptions
 from trilemma.families.family import QUESTIONS, Family
 from trilemma.families.observation import L2, Bernoulli, DiscretisedLogistic, discretised_logistic
 from trilemma.families.vae import PATIENCE, VAE, VAEConfig, VAEOptions, gaussian_kl
 from trilemma.images import Spec, to_unit
+from trilemma.metrics.mixture import Mixture
 from trilemma.nets.convnets import Decoder, Encoder, Ladder
 from trilemma.noise import BatchNoise, ImageNoise
 
@@ -520,6 +521,69 @@ def test_autoencoder_tracks_its_codes_and_samples_with_their_spread() -> None:
     std = (model.code_square - model.code_mean.square()).sqrt()
     expected = model.decode(model.code_mean + std * ImageNoise(0, range(2)).normal(3))
     assert torch.equal(model.sample(noise), expected)
+
+
+def remembering(codes: Tensor) -> Autoencoder:
+    torch.manual_seed(0)
+    model = Autoencoder(AutoencoderConfig(width=8, latent=codes.shape[1]), Spec((1, 8, 8))).eval()
+    model.remember(codes)
+    return model
+
+
+def drawn_codes(model: Autoencoder, what: str, count: int = 4000) -> Tensor:
+    return model._draw(ImageNoise(0, range(count)), what)
+
+
+def test_autoencoder_remembers_the_last_codes_bit_by_bit() -> None:
+    z = torch.randn(MEMORY + 300, 3, generator=torch.Generator().manual_seed(0))
+    model = remembering(z[:100])
+    assert torch.equal(model.codes, z[:100])
+    model.remember(z[100:])
+    assert torch.equal(model.codes, z[-MEMORY:])
+    again = remembering(z[:1])
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.codes, model.codes)
+    assert not model.memory.is_floating_point()  # or several processes would average it
+
+
+def test_codes_are_drawn_from_what_the_option_names() -> None:
+    generator = torch.Generator().manual_seed(0)
+    which = torch.randint(2, (MEMORY, 1), generator=generator).bool()
+    spread = torch.tensor([[1.0, 0.0], [0.9, 0.3]])
+    noise = torch.randn(MEMORY, 2, generator=generator) @ spread.T
+    codes = torch.where(which, noise + 6, 0.2 * noise - 6)  # two clouds far from each other
+    model = remembering(codes)
+    prior, gaussian, mixture, real = (drawn_codes(model, kind) for kind in ("prior", "gaussian", "mixture", "real"))
+    assert prior.mean(0).abs().max() < 0.1
+    assert torch.allclose(prior.std(0), torch.ones(2), atol=0.1)
+    for drawn in (gaussian, mixture, real):
+        assert torch.allclose(drawn.mean(0), codes.mean(0), atol=0.5)
+        assert torch.allclose(torch.cov(drawn.T), torch.cov(codes.T), rtol=0.1)
+    between = ((codes.mean(0) - gaussian).norm(dim=1) < 3).float().mean()
+    assert between > 0.2  # one Gaussian fills the gap
+    assert ((codes.mean(0) - mixture).norm(dim=1) < 3).float().mean() < 0.01  # two do not
+    share = (mixture.sum(1) > 0).float().mean()
+    assert share == pytest.approx(float(which.float().mean()), abs=0.03)
+    assert set(map(tuple, real.tolist())) <= set(map(tuple, codes.tolist()))
+    assert torch.equal(drawn_codes(model, "mixture", 3), mixture[:3])
+    fresh = autoencoder(Spec((1, 8, 8)))
+    for kind in ("gaussian", "mixture", "real"):
+        with pytest.raises(ValueError, match="has seen none: train it"):
+            fresh.sample(ImageNoise(0, range(2)), None, AutoencoderOptions(codes=kind))  # type: ignore[arg-type]
+
+
+def test_mixture_density_and_its_likelihood_rises() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.cat([torch.randn(400, 2, generator=generator), 0.3 * torch.randn(100, 2, generator=generator) + 4])
+    one, two = Mixture.fit(x, 1), Mixture.fit(x, 2)
+    normal = torch.distributions.MultivariateNormal(one.means[0], scale_tril=one.factors[0])
+    assert torch.allclose(one.log_density(x), normal.log_prob(x.double()))
+    assert torch.allclose(one.means[0], x.double().mean(0))
+    assert two.log_density(x).mean() > one.log_density(x).mean() + 0.3
+    assert sorted(two.weights.tolist()) == pytest.approx([0.2, 0.8], abs=0.02)
+    assert len(Mixture.fit(x[:6], 9).weights) == 1  # few rows, few components
+    with pytest.raises(ValueError, match="at least 2"):
+        Mixture.fit(x[:1], 2)
 
 
 def test_autoencoder_image_does_not_depend_on_its_batch() -> None:

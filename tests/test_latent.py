@@ -23,6 +23,7 @@ from trilemma.images import Spec, from_unit
 from trilemma.queries.downstream import downstream, downstream_check, linear_probe, vote
 from trilemma.queries.latent import arithmetic, codes, interpolate, manifold, project, spherical, straight, traverse
 from trilemma.queries.posterior import decode, posterior, save_codes
+from trilemma.queries.samplers import samplers
 from trilemma.run import Run
 from trilemma.training import train
 
@@ -260,6 +261,38 @@ def test_projection_finds_the_code_behind_an_image() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+# --- why an autoencoder is no generative model ------------------------------------------------------------------------
+
+
+def test_samplers_are_ranked_by_how_much_they_know_of_the_codes() -> None:
+    """Codes on two far clouds and an exact decoder: N(0, I) and a large box miss what real codes hit."""
+    torch.manual_seed(0)
+    spec = Spec((1, 8, 8))
+    model = Autoencoder(AutoencoderConfig(width=8, latent=2), spec).eval()
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(64, 2, generator=generator)).Q
+    model.encoder = Linear(basis.T, torch.zeros(2), (2,))  # type: ignore[assignment, arg-type]
+    model.encoder.forward = lambda x, labels=None: x.flatten(1) @ basis  # type: ignore[method-assign]
+    model.decoder = Linear(basis, torch.zeros(64), spec.shape)  # type: ignore[assignment]
+    z = torch.randn(400, 2, generator=generator) * 0.3 + torch.where(
+        torch.rand(400, 1, generator=generator) < 0.5, 3, -3
+    )
+    images = model.decode(z)
+    answer = samplers(model, images[:300], images[300:], n=300)
+    frechet = {kind: sampled.frechet for kind, sampled in answer.kinds.items()}
+    near = {kind: sampled.near for kind, sampled in answer.kinds.items()}
+    assert frechet["real"] < min(frechet["gaussian"], frechet["mixture"])
+    assert max(frechet["gaussian"], frechet["mixture"]) < min(frechet["box"], frechet["prior"])
+    assert near["gaussian"] < near["mixture"] - 0.1  # a Fréchet distance sees moments, and hardly this
+    assert near["real"] > 0.9
+    assert near["mixture"] > 0.8
+    assert near["box"] < 0.1
+    assert near["prior"] < 0.1
+    assert int(model.seen) == 0  # as it was
+    with pytest.raises(ValueError, match="vae has one of its own"):
+        samplers(linear_vae([1.0], [0.0]), noise_images(20), noise_images(20))
+
+
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
@@ -317,6 +350,9 @@ def test_posterior_downstream_and_annealing_from_the_command_line(
     with np.load(file) as saved:
         assert np.allclose(saved["mean"], record["mean"])
         assert saved["indices"].tolist() == record["indices"]
+    code, out, err = call(capsys, "query", runs["autoencoder"].path, "--samplers", "-n", 20, "--json")
+    assert code == 0, err
+    assert set(json.loads(out)["kinds"]) == {"real", "mixture", "gaussian", "marginal", "prior", "box"}
     code, out, err = call(capsys, "query", runs["autoencoder"].path, "--downstream", "-n", 40, "--json")
     assert code == 0, err
     assert set(json.loads(out)["features"]) == {"codes", "pixels"}

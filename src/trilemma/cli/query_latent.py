@@ -12,7 +12,7 @@ import torch
 from cyclopts import Parameter
 from torch import Tensor
 
-from trilemma.cli.query_asked import Asked, Flags, Indices, Mode, Reply, true_labels
+from trilemma.cli.query_asked import Asked, Flags, Indices, Mode, Reply, finite, true_labels
 from trilemma.data import Dataset, load
 from trilemma.evaluation import subset
 from trilemma.families.family import Progress
@@ -30,6 +30,7 @@ from trilemma.queries.latent_pictures import (
     draw_traversal,
 )
 from trilemma.queries.posterior import decode, distortion_unit, draw_reconstructions, posterior, save_codes
+from trilemma.queries.samplers import KINDS, draw_samplers, samplers
 
 SHOWN = 24
 """Images in a picture of reconstructions."""
@@ -64,6 +65,9 @@ class LatentFlags:
     disentangle: Annotated[
         str | None, _flag("mutual information gap and DCI on an .npz of images with 'factors' (vae, autoencoder)")
     ] = None
+    samplers: Annotated[
+        bool, _flag("what an autoencoder makes of N(0, I), of densities fitted to its codes, and of a large box")
+    ] = False
     steps: Annotated[int | None, _flag("pictures in a row of --interpolate (9) and --traverse (9)")] = None
     chains: Annotated[int | None, _flag("with --annealed: chains for each image; 16 by default")] = None
     temperatures: Annotated[int | None, _flag("with --annealed: steps from prior to posterior; 500 by default")] = None
@@ -365,6 +369,33 @@ def ask_disentangle(asked: Asked) -> Reply:
     return Reply(record, lines)
 
 
+def ask_samplers(asked: Asked) -> Reply:
+    dataset, n = load(asked.config.data), 2000 if asked.flags.n is None else asked.flags.n
+    if n < 10:
+        raise ValueError(f"--samplers needs at least 10 images, not {n}")
+    train, held_out = (dataset.batch(subset(rows, n, asked.seed)) for rows in (dataset.train, dataset.test))
+    answer = samplers(
+        asked.run, train, held_out, n=n, seed=asked.seed, device=asked.device, progress=asked.progress
+    )  # fmt: skip
+    path = asked.picture("samplers")
+    if asked.first:
+        draw_samplers(answer, path, asked.title(f"no sampler, {dataset.name}"))
+    record: dict[str, Any] = {
+        "images": dataset.name,
+        "n": n,
+        "features": answer.features,
+        "floor": answer.floor,
+        "kinds": {kind: {"frechet": finite(s.frechet), "near": s.near} for kind, s in answer.kinds.items()},
+        "picture": str(path),
+    }
+    lines = [
+        f"{kind:8} Fréchet distance {s.frechet:6.2f}, near the data {100 * s.near:3.0f} %: {KINDS[kind]}"
+        for kind, s in answer.kinds.items()
+    ]
+    note = f"{n} images each, {answer.features} features; held-out images of {dataset.name} {answer.floor:.2f}"
+    return Reply(record, [*lines, note, str(path)])
+
+
 SCENE = frozenset({"images", "n", "labels", "out"})
 LATENT_MODES = {
     "annealed": Mode(ask_annealed, frozenset({"images", "n", "labels", "chains", "temperatures", "sigma", "start"})),
@@ -373,6 +404,7 @@ LATENT_MODES = {
     "interpolate": Mode(ask_interpolate, SCENE | {"steps"}),
     "traverse": Mode(ask_traverse, SCENE | {"steps"}),
     "manifold": Mode(ask_manifold, SCENE),
+    "samplers": Mode(ask_samplers, frozenset({"n", "out"})),
     "disentangle": Mode(ask_disentangle, frozenset({"n", "out"})),
     "arithmetic": Mode(ask_arithmetic, frozenset({"images", "n", "out"})),
 }

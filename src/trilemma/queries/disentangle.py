@@ -7,6 +7,7 @@ Williams 2018, "A framework for the quantitative evaluation of disentangled repr
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,9 +57,9 @@ class Disentangled:
 def disentanglement(codes: Tensor, factors: Tensor, names: Sequence[str] | None = None) -> Disentangled:
     """Score codes [N, D] against the factors [N, K] that the images were made from.
 
-    A factor is taken as classes: its values, or 20 bins of them where there are over 64. Factors that do not vary are left
-    out. The first 80 % of the rows fit the predictors of DCI (logistic regressions with an L1 penalty, in place of
-    the paper's lasso, because factors such as a shape have no order), the rest judge them.
+    A factor is taken as classes: its values, or 20 bins of them where there are over 64. Factors that do not vary are
+    left out. The first 80 % of the rows fit the predictors of DCI (logistic regressions with an L1 penalty, in place
+    of the paper's lasso, because factors such as a shape have no order), the rest judge them.
 
     Raises:
         ValueError: rows that do not fit, fewer than 50 of them, or no factor that varies, in one line.
@@ -148,7 +149,7 @@ def _entropy(weights: Tensor) -> Tensor:
     if weights.shape[1] < 2:
         return torch.zeros(len(weights), dtype=weights.dtype)
     p = weights / weights.sum(1, keepdim=True).clamp(min=1e-300)
-    return -torch.xlogy(p, p).sum(1) / np.log(weights.shape[1])
+    return -torch.xlogy(p, p).sum(1) / math.log(weights.shape[1])
 
 
 def sparse_logistic(
