@@ -281,11 +281,10 @@ def test_samplers_are_ranked_by_how_much_they_know_of_the_codes() -> None:
     answer = samplers(model, images[:300], images[300:], n=300)
     frechet = {kind: sampled.frechet for kind, sampled in answer.kinds.items()}
     near = {kind: sampled.near for kind, sampled in answer.kinds.items()}
-    assert frechet["real"] < min(frechet["gaussian"], frechet["mixture"])
-    assert max(frechet["gaussian"], frechet["mixture"]) < min(frechet["box"], frechet["prior"])
-    assert near["gaussian"] < near["mixture"] - 0.1  # a Fréchet distance sees moments, and hardly this
+    assert 5 * max(frechet["real"], frechet["mixture"]) < min(frechet[kind] for kind in ("gaussian", "box", "prior"))
     assert near["real"] > 0.9
     assert near["mixture"] > 0.8
+    assert near["gaussian"] < 0.5
     assert near["box"] < 0.1
     assert near["prior"] < 0.1
     assert int(model.seen) == 0  # as it was

@@ -96,14 +96,19 @@ def draw_map(
     codes: Tensor, labels: Tensor | None, names: Sequence[str], path: str | os.PathLike[str], title: str, words: str
 ) -> Path:
     """A PNG of 2-D codes [N, 2] as points, coloured by class where there are labels; circles at 1, 2, 3 of N(0, I)."""
-    reach = max(3.2, float(torch.quantile(codes.abs().flatten(), 0.995)))
-    ticks = drawing.steps(-reach, reach, 6)
-    plot = drawing.Plot((560, 560), (-reach, reach), (-reach, reach), ("z0", "z1"), (ticks, ticks))
+    ends = torch.quantile(codes, torch.tensor([0.003, 0.997]), dim=0)
+    low, high = ends[0].clamp(max=-3.2), ends[1].clamp(min=3.2)
+    half = float((high - low).max()) / 2  # as wide as high, so that circles are round
+    (left_end, right_end), (lower_end, upper_end) = (
+        (float(low[i] + high[i]) / 2 - half, float(low[i] + high[i]) / 2 + half) for i in (0, 1)
+    )
+    ticks = (drawing.steps(left_end, right_end, 6), drawing.steps(lower_end, upper_end, 6))
+    plot = drawing.Plot((560, 558), (left_end, right_end), (lower_end, upper_end), ("z0", "z1"), ticks)
     for radius in (1, 2, 3):
         (left, bottom), (right, top) = plot.at(-radius, -radius), plot.at(radius, radius)
         plot.pen.ellipse((left, top, right, bottom), outline=drawing.FAINT)
     for i, (x, y) in enumerate(codes.tolist()):
-        if abs(x) < reach and abs(y) < reach:
+        if left_end < x < right_end and lower_end < y < upper_end:
             colour = OKABE_ITO[int(labels[i]) % len(OKABE_ITO)] if labels is not None else drawing.BLUE
             across, up = plot.at(x, y)
             plot.pen.ellipse((across - 1.5, up - 1.5, across + 1.5, up + 1.5), fill=colour)
