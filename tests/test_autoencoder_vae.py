@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
+from trilemma.families.autoencoder import MEMORY, Autoencoder, AutoencoderConfig, AutoencoderOptions
 from trilemma.families.family import QUESTIONS, Family
 from trilemma.families.observation import L2, Bernoulli, DiscretisedLogistic, discretised_logistic
 from trilemma.families.vae import PATIENCE, VAE, VAEConfig, VAEOptions, gaussian_kl
 from trilemma.images import Spec, to_unit
+from trilemma.metrics.mixture import Mixture
 from trilemma.nets.convnets import Decoder, Encoder, Ladder
 from trilemma.noise import BatchNoise, ImageNoise
 
@@ -338,7 +339,7 @@ def test_shapes_gradients_and_state(make: object, shape: tuple[int, int, int], l
         assert int(images.max()) < levels
 
 
-@pytest.mark.parametrize("config", [{}, {"scale": "channel"}, {"observation": "l2"}])
+@pytest.mark.parametrize("config", [{}, {"scale": "channel"}, {"observation": "l2"}, {"network": "dense"}])
 @pytest.mark.parametrize("draw", ["mean", "sample"])
 def test_vae_image_does_not_depend_on_its_batch(config: dict[str, str], draw: str) -> None:
     spec = Spec((1, 12, 10), classes=2)
@@ -390,13 +391,112 @@ def test_user_errors_are_one_clear_line() -> None:
 
 
 def test_collapse_alarm() -> None:
-    model = vae(Spec((1, 8, 8)), beta=4.0)
-    assert model.alarms({}) == []
-    assert model.alarms({"kl": 4.0}) == []
-    assert [model.alarms({"kl": 0.2}) for _ in range(PATIENCE - 1)] == [[]] * (PATIENCE - 1)  # normal at the start
-    (alarm,) = model.alarms({"kl": 0.2})
-    assert "collapse" in alarm
-    assert "4" in alarm
+    for logs in ({"rate": 0.05}, {"rate": 3.0, "active_units": 0.2}):
+        model = vae(Spec((1, 8, 8)), beta=4.0)
+        assert model.alarms({}) == []
+        assert model.alarms({"rate": 1.0, "active_units": 3.0}) == []
+        assert [model.alarms(logs) for _ in range(PATIENCE - 1)] == [[]] * (PATIENCE - 1)  # normal at the start
+        (alarm,) = model.alarms(logs)
+        assert "collapse" in alarm
+        assert "none of the 3 latents" in alarm
+        assert "now 4" in alarm
+
+
+def test_a_collapsed_encoder_has_no_active_units() -> None:
+    spec = Spec((1, 8, 8), levels=2)
+    model, x = vae(spec), blobs(spec, 16)
+    (objective,) = model.objectives()
+    with torch.no_grad():
+        model.encoder.head.weight.zero_()
+    assert objective.loss(x, None, batch_noise(0, 16)).logs["active_units"] == 0
+    with torch.no_grad():
+        model.encoder.head.weight[1].normal_()
+    assert objective.loss(x, None, batch_noise(0, 16)).logs["active_units"] == 1
+
+
+def test_importance_weighted_loss_is_minus_the_bound_and_has_its_gradient() -> None:
+    """∇ log 1/k Σ w = Σ w̃ ∇ log w with the normalised weights w̃ (Burda et al. 2015, eq. 14)."""
+    spec, k = Spec((1, 6, 6), levels=2), 4
+    model = vae(spec, importance=k, network="dense", width=12, depth=2).double()
+    x = blobs(spec, 3)
+    (objective,) = model.objectives()
+    loss = objective.loss(x, None, batch_noise(0, 3))
+    mu, logvar = model.encode(x)
+    std = (0.5 * logvar).exp()
+    z = mu[:, None] + std[:, None] * batch_noise(0, 3).normal(k, 3)
+    normal = torch.distributions.Normal
+    log_w = torch.distributions.Bernoulli(logits=model.decoder(z.flatten(0, 1)).view(3, k, -1)).log_prob(
+        x.flatten(1)[:, None].double()
+    ).sum(2) + (normal(0, 1).log_prob(z) - normal(mu[:, None], std[:, None]).log_prob(z)).sum(2)
+    assert loss.terms["iwae"].item() == pytest.approx(-(log_w.exp().mean(1).log().mean()).item(), rel=1e-9)
+    assert loss.logs["bits_per_dim"].item() == pytest.approx(loss.total.item() / (36 * math.log(2)))
+    by_hand = -(log_w.softmax(1).detach() * log_w).sum(1).mean()
+    ours = torch.autograd.grad(loss.total, list(model.parameters()), retain_graph=True)
+    theirs = torch.autograd.grad(by_hand, list(model.parameters()))
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_kl_warms_up_by_steps_of_training_and_a_resumed_run_goes_on() -> None:
+    spec = Spec((1, 8, 8), levels=2)
+    model, x = vae(spec, kl_warmup=4, beta=2.0), blobs(spec, 4)
+    (objective,) = model.objectives()
+
+    def weight() -> float:
+        loss = objective.loss(x, None, batch_noise(0, 4))
+        return (loss.terms["kl"] / loss.logs["rate"]).item()
+
+    assert [weight() for _ in range(3)] == pytest.approx([0.5, 1.0, 1.5])
+    assert model.eval() and weight() == pytest.approx(1.5)  # looking is not a step
+    again = vae(spec, kl_warmup=4, beta=2.0)
+    again.load_state_dict(model.state_dict())
+    assert int(again.steps) == 3
+    model.train()
+    assert [weight() for _ in range(3)] == pytest.approx([2.0, 2.0, 2.0])
+    assert "steps" not in vae(spec).state_dict()  # nothing new in a run without a warm-up
+
+
+def test_free_bits_pay_nothing_below_their_threshold() -> None:
+    spec = Spec((1, 8, 8), levels=2)
+    model, x = vae(spec, free_bits=0.3), blobs(spec, 8)
+    (objective,) = model.objectives()
+    with torch.no_grad():
+        model.encoder.head.weight.zero_()
+        model.encoder.head.bias.copy_(torch.tensor([2.0, 0.1, 0.0, 0.0, 0.0, 0.0]))  # KLs of 2, 0.005 and 0 nats
+    loss = objective.loss(x, None, batch_noise(0, 8))
+    assert loss.terms["kl"].item() == pytest.approx(2.0 + 0.3 + 0.3, rel=1e-5)
+    assert loss.logs["rate"].item() == pytest.approx(2.005, rel=1e-5)
+    gradient = torch.autograd.grad(loss.terms["kl"], model.encoder.head.bias)[0]
+    assert gradient[0].item() == pytest.approx(2.0)
+    assert gradient[1] == gradient[2] == 0  # free: nothing pulls it to the prior
+
+
+def test_fixed_scale_is_not_learnt() -> None:
+    spec = Spec((1, 4, 4))
+    model = vae(spec, scale="fixed", fixed_scale=0.1)
+    mu, log_s = model.observation.parts(torch.zeros(1, 1, 4, 4))
+    assert torch.allclose(log_s.exp(), torch.tensor(0.1))
+    assert not any("scale" in name for name, _ in model.named_parameters())
+    assert not any("scale" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [({"importance": 0}, "at least 1"), ({"beta": -1.0}, "0 or more"), ({"free_bits": 0.1, "importance": 5}, "free")],
+)
+def test_wrong_objectives_are_refused(wrong: dict[str, float], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        VAEConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_many_importance_samples_in_chunks_equal_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = Spec((1, 8, 8), levels=2)
+    model, x = vae(spec, network="dense", width=10, depth=2).double().eval(), blobs(spec, 3)
+    answers = []
+    for rows in (1, 7, 1000):
+        monkeypatch.setattr("trilemma.families.vae.ROWS", rows)
+        answers.append(model.log_likelihood(x, None, ImageNoise(0, range(3)), 23).nats)
+    assert torch.allclose(answers[0], answers[1], rtol=1e-10)  # type: ignore[arg-type]
+    assert torch.allclose(answers[0], answers[2], rtol=1e-10)  # type: ignore[arg-type]
 
 
 def test_autoencoder_tracks_its_codes_and_samples_with_their_spread() -> None:
@@ -421,6 +521,69 @@ def test_autoencoder_tracks_its_codes_and_samples_with_their_spread() -> None:
     std = (model.code_square - model.code_mean.square()).sqrt()
     expected = model.decode(model.code_mean + std * ImageNoise(0, range(2)).normal(3))
     assert torch.equal(model.sample(noise), expected)
+
+
+def remembering(codes: Tensor) -> Autoencoder:
+    torch.manual_seed(0)
+    model = Autoencoder(AutoencoderConfig(width=8, latent=codes.shape[1]), Spec((1, 8, 8))).eval()
+    model.remember(codes)
+    return model
+
+
+def drawn_codes(model: Autoencoder, what: str, count: int = 4000) -> Tensor:
+    return model._draw(ImageNoise(0, range(count)), what)
+
+
+def test_autoencoder_remembers_the_last_codes_bit_by_bit() -> None:
+    z = torch.randn(MEMORY + 300, 3, generator=torch.Generator().manual_seed(0))
+    model = remembering(z[:100])
+    assert torch.equal(model.codes, z[:100])
+    model.remember(z[100:])
+    assert torch.equal(model.codes, z[-MEMORY:])
+    again = remembering(z[:1])
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.codes, model.codes)
+    assert not model.memory.is_floating_point()  # or several processes would average it
+
+
+def test_codes_are_drawn_from_what_the_option_names() -> None:
+    generator = torch.Generator().manual_seed(0)
+    which = torch.randint(2, (MEMORY, 1), generator=generator).bool()
+    spread = torch.tensor([[1.0, 0.0], [0.9, 0.3]])
+    noise = torch.randn(MEMORY, 2, generator=generator) @ spread.T
+    codes = torch.where(which, noise + 6, 0.2 * noise - 6)  # two clouds far from each other
+    model = remembering(codes)
+    prior, gaussian, mixture, real = (drawn_codes(model, kind) for kind in ("prior", "gaussian", "mixture", "real"))
+    assert prior.mean(0).abs().max() < 0.1
+    assert torch.allclose(prior.std(0), torch.ones(2), atol=0.1)
+    for drawn in (gaussian, mixture, real):
+        assert torch.allclose(drawn.mean(0), codes.mean(0), atol=0.5)
+        assert torch.allclose(torch.cov(drawn.T), torch.cov(codes.T), rtol=0.1)
+    between = ((codes.mean(0) - gaussian).norm(dim=1) < 3).float().mean()
+    assert between > 0.2  # one Gaussian fills the gap
+    assert ((codes.mean(0) - mixture).norm(dim=1) < 3).float().mean() < 0.01  # two do not
+    share = (mixture.sum(1) > 0).float().mean()
+    assert share == pytest.approx(float(which.float().mean()), abs=0.03)
+    assert set(map(tuple, real.tolist())) <= set(map(tuple, codes.tolist()))
+    assert torch.equal(drawn_codes(model, "mixture", 3), mixture[:3])
+    fresh = autoencoder(Spec((1, 8, 8)))
+    for kind in ("gaussian", "mixture", "real"):
+        with pytest.raises(ValueError, match="has seen none: train it"):
+            fresh.sample(ImageNoise(0, range(2)), None, AutoencoderOptions(codes=kind))  # type: ignore[arg-type]
+
+
+def test_mixture_density_and_its_likelihood_rises() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.cat([torch.randn(400, 2, generator=generator), 0.3 * torch.randn(100, 2, generator=generator) + 4])
+    one, two = Mixture.fit(x, 1), Mixture.fit(x, 2)
+    normal = torch.distributions.MultivariateNormal(one.means[0], scale_tril=one.factors[0])
+    assert torch.allclose(one.log_density(x), normal.log_prob(x.double()))
+    assert torch.allclose(one.means[0], x.double().mean(0))
+    assert two.log_density(x).mean() > one.log_density(x).mean() + 0.3
+    assert sorted(two.weights.tolist()) == pytest.approx([0.2, 0.8], abs=0.02)
+    assert len(Mixture.fit(x[:6], 9).weights) == 1  # few rows, few components
+    with pytest.raises(ValueError, match="at least 2"):
+        Mixture.fit(x[:1], 2)
 
 
 def test_autoencoder_image_does_not_depend_on_its_batch() -> None:

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from trilemma.cli.flags import Device, Json, print_json
 from trilemma.cli.progress import Bars
 from trilemma.cli.query_asked import Asked, Flags, Mode
+from trilemma.cli.query_latent import LATENT_MODES, LATENT_QUESTIONS, LatentFlags
 from trilemma.cli.query_order import ask_causality, ask_complete, ask_receptive, ask_surprise
 from trilemma.cli.query_scores import ask_classify, ask_likelihood, ask_ood
 from trilemma.parallel import join
@@ -30,6 +31,10 @@ trilemma query runs/pixelcnn photos/ --complete --keep mask.png --particles 64
 trilemma query runs/pixelcnn --surprise -n 8
 trilemma query runs/digits --classify -n 1000 --prior training
 trilemma query runs/pixelcnn --ood fashion-mnist
+trilemma query runs/vae --annealed -n 16 --temperatures 1000
+trilemma query runs/vae --posterior -n 10000 --codes codes.npz
+trilemma query runs/vae --interpolate -n 8
+trilemma query runs/vae --arithmetic 9-4+1
 ```
 """,
     help_format="markdown",
@@ -44,7 +49,7 @@ MODES = {
     "surprise": Mode(ask_surprise, frozenset({"images", "n", "labels", "out"})),
     "classify": Mode(ask_classify, frozenset({"images", "n", "samples", "prior", "out"})),
     "ood": Mode(ask_ood, frozenset({"images", "n", "samples", "out"})),
-}
+} | LATENT_MODES
 QUESTIONS = tuple(name for name in MODES if name != "likelihood")
 
 
@@ -71,6 +76,7 @@ def query(
     out: Path | None = None,
     device: Device = "auto",
     json: Json = False,
+    latent: Annotated[LatentFlags | None, Parameter(name="*", group="Latent spaces")] = None,
 ) -> None:
     """Ask a trained run one question: by default log p(x) of images, in nats and in bits per dimension.
 
@@ -117,12 +123,14 @@ def query(
     out
         where the picture goes; by default into the run folder
     """
-    questions = dict(zip(QUESTIONS, (causality, receptive, complete, surprise, classify, ood), strict=True))
+    given = latent or LatentFlags()
+    asked_here = dict(zip(QUESTIONS, (causality, receptive, complete, surprise, classify, ood), strict=False))
+    questions = asked_here | {name: vars(given)[name] for name in LATENT_QUESTIONS}
     chosen = [name for name, value in questions.items() if value not in (None, False)]
     if len(chosen) > 1:
         raise ValueError(f"ask one question at a time, not --{' and --'.join(chosen)}")
     name = chosen[0] if chosen else "likelihood"
-    flags = Flags(images, n, labels, samples, keep, copies, particles, prior, out)
+    flags = given.extend(Flags(images, n, labels, samples, keep, copies, particles, prior, out))
     _refuse_strangers(name, flags)
     opened = Run.open(run)
     with join(device) as where, Bars() as bars:

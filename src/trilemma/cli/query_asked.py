@@ -35,6 +35,12 @@ class Flags:
     particles: int | None = None
     prior: str | None = None
     out: Path | None = None
+    steps: int | None = None
+    chains: int | None = None
+    temperatures: int | None = None
+    sigma: float | None = None
+    start: str | None = None
+    codes: Path | None = None
 
 
 @dataclass(frozen=True)

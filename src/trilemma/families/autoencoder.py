@@ -1,14 +1,15 @@
 """The plain autoencoder (Hinton & Salakhutdinov 2006, "Reducing the dimensionality of data with neural networks").
 
 An image is squeezed to a code and rebuilt from it. Nothing is said about how codes are distributed, so there is no
-p(x) and no way to draw from it: the codes of real images fill a thin, crooked part of the code space.
+p(x) and no way to draw from it: the codes of real images fill a thin, crooked part of the code space. A density can be
+fitted to the codes afterwards; the sampling options name what is decoded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,8 +17,16 @@ from torch import Tensor
 from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
 from trilemma.families.observation import at_least_float32
 from trilemma.images import Spec, from_unit, to_unit
+from trilemma.metrics.frechet import Gaussian
+from trilemma.metrics.mixture import Mixture
 from trilemma.nets.convnets import Decoder, Encoder
 from trilemma.noise import Noise
+
+MEMORY = 1024
+"""Codes of the last training images that are kept with the weights."""
+
+COMPONENTS = 10
+"""Gaussians in the mixture."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +43,24 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class AutoencoderOptions:
-    """`Autoencoder.sample` has no options."""
+    """What `Autoencoder.sample` decodes, since an autoencoder does not say."""
+
+    codes: Literal["marginal", "prior", "gaussian", "mixture", "real"] = "marginal"
+    """``marginal``: normal noise with the mean and the spread of each dimension of the training codes; ``prior``:
+    N(0, I), as if it were a VAE; ``gaussian``: fitted to the last 1,024 training codes with their correlations;
+    ``mixture``: of ten Gaussians, fitted to them; ``real``: those codes themselves, so no new images at all."""
 
 
 class Autoencoder(Family):
     """Encoder and decoder trained on the squared error of the reconstruction.
 
     The loss term ``reconstruction`` is ‖x - x̂‖² on [-1, 1], summed over the pixels of an image. The mean and the
-    spread of the training codes, one pair for each dimension, are tracked as buffers while training.
+    spread of the training codes, one pair for each dimension, are tracked as buffers while training, and so are the
+    last codes.
 
-    ``sample`` is a demonstration of what an autoencoder lacks: it decodes normal noise that has the mean and the
-    spread of the training codes but not their shape. Where that gives bad images, it is the model's fault.
+    ``sample`` is a demonstration of what an autoencoder lacks: by default it decodes normal noise that has the mean
+    and the spread of the training codes but not their shape. Where that gives bad images, it is the model's fault.
+    The other choices (`AutoencoderOptions`) ignore labels when they choose a code.
     """
 
     name: ClassVar[str] = "autoencoder"
@@ -68,6 +84,8 @@ class Autoencoder(Family):
     code_mean: Tensor
     code_square: Tensor
     batches: Tensor
+    memory: Tensor
+    seen: Tensor
 
     def __init__(self, config: AutoencoderConfig, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -76,6 +94,9 @@ class Autoencoder(Family):
         self.register_buffer("code_mean", torch.zeros(config.latent))
         self.register_buffer("code_square", torch.ones(config.latent))  # the mean of z², not of (z - mean)²
         self.register_buffer("batches", torch.zeros(()))
+        # As whole numbers, bit by bit: processes average statistics that are not, and a memory has no average.
+        self.register_buffer("memory", torch.zeros(MEMORY, config.latent, dtype=torch.int32))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Codes ``[B, latent]`` of uint8 ``[B, C, H, W]`` images."""
@@ -92,8 +113,11 @@ class Autoencoder(Family):
         z = self.encode(x, labels)
         if self.training:
             self._track(z.detach())
-        error = to_unit(x, self.spec.levels) - self._decode(z, labels)
-        return Loss({"reconstruction": error.square().sum((1, 2, 3)).mean()})
+        return Loss({"reconstruction": self.distortion(x, z, labels).mean()})
+
+    def distortion(self, x: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """‖x - x̂(z)‖² on [-1, 1], summed over the pixels: ``[B]``."""
+        return (to_unit(x, self.spec.levels) - self._decode(z, labels)).square().sum((1, 2, 3))
 
     @torch.no_grad()
     def _track(self, z: Tensor) -> None:
@@ -102,6 +126,20 @@ class Autoencoder(Family):
         weight = (1 / self.batches).clamp(min=0.01)
         self.code_mean += weight * (z.mean(0) - self.code_mean)
         self.code_square += weight * (z.square().mean(0) - self.code_square)
+        self.remember(z)
+
+    @torch.no_grad()
+    def remember(self, z: Tensor) -> None:
+        """Keep the last `MEMORY` codes, of these ``[N, latent]`` and those before."""
+        bits = z.detach().float().contiguous().view(torch.int32)
+        self.memory.copy_(torch.cat([self.memory, bits])[-MEMORY:])
+        self.seen += len(z)
+
+    @property
+    def codes(self) -> Tensor:
+        """The codes that are remembered, float32 ``[N, latent]``, N at most `MEMORY`."""
+        count = min(int(self.seen), MEMORY)
+        return self.memory.view(torch.float32)[MEMORY - count :]
 
     @torch.no_grad()
     def sample(
@@ -111,8 +149,29 @@ class Autoencoder(Family):
         options: AutoencoderOptions | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
-        std = (self.code_square - self.code_mean.square()).clamp(min=0).sqrt()
-        return self.decode(self.code_mean + std * noise.normal(self.config.latent), labels)
+        return self.decode(self._draw(noise, (options or AutoencoderOptions()).codes), labels)
+
+    def _draw(self, noise: Noise, what: str) -> Tensor:
+        """Codes ``[B, latent]`` of the kind that the option names."""
+        eps = noise.normal(self.config.latent)
+        if what == "prior":
+            return eps
+        if what == "marginal":
+            std = (self.code_square - self.code_mean.square()).clamp(min=0).sqrt()
+            return self.code_mean + std * eps
+        codes = self.codes
+        if len(codes) < 2:
+            raise ValueError(f"codes '{what}' needs codes of training images, and this model has seen none: train it")
+        if what == "real":
+            return codes[noise.integers(len(codes))]
+        if what == "gaussian":
+            law = Gaussian.fit(codes)
+            spread = torch.linalg.eigh(law.covariance)
+            factor = spread.eigenvectors * spread.eigenvalues.clamp(min=0).sqrt()
+            drawn: Tensor = law.mean + eps.double().cpu() @ factor.T
+        else:
+            drawn = Mixture.fit(codes, COMPONENTS).draw(noise.uniform(), eps)
+        return drawn.to(eps)
 
     def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
         return Likelihood("undefined", None, "an autoencoder has no distribution over codes, hence none over images")

@@ -6,6 +6,7 @@ draw.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Literal
 
@@ -71,14 +72,19 @@ class DiscretisedLogistic(Observation):
 
     Kingma et al. 2016 (inverse autoregressive flow), appendix; Salimans et al. 2017 (PixelCNN++), eq. 2. The
     location μ is the decoder's; the scale s is learnt for each ``pixel`` (the decoder's too, a function of z) or as one
-    number for each ``channel``.
+    number for each ``channel``, or it is ``fixed`` at a number on [-1, 1].
     """
 
-    def __init__(self, spec: Spec, scale: Literal["pixel", "channel"]) -> None:
+    log_scale: Tensor | None
+
+    def __init__(self, spec: Spec, scale: Literal["pixel", "channel", "fixed"], fixed: float = 0.05) -> None:
         super().__init__()
         self.levels = spec.levels
-        self.log_scale = nn.Parameter(torch.full((spec.channels, 1, 1), -1.0)) if scale == "channel" else None
-        self.outputs = spec.channels * (1 if scale == "channel" else 2)
+        self.outputs = spec.channels * (2 if scale == "pixel" else 1)
+        if scale == "fixed":
+            self.register_buffer("log_scale", torch.full((spec.channels, 1, 1), math.log(fixed)), persistent=False)
+        else:
+            self.log_scale = nn.Parameter(torch.full((spec.channels, 1, 1), -1.0)) if scale == "channel" else None
 
     def parts(self, decoded: Tensor) -> tuple[Tensor, Tensor]:
         """μ on the scale where the levels fill [-1, 1], and log s within `LOG_SCALES`; both ``[B, C, H, W]``."""

@@ -5,7 +5,12 @@ q(z|x) = N(μ, std²) is trained with it on the bound (eq. 3)
 
     log p(x) ≥ E_q[log p(x|z)] - KL(q(z|x) ‖ p(z)),
 
-whose expectation is differentiated through z = μ + std · ε (the reparameterisation trick, eq. 10).
+whose expectation is differentiated through z = μ + std · ε (the reparameterisation trick, eq. 10). With k draws of z
+the importance-weighted bound (Burda et al. 2015, "Importance weighted autoencoders", arXiv 1509.00519, eq. 8)
+
+    log p(x) ≥ E[log 1/k Σ_i p(x|z_i) p(z_i) / q(z_i|x)]
+
+is tighter, rises with k, and can be trained on as well as scored with.
 """
 
 from __future__ import annotations
@@ -22,28 +27,58 @@ from trilemma.families.family import Density, Family, Likelihood, Loss, Objectiv
 from trilemma.families.observation import L2, Bernoulli, DiscretisedLogistic, Observation, at_least_float32
 from trilemma.images import Spec, to_unit
 from trilemma.nets.convnets import Decoder, Encoder
+from trilemma.nets.dense import DenseDecoder, DenseEncoder
 from trilemma.noise import Noise
 
 PATIENCE = 5
 """Lines of the training log that the KL must stay near 0 before it is an alarm."""
+
+ACTIVE = 0.01
+"""A latent is active when the variance over images of its mean E_q[z] exceeds this (Burda et al. 2015, section 5)."""
+
+ROWS = 1024
+"""Codes decoded together when many importance samples score an image, which bounds the memory."""
 
 
 @dataclass(frozen=True)
 class VAEConfig:
     """Hyperparameters of `VAE`."""
 
+    network: Literal["conv", "dense"] = "conv"
+    """Convolutional encoder and decoder, or fully connected ones of tanh units as in the first papers."""
     width: int = 48
-    """Channels at half the image's resolution; they double with each halving."""
+    """Channels at half the image's resolution, doubling with each halving; or units of a dense layer."""
     depth: int = 1
-    """Residual blocks at each resolution, in the encoder and in the decoder."""
+    """Residual blocks at each resolution, or dense layers, in the encoder and in the decoder."""
     latent: int = 32
     """Dimensions of z."""
     observation: Literal["auto", "bernoulli", "logistic", "l2"] = "auto"
     """p(x|z): Bernoulli pixels (auto for 2 levels), discretised logistic (auto for 256) or the plain L2 distance."""
-    scale: Literal["pixel", "channel"] = "pixel"
-    """Where the logistic's width is learnt: for each pixel as a function of z, or as one number a channel."""
+    scale: Literal["pixel", "channel", "fixed"] = "pixel"
+    """The logistic's width: learnt for each pixel as a function of z, or as one number a channel, or not learnt."""
+    fixed_scale: float = 0.05
+    """The logistic's width on [-1, 1] where scale is fixed."""
+    importance: int = 1
+    """Draws of z in the bound that is trained: 1 for the ELBO, k for the importance-weighted bound, IWAE-k."""
     beta: float = 1.0
     """Weight of the KL; 1 is the bound, more trades reconstruction for a simpler code (Higgins et al. 2017)."""
+    kl_warmup: int = 0
+    """Steps over which the weight of the KL rises linearly from 0 to beta (Bowman et al. 2016)."""
+    free_bits: float = 0.0
+    """Nats of each latent's KL, averaged over the batch, that cost nothing (Kingma et al. 2016, eq. 15)."""
+
+    def __post_init__(self) -> None:
+        for name, ok, wanted in (
+            ("importance", self.importance >= 1, "at least 1"),
+            ("fixed_scale", self.fixed_scale > 0, "above 0"),
+            ("beta", self.beta >= 0, "0 or more"),
+            ("kl_warmup", self.kl_warmup >= 0, "0 or more steps"),
+            ("free_bits", self.free_bits >= 0, "0 or more nats"),
+        ):
+            if not ok:
+                raise ValueError(f"model.{name} must be {wanted}, not {getattr(self, name)}")
+        if self.free_bits and self.importance > 1:
+            raise ValueError("model.free_bits needs the KL of the ELBO: leave it out, or set model.importance to 1")
 
 
 @dataclass(frozen=True)
@@ -56,11 +91,13 @@ class VAEOptions:
 
 
 class VAE(Family):
-    """Encoder q(z|x, y), decoder p(x|z, y), trained on the evidence lower bound.
+    """Encoder q(z|x, y), decoder p(x|z, y), trained on the evidence lower bound or on an importance-weighted one.
 
     Loss terms, in nats per image: ``reconstruction``, -log p(x|z) summed over the pixels, and ``kl``, the KL summed
-    over the latents and multiplied by β. ``sample`` shows the mean image of p(x|z) unless ``Options.draw`` says
-    otherwise: without the pixel noise it is cleaner than the model is.
+    over the latents and multiplied by its weight; with ``importance`` > 1 the one term ``iwae`` instead. Logs:
+    ``rate``, the KL as it is, and ``active_units``, the number of latents that the images of a batch differ in.
+    ``sample`` shows the mean image of p(x|z) unless ``Options.draw`` says otherwise: without the pixel noise it is
+    cleaner than the model is.
     """
 
     name: ClassVar[str] = "vae"
@@ -79,14 +116,19 @@ class VAE(Family):
     Config: ClassVar[type] = VAEConfig
     Options: ClassVar[type] = VAEOptions
 
+    steps: Tensor
+
     def __init__(self, config: VAEConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         self.observation = _observation(config, spec)
         self._collapsed = 0
-        self.encoder = Encoder(spec.shape, config.width, config.depth, 2 * config.latent, spec.classes)
-        self.decoder = Decoder(
+        encoder, decoder = (Encoder, Decoder) if config.network == "conv" else (DenseEncoder, DenseDecoder)
+        self.encoder = encoder(spec.shape, config.width, config.depth, 2 * config.latent, spec.classes)
+        self.decoder = decoder(
             spec.shape, config.width, config.depth, config.latent, self.observation.outputs, spec.classes
         )
+        if config.kl_warmup:  # a whole number, because processes average statistics that are not
+            self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x, y) for uint8 ``[B, C, H, W]`` images: two ``[B, latent]``."""
@@ -102,14 +144,45 @@ class VAE(Family):
         return [Objective("elbo", list(self.parameters()), self._loss)]
 
     def _loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
+        weight, k = self._kl_weight(), self.config.importance
         mu, logvar = self.encode(x, labels)
-        z = mu + torch.exp(0.5 * logvar) * noise.normal(self.config.latent).to(mu.dtype)
-        reconstruction = self.observation.nats(x, self.decoder(z, labels)).mean()
-        kl = gaussian_kl(mu, logvar).mean()
-        logs = {"bits_per_dim": (reconstruction + kl).detach() / (self.spec.dims * math.log(2))}
-        if isinstance(self.observation, L2):
-            logs = {}  # its "nats" are not those of the discrete image
-        return Loss({"reconstruction": reconstruction, "kl": self.config.beta * kl}, logs)
+        each = latent_kl(mu, logvar)
+        kl = each.sum(1).mean()
+        logs = {"rate": kl.detach()}
+        if len(x) > 1:
+            logs["active_units"] = (mu.detach().var(0) > ACTIVE).sum().to(mu.dtype)
+        nats, log_ratio = self._weigh(x, labels, mu, logvar, noise, k)
+        if k > 1:
+            terms = {"iwae": -importance_bound(weight * log_ratio - nats).mean()}
+            bound = -importance_bound(log_ratio.detach() - nats.detach()).mean()
+        else:
+            reconstruction = nats.mean()
+            free = each.mean(0).clamp(min=self.config.free_bits).sum() if self.config.free_bits else kl
+            terms = {"reconstruction": reconstruction, "kl": weight * free}
+            bound = reconstruction + kl
+        if not isinstance(self.observation, L2):  # its "nats" are not those of the discrete image
+            logs["bits_per_dim"] = bound.detach() / (self.spec.dims * math.log(2))
+        return Loss(terms, logs)
+
+    def _kl_weight(self) -> Tensor | float:
+        """β, or the share of it that the warm-up has come to; each call in training is a step."""
+        beta, warmup = float(self.config.beta), int(self.config.kl_warmup)
+        if not warmup:
+            return beta
+        if self.training:
+            self.steps += 1
+        return beta * (self.steps / warmup).clamp(max=1)
+
+    def _weigh(
+        self, x: Tensor, labels: Tensor | None, mu: Tensor, logvar: Tensor, noise: Noise, draws: int
+    ) -> tuple[Tensor, Tensor]:
+        """-log p(x|z) and log p(z) - log q(z|x) of some z ~ q for each image: two [B, draws]."""
+        eps = noise.normal(draws, self.config.latent).to(mu.dtype)
+        z = mu[:, None] + torch.exp(0.5 * logvar)[:, None] * eps
+        many = None if labels is None else labels.repeat_interleave(draws)
+        decoded = self.decoder(z.flatten(0, 1).to(_dtype(self)), many)
+        nats = self.observation.nats(x.repeat_interleave(draws, 0), decoded).view(-1, draws)
+        return nats, 0.5 * (eps.square() + logvar[:, None] - z.square()).sum(2)
 
     @torch.no_grad()
     def sample(
@@ -136,33 +209,44 @@ class VAE(Family):
             raise ValueError(f"a VAE's likelihood needs at least 1 importance sample, not {samples}")
         mu, logvar = self.encode(x, labels)
         if samples is None:
-            z = mu + torch.exp(0.5 * logvar) * noise.normal(self.config.latent).to(mu.dtype)
-            nats = -self.observation.nats(x, self.decoder(z, labels)) - gaussian_kl(mu, logvar)
-            return Likelihood("bound", nats, "evidence lower bound with one draw of the code for each image")
+            nats = self._weigh(x, labels, mu, logvar, noise, 1)[0][:, 0]
+            reason = "evidence lower bound with one draw of the code for each image"
+            return Likelihood("bound", -nats - latent_kl(mu, logvar).sum(1), reason)
         total = torch.full_like(mu[:, 0], -torch.inf)
-        for _ in range(samples):
-            eps = noise.normal(self.config.latent).to(mu.dtype)
-            z = mu + torch.exp(0.5 * logvar) * eps
-            log_ratio = 0.5 * (eps.square() + logvar - z.square()).sum(1)  # log p(z) - log q(z|x)
-            total = torch.logaddexp(total, log_ratio - self.observation.nats(x, self.decoder(z, labels)))
+        size = max(1, ROWS // max(1, len(x)))
+        for start in range(0, samples, size):
+            nats, log_ratio = self._weigh(x, labels, mu, logvar, noise, min(size, samples - start))
+            total = torch.logaddexp(total, (log_ratio - nats).logsumexp(1))
         reason = f"importance-weighted bound with {samples} draws of the code for each image"
         return Likelihood("bound", total - math.log(samples), reason)
 
     def alarms(self, logs: Mapping[str, float]) -> list[str]:
         """Posterior collapse, once it has lasted for `PATIENCE` calls: a fresh encoder starts out with a small KL."""
-        kl, beta = logs.get("kl", math.inf), self.config.beta
-        self._collapsed = self._collapsed + 1 if kl < 0.1 * beta else 0
+        gone = logs.get("rate", math.inf) < 0.1 or logs.get("active_units", math.inf) < 0.5
+        self._collapsed = self._collapsed + 1 if gone else 0
         if self._collapsed < PATIENCE:
             return []
+        config = self.config
         return [
-            "posterior collapse: the KL is below 0.1 nats per image, so the decoder ignores the code and "
-            f"every image of a class looks the same; lower beta (now {beta:g}), lower the learning rate or train longer"
+            f"posterior collapse: none of the {config.latent} latents is active (rate {logs.get('rate', 0):.2g} nats "
+            "an image), so the decoder ignores the code and every image of a class looks the same; lower beta (now "
+            f"{config.beta:g}), set kl_warmup or free_bits, lower the learning rate or train longer"
         ]
 
 
+def latent_kl(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(0, 1)) of each latent in nats: ``[B, latent]`` (Kingma & Welling 2013, appendix B)."""
+    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
+
+
 def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(μ, σ²) ‖ N(0, I)) in nats, summed over the latents: ``[B]`` (Kingma & Welling 2013, appendix B)."""
-    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1)
+    """KL(N(μ, σ²) ‖ N(0, I)) in nats, summed over the latents: ``[B]``."""
+    return latent_kl(mu, logvar).sum(1)
+
+
+def importance_bound(log_weights: Tensor) -> Tensor:
+    """log 1/k Σ_i w_i of the logarithms ``[B, k]`` of importance weights: ``[B]`` (Burda et al. 2015, eq. 8)."""
+    return log_weights.logsumexp(1) - math.log(log_weights.shape[1])
 
 
 def _observation(config: VAEConfig, spec: Spec) -> Observation:
@@ -171,7 +255,7 @@ def _observation(config: VAEConfig, spec: Spec) -> Observation:
         kind = "bernoulli" if spec.levels == 2 else "logistic"
     if kind == "bernoulli":
         return Bernoulli(spec)
-    return DiscretisedLogistic(spec, config.scale) if kind == "logistic" else L2(spec)
+    return DiscretisedLogistic(spec, config.scale, config.fixed_scale) if kind == "logistic" else L2(spec)
 
 
 def _dtype(module: torch.nn.Module) -> torch.dtype:

@@ -1,0 +1,168 @@
+"""Why is an autoencoder no generative model? What its decoder makes of codes from here and there, measured."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trilemma.families.autoencoder import Autoencoder, AutoencoderOptions
+from trilemma.families.family import Family, Progress
+from trilemma.images import to_display
+from trilemma.metrics.features import Features, feature_network
+from trilemma.metrics.frechet import frechet_distance
+from trilemma.metrics.neighbours import nearest
+from trilemma.noise import ImageNoise, derive_seed
+from trilemma.parallel import ranks
+from trilemma.queries import drawing
+from trilemma.queries.decoders import checked, evaluating, given_labels, opened
+from trilemma.queries.posterior import decode, posterior
+from trilemma.run import Run
+
+BLOCK = 64
+"""Images drawn together."""
+
+KINDS = {
+    "real": "the codes of real images",
+    "mixture": "a mixture of ten Gaussians fitted to the codes",
+    "gaussian": "one Gaussian fitted to the codes",
+    "marginal": "noise with the spread of each dimension of the codes",
+    "prior": "N(0, I)",
+    "box": "evenly from a box twice as wide as the codes each way",
+}
+NEAR = 0.95
+"""Share of reconstructed held-out images that count as near the data, which sets how near that is."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What decoding one kind of codes gives.
+
+    Attributes:
+        frechet: Fréchet distance to the training images, in the features named by `Samplers`.
+        near: share of the images that are as near to a training image as 95 % of reconstructed held-out images are.
+        images: uint8 [10, C, H, W], the first.
+    """
+
+    frechet: float
+    near: float
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class Samplers:
+    """Each kind of codes in `KINDS`, from the most like real ones.
+
+    Attributes:
+        kinds: what each gives.
+        floor: Fréchet distance of the held-out images themselves.
+        n: images decoded for each kind.
+        features: name of the feature space.
+        levels: of the images.
+    """
+
+    floor: float
+    n: int
+    features: str
+    levels: int
+    kinds: dict[str, Sampled] = field(default_factory=dict)
+
+
+def samplers(
+    run: Run | Family,
+    train: Tensor,
+    held_out: Tensor,
+    *,
+    n: int = 2000,
+    features: str = "small",
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Samplers:
+    """Decode N(0, I), densities fitted to the codes, real codes and a large box, and measure what comes out.
+
+    The codes that the densities are fitted to are those of ``train`` under the weights that answer, not the ones
+    remembered from training. A conditional model is told no label.
+
+    Args:
+        run: a run, or a model loaded from one, of an autoencoder.
+        train, held_out: uint8 [N, C, H, W].
+        n: images decoded for each kind of codes.
+        features: a feature space of `feature_network`.
+
+    Raises:
+        ValueError: another family, or images that do not fit, in one line.
+    """
+    where = ranks(device).device
+    model = opened(run, where)
+    if not isinstance(model, Autoencoder):
+        raise ValueError(f"--samplers is about an autoencoder, which lacks a sampler; {model.name} has one of its own")
+    levels, network = model.spec.levels, feature_network(features, where)
+    codes = posterior(model, checked(train, model.spec), seed=seed, device=str(model.device)).mean
+    again = posterior(model, checked(held_out, model.spec), seed=seed, device=str(model.device)).reconstructions
+    real = network(to_display(train, levels))
+    radius = torch.quantile(nearest(network(to_display(again, levels)), real)[0], NEAR)
+    answer = Samplers(frechet_distance(network(to_display(held_out, levels)), real), n, network.name, levels)
+    kept = model.memory.clone(), model.seen.clone(), model.code_mean.clone(), model.code_square.clone()
+    try:
+        model.remember(codes.to(model.device))
+        model.code_mean.copy_(codes.mean(0))
+        model.code_square.copy_(codes.square().mean(0))
+        for i, kind in enumerate(KINDS):
+            images = _decoded(model, kind, codes, n, seed)
+            answer.kinds[kind] = _measured(images, real, radius, network, levels)
+            if progress:
+                progress(i + 1, len(KINDS))
+    finally:
+        for buffer, value in zip((model.memory, model.seen, model.code_mean, model.code_square), kept, strict=True):
+            buffer.copy_(value)
+    return answer
+
+
+def _decoded(model: Autoencoder, kind: str, codes: Tensor, n: int, seed: int) -> Tensor:
+    """``n`` images of one kind of codes."""
+    if kind == "box":
+        low, high = codes.amin(0), codes.amax(0)
+        centre, half = (low + high) / 2, high - low  # twice as wide: half of the width is the whole of the codes'
+        u = ImageNoise(derive_seed(seed, "box"), range(n)).uniform(codes.shape[1])
+        return decode(model, centre + (2 * u - 1) * half, device=str(model.device))
+    options = AutoencoderOptions(codes=kind)  # type: ignore[arg-type]
+    parts = []
+    for start in range(0, n, BLOCK):
+        rows = range(start, min(start + BLOCK, n))
+        labels = given_labels(model, None, len(rows))
+        with torch.no_grad(), evaluating(model):
+            parts.append(model.sample(ImageNoise(seed, rows, model.device), labels, options).cpu())
+    return torch.cat(parts)
+
+
+def _measured(images: Tensor, real: Tensor, radius: Tensor, network: Features, levels: int) -> Sampled:
+    drawn = network(to_display(images, levels))
+    near = float((nearest(drawn, real)[0] <= radius).double().mean())
+    try:
+        distance = frechet_distance(drawn, real)
+    except ValueError:  # every image the same
+        distance = float("nan")
+    return Sampled(distance, near, images[:10])
+
+
+def draw_samplers(answer: Samplers, path: str | os.PathLike[str], title: str) -> Path:
+    """A PNG: a row of decoded images for each kind of codes, with its numbers."""
+    rows = []
+    for kind, sampled in answer.kinds.items():
+        scale = drawing.scale_for(max(sampled.images.shape[2:]), 56)
+        pictures = [drawing.magnified(picture, scale) for picture in drawing.rgb(sampled.images, answer.levels)]
+        numbers = [f"Fréchet distance {sampled.frechet:.2f}", f"near the data {100 * sampled.near:.0f} %"]
+        rows.append(
+            drawing.below([drawing.words([f"{KINDS[kind]}: {', '.join(numbers)}"], 12), drawing.beside(pictures, 3)], 2)
+        )
+    lines = [
+        f"{answer.n} decoded codes of each kind, {answer.features} features; held-out images: {answer.floor:.2f}",
+        "near: as near to a training image as 95 % of reconstructed held-out images",
+    ]
+    return drawing.save(
+        drawing.framed(drawing.below([drawing.words([title], 16), drawing.words(lines, 12), *rows], 10)), path
+    )

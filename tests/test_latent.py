@@ -1,0 +1,370 @@
+"""Posterior, codes for other work, and what can be drawn from a latent space; by closed forms and the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_blobs
+from test_annealed import Linear
+from test_cli import call
+from torch import Tensor
+
+from trilemma.data import load
+from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
+from trilemma.families.gan import GAN, GANConfig
+from trilemma.families.pixelcnn import PixelCNN, PixelCNNConfig
+from trilemma.families.vae import VAE, VAEConfig
+from trilemma.images import Spec, from_unit
+from trilemma.queries.downstream import downstream, downstream_check, linear_probe, vote
+from trilemma.queries.latent import arithmetic, codes, interpolate, manifold, project, spherical, straight, traverse
+from trilemma.queries.posterior import decode, posterior, save_codes
+from trilemma.queries.samplers import samplers
+from trilemma.run import Run
+from trilemma.training import train
+
+SPEC = Spec((1, 4, 4))
+
+
+class Turn(torch.nn.Module):
+    """Moments of q: the first values of an image as means, and a constant log-variance for each latent."""
+
+    def __init__(self, gains: list[float], logvars: list[float]) -> None:
+        super().__init__()
+        self.gains, self.logvars = torch.nn.Parameter(torch.tensor(gains)), torch.tensor(logvars)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        mu = x.flatten(1)[:, : len(self.gains)] * self.gains
+        return torch.cat([mu, self.logvars.expand_as(mu)], 1)
+
+
+def linear_vae(gains: list[float], logvars: list[float]) -> VAE:
+    """Latent j is read off pixel j and written to pixel j."""
+    latent = len(gains)
+    model = VAE(VAEConfig(network="dense", width=4, latent=latent, scale="channel"), SPEC)
+    model.encoder = Turn(gains, logvars)  # type: ignore[assignment]
+    model.decoder = Linear(torch.eye(16)[:, :latent], torch.zeros(16), SPEC.shape)  # type: ignore[assignment]
+    return model.eval()
+
+
+def noise_images(count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, *SPEC.shape), generator=generator, dtype=torch.uint8)
+
+
+# --- the posterior ---------------------------------------------------------------------------------------------------
+
+
+def test_posterior_is_the_encoders_and_ranks_latents_by_their_rate() -> None:
+    model, x = linear_vae([0.5, 0.0, 2.0], [-1.0, 0.0, -3.0]), noise_images(150)
+    answer = posterior(model, x)
+    unit = x.flatten(1)[:, :3].float() / 127.5 - 1
+    assert torch.allclose(answer.mean, unit * torch.tensor([0.5, 0.0, 2.0]), atol=1e-6)
+    assert torch.allclose(answer.std[0], torch.tensor([-0.5, 0.0, -1.5]).exp())
+    rate = 0.5 * (answer.mean.square().mean(0) + answer.std[0].square() - 1 - 2 * answer.std[0].log())
+    assert answer.rate is not None
+    assert torch.allclose(answer.rate, rate, atol=1e-5)
+    assert answer.order.tolist() == [2, 0, 1]
+    assert answer.active.tolist() == [True, False, True]
+    assert "2 of 3 latents are active" in answer.verdict
+    assert torch.equal(answer.reconstructions.flatten(1)[:, 0], from_unit(answer.mean[:, 0], 256))
+
+
+def test_collapse_is_said_in_words() -> None:
+    answer = posterior(linear_vae([0.0, 0.0], [0.0, 0.0]), noise_images(20))
+    assert answer.verdict.startswith("posterior collapse: none of 2 latents is active")
+    assert answer.rate is not None
+    assert answer.rate.sum() == 0
+    assert "one image" in posterior(linear_vae([0.0], [0.0]), noise_images(1)).verdict
+
+
+def test_draws_have_the_posteriors_moments_and_depend_on_seed_and_number() -> None:
+    answer = posterior(linear_vae([1.0, 1.0], [-2.0, 0.5]), noise_images(3))
+    drawn = answer.draw(4000, seed=1)
+    assert drawn.shape == (3, 4000, 2)
+    assert torch.allclose(drawn.mean(1), answer.mean, atol=0.1)
+    assert torch.allclose(drawn.std(1), answer.std, rtol=0.05)
+    assert torch.equal(drawn[:, :5], answer.draw(5, seed=1))
+    assert not torch.equal(drawn[:, :5], answer.draw(5, seed=2))
+
+
+def test_an_autoencoder_has_one_code() -> None:
+    torch.manual_seed(0)
+    model, x = Autoencoder(AutoencoderConfig(width=8, latent=3), SPEC).eval(), noise_images(70)
+    answer = posterior(model, x)
+    assert answer.kind == "point"
+    assert answer.rate is None
+    assert (answer.std == 0).all()
+    assert torch.equal(answer.draw(2)[:, 0], answer.mean)
+    with torch.no_grad():
+        assert torch.allclose(answer.mean, model.encode(x), atol=1e-5)
+        assert torch.allclose(answer.distortion, model.distortion(x, model.encode(x)).double(), rtol=1e-4)
+    assert torch.equal(decode(model, answer.mean), answer.reconstructions)
+
+
+def test_codes_are_saved_as_plain_arrays(tmp_path: Path) -> None:
+    answer = posterior(linear_vae([0.5, 1.0], [-1.0, -1.0]), noise_images(4))
+    path = save_codes(
+        answer, tmp_path / "new" / "codes.npz", indices=[5, 6, 7, 9], labels=torch.tensor([0, 1, 1, 0]),
+        class_names=["a", "b"],
+    )  # fmt: skip
+    with np.load(path, allow_pickle=False) as file:
+        assert np.array_equal(file["mean"], answer.mean.numpy())
+        assert np.array_equal(file["std"], answer.std.numpy())
+        assert file["indices"].tolist() == [5, 6, 7, 9]
+        assert file["classes"].tolist() == ["a", "b"]
+        assert file["labels"].tolist() == [0, 1, 1, 0]
+        assert file["order"].tolist() == answer.order.tolist()
+
+
+def test_errors_are_one_line() -> None:
+    x = noise_images(2)
+    gan = GAN(GANConfig(width=4, latent=2), SPEC)
+    with pytest.raises(ValueError, match="gan has none, autoencoder and vae do"):
+        posterior(gan, x)
+    with pytest.raises(ValueError, match="pixelcnn has none, autoencoder, vae and gan do"):
+        interpolate(PixelCNN(PixelCNNConfig(features=4, layers=2, head=4), SPEC), x, x)
+    with pytest.raises(ValueError, match="at least 2 steps"):
+        interpolate(gan, x, x, 1)
+    with pytest.raises(ValueError, match="this has 3 dimensions"):
+        manifold(linear_vae([1.0] * 3, [0.0] * 3))
+    with pytest.raises(ValueError, match=r"\[N, 2\]"):
+        decode(gan, torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="three groups"):
+        arithmetic(gan, [x, x], x)
+    with pytest.raises(ValueError, match="for a gan"):
+        project(linear_vae([1.0], [0.0]), x)
+    with pytest.raises(ValueError, match="two classes"):
+        downstream(torch.zeros(3, 2), torch.zeros(3).long(), torch.zeros(1, 2), torch.zeros(1).long())
+
+
+# --- downstream ------------------------------------------------------------------------------------------------------
+
+
+def test_linear_probe_separates_what_can_be_separated() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 4, generator=generator)
+    labels = (x[:, 0] + 0.5 * x[:, 1] > 0).long() + 2 * (x[:, 2] > 0.3).long()
+    assert (linear_probe(x[:200], labels[:200], x[200:]) == labels[200:]).double().mean() > 0.9
+    far = torch.cat([x[:200] + 5 * labels[:200, None], x[:200] + 5 * labels[:200, None]])
+    assert (linear_probe(far, labels[:200].repeat(2), far) == labels[:200].repeat(2)).double().mean() > 0.95
+
+
+def test_neighbours_vote_and_ties_go_to_the_nearer() -> None:
+    train_codes = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0]])
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    assert vote(train_codes, labels, torch.tensor([[0.4], [9.0]]), 3).tolist() == [0, 1]
+    assert vote(train_codes, labels, torch.tensor([[1.4], [1.6]]), 2).tolist() == [0, 1]
+
+
+def test_good_codes_beat_bad_pixels() -> None:
+    """The class is in the sign of one pixel among sixteen, and one latent reads it."""
+    x = noise_images(400)
+    labels = (x.flatten(1)[:, 0] > 127).long()
+    answers = downstream_check(linear_vae([4.0], [0.0]), (x[:300], labels[:300]), (x[300:], labels[300:]))
+    assert answers["codes"].neighbours[0] > 0.97
+    assert answers["codes"].linear[0] > 0.97
+    assert answers["pixels"].neighbours[0] < 0.92
+    assert (answers["codes"].dims, answers["pixels"].dims) == (1, 16)
+    share, error = answers["pixels"].neighbours
+    assert error == pytest.approx(math.sqrt(share * (1 - share) / 100))
+
+
+# --- exploration -----------------------------------------------------------------------------------------------------
+
+
+def test_lines_and_arcs_have_their_ends_and_arcs_keep_the_radius() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(6, 20, generator=generator), torch.randn(6, 20, generator=generator)
+    b = b * (a.norm(dim=1) / b.norm(dim=1))[:, None]
+    line, arc = straight(a, b, 9), spherical(a, b, 9)
+    for way in (line, arc):
+        assert torch.allclose(way[:, 0], a, atol=1e-6)
+        assert torch.allclose(way[:, -1], b, atol=1e-6)
+    assert torch.allclose(line[:, 4], (a + b) / 2, atol=1e-6)
+    assert torch.allclose(arc.norm(dim=2), a.norm(dim=1)[:, None].expand(6, 9), rtol=1e-5)
+    assert (line[:, 4].norm(dim=1) < arc[:, 4].norm(dim=1)).all()
+    angles = torch.nn.functional.cosine_similarity(arc[:, :-1], arc[:, 1:], dim=2).acos()
+    assert torch.allclose(angles, angles.mean(1, keepdim=True).expand_as(angles), atol=1e-3)  # even steps
+    assert torch.allclose(spherical(a, 2 * a, 5), straight(a, 2 * a, 5), atol=1e-5)  # no arc: the line
+    assert torch.isfinite(spherical(a, -a, 5)).all()
+
+
+def test_interpolation_of_a_linear_decoder_is_the_blend_of_its_reconstructions() -> None:
+    model = linear_vae([1.0] * 16, [0.0] * 16)
+    a, b = noise_images(3), noise_images(3, seed=1)
+    answer = interpolate(model, a, b, 5)
+    assert answer.straight.shape == answer.spherical.shape == (3, 5, *SPEC.shape)
+    assert torch.equal(answer.straight[:, 0], a)
+    assert torch.equal(answer.spherical[:, -1], b)
+    assert (answer.straight[:, 2].float() - (a.float() + b.float()) / 2).abs().max() <= 1
+
+
+def test_traversal_moves_one_latent_the_most_important_first() -> None:
+    model, x = linear_vae([0.5, 0.0, 1.0], [-1.0, 0.0, -3.0]), noise_images(50)
+    known = posterior(model, x)
+    answer = traverse(model, x[:1], known, steps=5, reach=0.8)
+    assert answer.latents.tolist() == [2, 0, 1]
+    assert answer.measure == "nats"
+    assert torch.allclose(answer.values, torch.linspace(-0.8, 0.8, 5).expand(3, 5))
+    pixels = answer.images.flatten(2).long()
+    for i, latent in enumerate(answer.latents.tolist()):
+        assert pixels[i, :, latent].tolist() == from_unit(torch.linspace(-0.8, 0.8, 5), 256).tolist()
+        others = [j for j in range(16) if j != latent]
+        assert (pixels[i, :, others] == pixels[i, :1, others]).all()
+    assert len(traverse(model, x[:1], known, most=1).images) == 1
+
+
+def test_manifold_holds_quantiles_of_the_prior() -> None:
+    images = manifold(linear_vae([1.0, 1.0], [0.0, 0.0]), side=5)
+    assert images.shape == (5, 5, *SPEC.shape)
+    quantiles = torch.special.ndtri(torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
+    across = images[0, :, 0, 0, 0]
+    assert across.tolist() == from_unit(quantiles, 256).tolist()
+    assert images[:, 0, 0, 0, 1].tolist() == from_unit(quantiles.flip(0), 256).tolist()  # upwards
+    torch.manual_seed(0)
+    plain = Autoencoder(AutoencoderConfig(width=8, latent=2), SPEC).eval()
+    with pytest.raises(ValueError, match="no prior"):
+        manifold(plain, 3)
+    assert manifold(plain, 3, known=posterior(plain, noise_images(20))).shape == (3, 3, *SPEC.shape)
+
+
+def test_arithmetic_of_a_linear_code_is_that_of_the_images() -> None:
+    model = linear_vae([1.0] * 16, [0.0] * 16)
+    a, b, c = (torch.full((2, *SPEC.shape), value, dtype=torch.uint8) for value in (200, 120, 60))
+    pool = torch.stack([torch.full(SPEC.shape, value, dtype=torch.uint8) for value in (0, 139, 255, 150)])
+    answer = arithmetic(model, [a, b, c], pool, copies=3, k=2)
+    assert (answer.result.long() - 140).abs().max() <= 1
+    assert answer.indices.tolist() == [1, 3]
+    assert answer.around.shape == (3, *SPEC.shape)
+    assert torch.equal(answer.neighbours, pool[answer.indices])
+
+
+def test_projection_finds_the_code_behind_an_image() -> None:
+    model = GAN(GANConfig(width=4, latent=3), SPEC).eval()
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, 3, generator=generator) * 0.3
+    model.generator = Linear(weight, torch.zeros(16), SPEC.shape)  # type: ignore[assignment]
+    z = torch.randn(4, 3, generator=generator)
+    with torch.no_grad():
+        x = model.decode(z)
+    keep = (model.generator(z).abs() < 1).flatten(1).all(1)
+    answer = project(model, x, starts=3, steps=300)
+    assert answer.starts.shape == (4, 3, 3)
+    assert (answer.error.amin(1)[keep] < 1e-3).all()
+    assert torch.allclose(answer.z[keep], z[keep], atol=0.15)
+    assert torch.equal(codes(model, x[:1], seed=1), project(model, x[:1], seed=1).z)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+# --- why an autoencoder is no generative model ------------------------------------------------------------------------
+
+
+def test_samplers_are_ranked_by_how_much_they_know_of_the_codes() -> None:
+    """Codes on two far clouds and an exact decoder: N(0, I) and a large box miss what real codes hit."""
+    torch.manual_seed(0)
+    spec = Spec((1, 8, 8))
+    model = Autoencoder(AutoencoderConfig(width=8, latent=2), spec).eval()
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(64, 2, generator=generator)).Q
+    model.encoder = Linear(basis.T, torch.zeros(2), (2,))  # type: ignore[assignment, arg-type]
+    model.encoder.forward = lambda x, labels=None: x.flatten(1) @ basis  # type: ignore[method-assign]
+    model.decoder = Linear(basis, torch.zeros(64), spec.shape)  # type: ignore[assignment]
+    z = torch.randn(400, 2, generator=generator) * 0.3 + torch.where(
+        torch.rand(400, 1, generator=generator) < 0.5, 3, -3
+    )
+    images = model.decode(z)
+    answer = samplers(model, images[:300], images[300:], n=300)
+    frechet = {kind: sampled.frechet for kind, sampled in answer.kinds.items()}
+    near = {kind: sampled.near for kind, sampled in answer.kinds.items()}
+    assert 5 * max(frechet["real"], frechet["mixture"]) < min(frechet[kind] for kind in ("gaussian", "box", "prior"))
+    assert near["real"] > 0.9
+    assert near["mixture"] > 0.8
+    assert near["gaussian"] < 0.5
+    assert near["box"] < 0.1
+    assert near["prior"] < 0.1
+    assert int(model.seen) == 0  # as it was
+    with pytest.raises(ValueError, match="vae has one of its own"):
+        samplers(linear_vae([1.0], [0.0]), noise_images(20), noise_images(20))
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    folder = tmp_path_factory.mktemp("latent")
+    data = load(write_blobs(folder / "blobs.npz"), progress=False)
+    settings = {"batch": 8, "pictures": 0}
+    return {
+        name: train(
+            name,
+            data,
+            out=folder / name,
+            budget="2steps",
+            settings=settings,
+            model={"latent": 2, "width": 4},
+            say=print,
+        )
+        for name in ("vae", "gan", "autoencoder")
+    }
+
+
+@pytest.mark.parametrize("name", ["vae", "gan", "autoencoder"])
+@pytest.mark.parametrize(
+    "question",
+    [
+        ["--interpolate", "-n", 4],
+        ["--traverse", "-n", 9],
+        ["--manifold", "-n", 9],
+        ["--arithmetic", "@1,2-@3+@4", "-n", 2],
+    ],
+)
+def test_pictures_from_the_command_line(
+    name: str, question: list[object], runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "picture.png"
+    code, out, err = call(capsys, "query", runs[name].path, *question, "--out", picture, "--json")
+    if name == "gan" and question[0] == "--traverse":
+        assert code != 0
+        assert "needs an encoder; gan has none" in err
+        return
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["question"] == str(question[0])[2:]
+    assert picture.exists()
+
+
+def test_posterior_downstream_and_annealing_from_the_command_line(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "codes.npz"
+    code, out, err = call(capsys, "query", runs["vae"].path, "--posterior", "-n", 5, "--codes", file, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    with np.load(file) as saved:
+        assert np.allclose(saved["mean"], record["mean"])
+        assert saved["indices"].tolist() == record["indices"]
+    code, out, err = call(capsys, "query", runs["autoencoder"].path, "--samplers", "-n", 20, "--json")
+    assert code == 0, err
+    assert set(json.loads(out)["kinds"]) == {"real", "mixture", "gaussian", "marginal", "prior", "box"}
+    code, out, err = call(capsys, "query", runs["autoencoder"].path, "--downstream", "-n", 40, "--json")
+    assert code == 0, err
+    assert set(json.loads(out)["features"]) == {"codes", "pixels"}
+    for name, kind in (("vae", "bound"), ("gan", "estimate")):
+        quick = ["--annealed", "-n", 2, "--temperatures", 3, "--chains", 2]
+        code, out, err = call(capsys, "query", runs[name].path, *quick, "--json")
+        assert code == 0, err
+        record = json.loads(out)
+        assert record["kind"] == kind
+        assert len(record["forward"]) == len(record["simulated"]["backward"]) == 2
+    assert call(capsys, "query", runs["gan"].path, "--annealed", "-n", 1, "--sigma", 0)[0] != 0
+    code, _, err = call(capsys, "query", runs["vae"].path, "--interpolate", "--chains", 2)
+    assert code != 0
+    assert "--chains says nothing to --interpolate" in err
+    code, _, err = call(capsys, "query", runs["vae"].path, "--arithmetic", "a+b")
+    assert "write A-B+C" in err
