@@ -21,6 +21,7 @@ from trilemma.families.diffusion.estimate import (
     read,
     watched,
 )
+from trilemma.families.diffusion.exact import Angular, Dequantize, flow_log_likelihood
 from trilemma.families.diffusion.likelihood import Guess, RowDenoiser, variational_bound
 from trilemma.families.diffusion.options import SAMPLERS, DiffusionOptions
 from trilemma.families.diffusion.samplers import ddim_encode
@@ -193,6 +194,49 @@ class Denoising(Family):
         nats = variational_bound(denoise, x0, self.schedule, noise, levels=self.spec.levels, samples=count)
         how = "all" if count == T - 1 else f"{count} random"
         return Likelihood("bound", nats, f"variational bound, {how} of the {T - 1} terms of the chain")
+
+    def angular_velocity(self, labels: Tensor | None) -> Angular:
+        """dy/dφ of the probability-flow equation on the quarter circle (see ``ode.py``), at any angle.
+
+        Between two times of the schedule the network is asked at the time in between.
+        """
+        angles = self.schedule.angle
+        sizes = (self.schedule.alpha_bar + self.schedule.variance).sqrt()  # of x_t against y; 1 if variance-preserving
+
+        def velocity(y: Tensor, phi: Tensor, rows: Tensor) -> Tensor:
+            above = torch.searchsorted(angles, phi).clamp(1, self.schedule.T)
+            share = (phi - angles[above - 1]) / (angles[above] - angles[above - 1])
+            size = sizes[above - 1] + share * (sizes[above] - sizes[above - 1])
+            cosine, sine, size = (v.to(y)[:, None, None, None] for v in (phi.cos(), phi.sin(), size))
+            given = None if labels is None else labels[rows.to(labels.device)]
+            x_t = size * y
+            output, _ = self.split(self.predict(x_t, (above - 1 + share).to(y.device), given))
+            estimate = read(output, x_t, size * cosine, size * sine, self.prediction)
+            return cosine * estimate.eps - sine * estimate.x0
+
+        return velocity
+
+    def flow_log_likelihood(
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        noise: Noise,
+        *,
+        dequantize: Dequantize = "decoder",
+        tolerance: float = 1e-4,
+    ) -> tuple[Tensor, Tensor]:
+        """log P(x) of uint8 [N, C, H, W] by the probability-flow equation: see `exact.flow_log_likelihood`."""
+        x0 = to_unit(check_images(x, self.spec), self.spec.levels).to(next(self.parameters()).dtype)
+        return flow_log_likelihood(
+            self.angular_velocity(labels),
+            self.row_denoiser(labels),
+            x0,
+            self.schedule,
+            noise,
+            levels=self.spec.levels,
+            dequantize=dequantize,
+            tolerance=tolerance,
+        )
 
 
 def check_net(config: Any) -> None:
