@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trilemma.families.diffusion.completion import RePaintOptions, repaint
 from trilemma.families.diffusion.estimate import (
     Denoiser,
     Estimate,
@@ -25,15 +26,15 @@ from trilemma.families.diffusion.exact import Angular, Dequantize, flow_log_like
 from trilemma.families.diffusion.likelihood import Guess, RowDenoiser, variational_bound
 from trilemma.families.diffusion.options import SAMPLERS, DiffusionOptions
 from trilemma.families.diffusion.samplers import ddim_encode
-from trilemma.families.diffusion.schedule import Schedule
-from trilemma.families.family import Family, Likelihood, Progress
+from trilemma.families.diffusion.schedule import Schedule, Variance
+from trilemma.families.family import Completing, Completion, Family, Likelihood, Progress, Way
 from trilemma.images import Spec, check_images, from_unit, to_unit
 from trilemma.nets.unet import UNet
 from trilemma.noise import Noise
 from trilemma.parallel import autocast
 
 
-class Denoising(Family):
+class Denoising(Family, Completing):
     """The abstract base: a U-Net and a path; see `Diffusion` and `Flow`.
 
     Args:
@@ -44,6 +45,7 @@ class Denoising(Family):
     """
 
     Options = DiffusionOptions
+    CompletionOptions = RePaintOptions
 
     def __init__(
         self, config: Any, spec: Spec, schedule: Schedule, prediction: Prediction, *, learned_variance: bool = False
@@ -166,6 +168,42 @@ class Denoising(Family):
         times = self.schedule.times(min(steps, self.schedule.T), options.spacing)
         with autocast(x0.device, options.precision):
             return ddim_encode(self.denoiser(labels), self.schedule, times, x0, progress)
+
+    # Keeping a part
+
+    def way(self, known: Tensor, options: RePaintOptions | None = None) -> Way:
+        options = options or RePaintOptions()
+        steps = len(options.times_below(self.schedule))
+        text = f"{steps} steps from noise level {options.level:g}" if options.level < 1 else f"{steps} steps"
+        if bool(known.any()):
+            text = f"RePaint with {text}, each {options.repeats} times"
+        return Way(False, False, f"{text}: approximate")
+
+    @torch.no_grad()
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: RePaintOptions | None = None,
+        progress: Progress | None = None,
+        particles: int = 1,
+    ) -> Completion:
+        """Keep the ``known`` values of images and draw the others by `repaint`, unweighted: particles do nothing."""
+        options = options or RePaintOptions()
+        x = check_images(x, self.spec).to(self.device)
+        x0 = to_unit(x, self.spec.levels).to(next(self.parameters()).dtype)
+        if options.level == 1:
+            x0 = torch.where(known.to(x.device), x0, 0)  # the rest is not to be seen, not even in x_T
+        denoise, times = self.asked(labels, options), options.times_below(self.schedule)
+        kind: Variance = "large" if options.variance == "large" else "small"
+        with autocast(self.device, options.precision):
+            drawn = repaint(
+                denoise, self.schedule, times, x0, known.to(x.device), noise, options.repeats, kind, progress
+            )
+        images = torch.where(known.to(x.device), x, from_unit(drawn, self.spec.levels))
+        return Completion(images, torch.zeros(len(x), dtype=torch.float64))
 
     # Likelihood
 
