@@ -247,7 +247,7 @@ def test_mistakes_are_one_line_with_a_way_out(
         (["train", "vae", "mnist", "--out", tmp_path / "r", "--device", "tpu"], "device"),
         (["train", "vae", "mnist", "--out", tmp_path / "r", "--image-size", "big"], "--image-size"),
         (["evaluate", tmp_path / "empty"], "--against"),
-        (["compare", "mnist", "--families", "flow", "--out", tmp_path / "r"], "unknown family"),
+        (["compare", "mnist", "--families", "transformer", "--out", tmp_path / "r"], "unknown family"),
     ]
     for arguments, words in cases:
         code, out, err = call(capsys, *arguments)

@@ -119,7 +119,7 @@ def test_what_is_kept(tmp_path: Path) -> None:
     Image.new("L", (4, 5), 255).save(tmp_path / "all.png")
     with pytest.raises(ValueError, match="keeps the whole image"):
         known_part(str(tmp_path / "all.png"), spec)
-    with pytest.raises(ValueError, match="completion needs p.x. as a product .* vae has none"):
+    with pytest.raises(ValueError, match="completion needs p.unknown . known., which vae cannot"):
         complete(
             VAE(VAEConfig(), Spec((1, 8, 8), 2)), torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.ones(1, 8, 8) > 0
         )
@@ -336,7 +336,7 @@ def test_a_question_out_of_place_is_one_line(
         ([rnn, "--classify"], "unconditional"),
         ([gan, "--causality"], "gan has none, pixelcnn, pixelrnn do"),
         ([gan, "--surprise"], "gan has none, pixelcnn, pixelrnn do"),
-        ([gan, "--complete"], "gan has none, pixelcnn, pixelrnn do"),
+        ([gan, "--complete"], "gan cannot draw from; pixelcnn, pixelrnn, diffusion, flow can"),
         ([gan, "--receptive"], "gan has none, pixelcnn, pixelrnn do"),
         ([gan, "--classify", "-n", 3], "undefined for gan"),
         ([gan, "--ood", rnn.parent / "blobs.npz"], "undefined for gan"),

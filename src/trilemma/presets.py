@@ -106,6 +106,15 @@ PRESETS: dict[str, Preset] = {
         large=dict(width=192, multipliers=(1, 1, 2), patch=1),
         train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50),
     ),
+    "flow": Preset(
+        width="width",
+        step=16,
+        tiny=dict(width=48, multipliers=(1, 1, 2), patch=2),
+        small=dict(width=96, multipliers=(1, 1, 2), patch=2),
+        base=dict(width=192, multipliers=(1, 1, 2), patch=2),
+        large=dict(width=192, multipliers=(1, 1, 2), patch=1),
+        train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50),
+    ),
 }
 
 

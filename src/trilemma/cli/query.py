@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,10 +10,21 @@ from cyclopts import App, Parameter
 
 from trilemma.cli.flags import Device, Json, print_json
 from trilemma.cli.progress import Bars
-from trilemma.cli.query_asked import Asked, Flags, Mode
-from trilemma.cli.query_latent import LATENT_MODES, LATENT_QUESTIONS, LatentFlags
+from trilemma.cli.query_asked import Asked, Flags, Mode, Reply
+from trilemma.cli.query_denoising import (
+    ask_curve,
+    ask_forward,
+    ask_interpolate_noise,
+    ask_invert,
+    ask_ode,
+    ask_reverse,
+    ask_terms,
+)
+from trilemma.cli.query_latent import LATENT_MODES, LATENT_QUESTIONS, LatentFlags, ask_interpolate_codes
 from trilemma.cli.query_order import ask_causality, ask_complete, ask_receptive, ask_surprise
 from trilemma.cli.query_scores import ask_classify, ask_likelihood, ask_ood
+from trilemma.families import FAMILIES
+from trilemma.families.diffusion import Denoising
 from trilemma.parallel import join
 from trilemma.run import Run
 
@@ -33,22 +45,47 @@ trilemma query runs/digits --classify -n 1000 --prior training
 trilemma query runs/pixelcnn --ood fashion-mnist
 trilemma query runs/vae --annealed -n 16 --temperatures 1000
 trilemma query runs/vae --posterior -n 10000 --codes codes.npz
-trilemma query runs/vae --interpolate -n 8
+trilemma query runs/vae --interpolate -n 8 --points 11
 trilemma query runs/vae --arithmetic 9-4+1
+trilemma query runs/diffusion --complete --keep left --labels true --guidance 2 --repeats 20
+trilemma query runs/diffusion photos/ --complete --keep none --level 0.5
+trilemma query runs/diffusion --forward
+trilemma query runs/diffusion --reverse --sampler dpm-solver --steps 10 --out film.gif
+trilemma query runs/diffusion --terms -n 16
+trilemma query runs/diffusion --ode -n 32 --samples 4
+trilemma query runs/diffusion --invert -n 6
+trilemma query runs/diffusion --interpolate -n 8
+trilemma query runs/diffusion --curve -n 2000 --counts 1,2,5,10,20,50,100
 ```
 """,
     help_format="markdown",
 )
+
+
+def ask_interpolate(asked: Asked) -> Reply:
+    """Between the codes of images, or between their noises, as the family has it."""
+    noise = issubclass(FAMILIES[asked.config.family], Denoising)
+    return ask_interpolate_noise(asked) if noise else ask_interpolate_codes(asked)
+
 
 Ask = Annotated[bool, Parameter(negative=(), show_default=False)]
 MODES = {
     "likelihood": Mode(ask_likelihood, frozenset({"images", "n", "labels", "samples"})),
     "causality": Mode(ask_causality, frozenset()),
     "receptive": Mode(ask_receptive, frozenset({"images", "n", "labels", "out"})),
-    "complete": Mode(ask_complete, frozenset({"images", "n", "labels", "keep", "copies", "particles", "out"})),
+    "complete": Mode(
+        ask_complete, frozenset({"images", "n", "labels", "keep", "copies", "particles", "out", "options"})
+    ),
     "surprise": Mode(ask_surprise, frozenset({"images", "n", "labels", "out"})),
     "classify": Mode(ask_classify, frozenset({"images", "n", "samples", "prior", "out"})),
     "ood": Mode(ask_ood, frozenset({"images", "n", "samples", "out"})),
+    "forward": Mode(ask_forward, frozenset({"images", "n", "out"})),
+    "reverse": Mode(ask_reverse, frozenset({"n", "labels", "out", "options"})),
+    "terms": Mode(ask_terms, frozenset({"images", "n", "labels", "out"})),
+    "ode": Mode(ask_ode, frozenset({"images", "n", "labels", "samples", "dequantize"})),
+    "invert": Mode(ask_invert, frozenset({"images", "n", "labels", "counts", "out", "options"})),
+    "interpolate": Mode(ask_interpolate, frozenset({"images", "n", "labels", "points", "out", "options"})),
+    "curve": Mode(ask_curve, frozenset({"n", "counts", "features", "out", "options"})),
 } | LATENT_MODES
 QUESTIONS = tuple(name for name in MODES if name != "likelihood")
 
@@ -65,6 +102,13 @@ def query(
     surprise: Ask = False,
     classify: Ask = False,
     ood: str | None = None,
+    forward: Ask = False,
+    reverse: Ask = False,
+    terms: Ask = False,
+    ode: Ask = False,
+    invert: Ask = False,
+    interpolate: Ask = False,
+    curve: Ask = False,
     keep: str | None = None,
     copies: int | None = None,
     particles: int | None = None,
@@ -74,9 +118,13 @@ def query(
     samples: int | None = None,
     seed: int = 0,
     out: Path | None = None,
+    dequantize: Literal["decoder", "uniform"] | None = None,
+    counts: str | None = None,
+    features: Literal["small", "inception"] | None = None,
     device: Device = "auto",
     json: Json = False,
     latent: Annotated[LatentFlags | None, Parameter(name="*", group="Latent spaces")] = None,
+    **options: str,
 ) -> None:
     """Ask a trained run one question: by default log p(x) of images, in nats and in bits per dimension.
 
@@ -95,16 +143,32 @@ def query(
         draw which pixels a pixel depends on; --receptive ROW,COLUMN chooses it, by default the centre (pixelcnn,
         pixelrnn)
     complete
-        keep a part of each image and draw the rest, several times (pixelcnn, pixelrnn)
+        keep a part of each image and draw the rest, several times (pixelcnn, pixelrnn, diffusion, flow)
     surprise
         draw where images are improbable: −log2 p of each pixel (pixelcnn, pixelrnn)
     classify
         Bayes' rule p(y|x) ∝ p(x|y) p(y) on labelled images: accuracy and calibration (any class-conditional run)
     ood
         compare the likelihood of the run's own held-out images with that of this other source
+    forward
+        draw the images dissolving into noise, and check that x_T is N(0, I) (diffusion, flow)
+    reverse
+        draw samples on their way, x_t and the estimate of x_0; --out film.gif or .apng for an animation (diffusion,
+        flow)
+    terms
+        every term of the variational bound in bits/dim, drawn over t (diffusion, flow)
+    ode
+        log p(x) by the probability-flow equation (diffusion, flow)
+    invert
+        images to their noise and back, with the error for each number of steps (diffusion, flow)
+    interpolate
+        draw the way between pairs of images: of their codes, straight and spherical (autoencoder, vae, gan), or of
+        their noises (diffusion, flow)
+    curve
+        speed against quality: every sampler at several numbers of steps, and the cheapest good one (diffusion, flow)
     keep
-        with --complete: top (exact, the default), left, or a picture of the images' size that is white where they are
-        kept (a particle filter)
+        with --complete: top (exact where there is an order; the default), left, grid4 (one pixel in every 4 x 4, to
+        draw a finer picture), none, or a picture of the images' size that is white where they are kept
     copies
         with --complete: completions of each image; 4 by default
     particles
@@ -117,20 +181,33 @@ def query(
     labels
         ask for log p(x|y) and the like with these classes: 3, or 0,1,2, or true (the images' own); by default p(x)
     samples
-        Monte-Carlo effort where log p(x) is not exact: importance samples, or noise levels
+        Monte-Carlo effort where log p(x) is not exact: importance samples, noise levels, or with --ode draws an image
     seed
         of all that is random, and of the choice of images
     out
         where the picture goes; by default into the run folder
+    dequantize
+        with --ode: decoder (the default), the discrete decoder of the bound; or uniform over the bin of a pixel
+    counts
+        with --curve and --invert: the numbers of steps, such as 1,10,100
+    features
+        with --curve: the feature network, small (the default) or inception
+    options
+        with questions that draw: a sampling option of the run's family, such as --steps; completion adds --repeats and
+        --level (start from the image with so much of the noise)
     """
     given = latent or LatentFlags()
-    asked_here = dict(zip(QUESTIONS, (causality, receptive, complete, surprise, classify, ood), strict=False))
+    early = (causality, receptive, complete, surprise, classify, ood)
+    asked_here = dict(zip(QUESTIONS, (*early, forward, reverse, terms, ode, invert, interpolate, curve), strict=False))
     questions = asked_here | {name: vars(given)[name] for name in LATENT_QUESTIONS}
     chosen = [name for name, value in questions.items() if value not in (None, False)]
     if len(chosen) > 1:
         raise ValueError(f"ask one question at a time, not --{' and --'.join(chosen)}")
     name = chosen[0] if chosen else "likelihood"
-    flags = given.extend(Flags(images, n, labels, samples, keep, copies, particles, prior, out))
+    shared = Flags(images, n, labels, samples, keep, copies, particles, prior, out)
+    flags = replace(
+        given.extend(shared), dequantize=dequantize, counts=counts, features=features, options=options or None
+    )
     _refuse_strangers(name, flags)
     opened = Run.open(run)
     with join(device) as where, Bars() as bars:
@@ -152,5 +229,5 @@ def _refuse_strangers(name: str, flags: Flags) -> None:
         if value is not None and field not in MODES[name].reads:
             asked = "log p(x)" if name == "likelihood" else f"--{name}"
             able = [f"--{other}" for other in QUESTIONS if field in MODES[other].reads]
-            flag = {"images": "IMAGES", "n": "-n"}.get(field, f"--{field}")
+            flag = {"images": "IMAGES", "n": "-n"}.get(field, f"--{next(iter(value)) if field == 'options' else field}")
             raise ValueError(f"{flag} says nothing to {asked}: leave it out, or ask {' or '.join(able)}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trilemma.cli.flags import parse_labels
-from trilemma.config import RunConfig
+from trilemma.config import RunConfig, parse_text
 from trilemma.data import Dataset, load
 from trilemma.evaluation import subset
 from trilemma.families import FAMILIES
@@ -35,12 +35,16 @@ class Flags:
     particles: int | None = None
     prior: str | None = None
     out: Path | None = None
-    steps: int | None = None
+    points: int | None = None
     chains: int | None = None
     temperatures: int | None = None
     sigma: float | None = None
     start: str | None = None
     codes: Path | None = None
+    dequantize: Literal["decoder", "uniform"] | None = None
+    counts: str | None = None
+    features: str | None = None
+    options: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,15 @@ class Asked:
             return true_labels(dataset, indices)
         given = parse_labels(labels, self.config.class_names) or []
         return torch.tensor([given[i % len(given)] for i in range(len(indices))])
+
+    def labels(self) -> list[int] | None:
+        """The classes that --labels names, for questions without images of their own."""
+        return parse_labels(self.flags.labels, self.config.class_names)
+
+    def options(self, cls: type) -> Any:
+        """The sampling options given beside the question's flags, as the dataclass ``cls``; None if there are none."""
+        given = self.flags.options
+        return parse_text(cls, given, f"{self.config.family} asked so") if given else None
 
     def picture(self, name: str) -> Path:
         """Where the picture goes."""

@@ -54,9 +54,6 @@ class LatentFlags:
     downstream: Annotated[
         bool, _flag("classifiers on codes against raw pixels (vae, autoencoder); -n 2000 training images by default")
     ] = False
-    interpolate: Annotated[
-        bool, _flag("draw the way between images, straight and spherical in z; -n 8 images, 4 pairs, by default")
-    ] = False
     traverse: Annotated[bool, _flag("draw what each latent does, the most important first (vae, autoencoder)")] = False
     manifold: Annotated[bool, _flag("draw the whole of a 2-D latent space, and the codes of images in it")] = False
     arithmetic: Annotated[
@@ -68,7 +65,7 @@ class LatentFlags:
     samplers: Annotated[
         bool, _flag("what an autoencoder makes of N(0, I), of densities fitted to its codes, and of a large box")
     ] = False
-    steps: Annotated[int | None, _flag("pictures in a row of --interpolate (9) and --traverse (9)")] = None
+    points: Annotated[int | None, _flag("pictures in a row of --interpolate (9, in z) and --traverse (9)")] = None
     chains: Annotated[int | None, _flag("with --annealed: chains for each image; 16 by default")] = None
     temperatures: Annotated[int | None, _flag("with --annealed: steps from prior to posterior; 500 by default")] = None
     sigma: Annotated[float | None, _flag("with --annealed: a gan's observation noise on [0, 1]; 0.1 by default")] = None
@@ -81,7 +78,7 @@ class LatentFlags:
         """The flags of every question with those of these."""
         return replace(
             flags,
-            steps=self.steps,
+            points=self.points,
             chains=self.chains,
             temperatures=self.temperatures,
             sigma=self.sigma,
@@ -213,16 +210,16 @@ def ask_downstream(asked: Asked) -> Reply:
     return Reply(record, [*lines, note])
 
 
-def ask_interpolate(asked: Asked) -> Reply:
+def ask_interpolate_codes(asked: Asked) -> Reply:
     dataset, indices = asked.images(8)
     if len(indices) < 2:
         raise ValueError("--interpolate needs at least two images: raise -n, or name a folder with more")
     pairs = len(indices) // 2
     x, classes = dataset.batch(indices), asked.classes(dataset, indices)
     a, b = x[:pairs], x[pairs : 2 * pairs]
-    steps = 9 if asked.flags.steps is None else asked.flags.steps
+    points = 9 if asked.flags.points is None else asked.flags.points
     answer = interpolate(
-        asked.run, a, b, steps, None if classes is None else classes[:pairs],
+        asked.run, a, b, points, None if classes is None else classes[:pairs],
         seed=asked.seed, device=asked.device, progress=asked.progress,
     )  # fmt: skip
     path = asked.picture("interpolation")
@@ -237,9 +234,9 @@ def ask_traverse(asked: Asked) -> Reply:
     dataset, indices = asked.images(500)
     x, classes = dataset.batch(indices), asked.classes(dataset, indices)
     known = posterior(model, x, classes, seed=asked.seed, device=asked.device, progress=asked.progress)
-    steps = 9 if asked.flags.steps is None else asked.flags.steps
+    points = 9 if asked.flags.points is None else asked.flags.points
     first = None if classes is None else classes[:1]
-    answer = traverse(model, x[:1], known, steps, label=first, device=asked.device)
+    answer = traverse(model, x[:1], known, points, label=first, device=asked.device)
     path = asked.picture("traversal")
     if asked.first:
         draw_traversal(answer, path, asked.title(f"traversals of image {indices[0]} of {dataset.name}"))
@@ -401,8 +398,7 @@ LATENT_MODES = {
     "annealed": Mode(ask_annealed, frozenset({"images", "n", "labels", "chains", "temperatures", "sigma", "start"})),
     "posterior": Mode(ask_posterior, SCENE | {"codes"}),
     "downstream": Mode(ask_downstream, frozenset({"n"})),
-    "interpolate": Mode(ask_interpolate, SCENE | {"steps"}),
-    "traverse": Mode(ask_traverse, SCENE | {"steps"}),
+    "traverse": Mode(ask_traverse, SCENE | {"points"}),
     "manifold": Mode(ask_manifold, SCENE),
     "samplers": Mode(ask_samplers, frozenset({"n", "out"})),
     "disentangle": Mode(ask_disentangle, frozenset({"n", "out"})),

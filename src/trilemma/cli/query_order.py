@@ -1,8 +1,10 @@
-"""The questions that only families with an order of the values can answer: each a picture or a proof."""
+"""Questions about the values of an image, one by one or in part: each a picture or a proof."""
 
 from __future__ import annotations
 
 from trilemma.cli.query_asked import Asked, Reply
+from trilemma.families import FAMILIES
+from trilemma.families.family import Completing
 from trilemma.queries.causality import causality
 from trilemma.queries.completion import complete, draw_completions, known_part
 from trilemma.queries.receptive import receptive_field
@@ -51,6 +53,7 @@ def ask_complete(asked: Asked) -> Reply:
         4 if flags.copies is None else flags.copies,
         16 if flags.particles is None else flags.particles,
         asked.classes(dataset, indices),
+        asked.options(options) if (options := completion_options(asked)) else None,
         indices=indices.tolist(),
         seed=asked.seed,
         device=asked.device,
@@ -73,6 +76,12 @@ def ask_complete(asked: Asked) -> Reply:
             f"; effective particles at the end {answer.effective.mean():.1f}, least {answer.effective.min():.1f}"
         )
     return Reply(record, [f"{answer.how}{effective}", str(path)])
+
+
+def completion_options(asked: Asked) -> type | None:
+    """What the family of the run is told when it completes; None for one that cannot, which `complete` refuses."""
+    family = FAMILIES[asked.config.family]
+    return family.CompletionOptions if issubclass(family, Completing) else None
 
 
 def ask_surprise(asked: Asked) -> Reply:

@@ -17,7 +17,7 @@ from torch import Tensor
 from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
 from trilemma.families.observation import at_least_float32
 from trilemma.images import Spec, from_unit, to_unit
-from trilemma.metrics.frechet import Gaussian
+from trilemma.metrics import Gaussian
 from trilemma.metrics.mixture import Mixture
 from trilemma.nets.convnets import Decoder, Encoder
 from trilemma.noise import Noise

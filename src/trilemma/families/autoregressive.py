@@ -16,7 +16,17 @@ import torch
 from torch import Tensor
 
 from trilemma.families.conditionals import Conditional, LogisticMixture, Softmax, draw
-from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
+from trilemma.families.family import (
+    Completing,
+    Completion,
+    Density,
+    Family,
+    Likelihood,
+    Loss,
+    Objective,
+    Progress,
+    Way,
+)
 from trilemma.images import Spec, check_images, to_unit
 from trilemma.nets.masked import CachedNet
 from trilemma.noise import Noise
@@ -47,21 +57,7 @@ class AutoregressiveOptions:
             raise ValueError(f"temperature must be a number above 0, not {self.temperature}")
 
 
-@dataclass(frozen=True)
-class Completion:
-    """Images of which a part was given.
-
-    Attributes:
-        images: uint8 [N, C, H, W].
-        log_weights: float64 [N], log p of the known values that follow the first unknown one, each given what stands
-            before it in its image: how well what was drawn fits what comes after it. 0 where nothing does.
-    """
-
-    images: Tensor
-    log_weights: Tensor
-
-
-class Autoregressive(Family):
+class Autoregressive(Family, Completing):
     """A family with an exact likelihood. Class labels, where the data has them, condition every value."""
 
     density = Density.TRACTABLE
@@ -75,6 +71,7 @@ class Autoregressive(Family):
     }
     gives_up = "fast sampling"
     Options = AutoregressiveOptions
+    CompletionOptions = AutoregressiveOptions
 
     def __init__(self, config: Any, spec: Spec, conditional: Conditional) -> None:
         super().__init__(config, spec)
@@ -167,6 +164,13 @@ class Autoregressive(Family):
         blank = torch.zeros(noise.count, *self.spec.shape, dtype=torch.uint8, device=self.device)
         nothing = torch.zeros(self.spec.shape, dtype=torch.bool)
         return self.complete(blank, nothing, noise, labels, options, progress).images
+
+    def way(self, known: Tensor, options: AutoregressiveOptions | None = None) -> Way:
+        """Exact where the known values stand before all others in the order; elsewhere by weighted particles."""
+        in_order = known.permute(1, 2, 0).flatten()
+        if bool((in_order[:-1] >= in_order[1:]).all()):
+            return Way(True, False, "exact draws from p(unknown | known)")
+        return Way(False, True, "particle filter")
 
     @torch.inference_mode()
     def complete(

@@ -154,3 +154,65 @@ class Family(nn.Module, ABC):
     def alarms(self, logs: Mapping[str, float]) -> list[str]:
         """Plain-words warnings that the smoothed training logs call for; none by default."""
         return []
+
+
+# What some families can do
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Images of which a part was given.
+
+    Attributes:
+        images: uint8 [N, C, H, W].
+        log_weights: float64 [N], how well what was drawn fits what was given and could not be looked at while drawing;
+            all 0 where there is nothing of the kind.
+    """
+
+    images: Tensor
+    log_weights: Tensor
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a family draws the rest of an image of which a part is known.
+
+    Attributes:
+        exact: whether each completion is an independent draw from its p(unknown | known).
+        weighted: whether completions carry weights, so that several drawn side by side are worth more than one.
+        text: the same in words.
+    """
+
+    exact: bool
+    weighted: bool
+    text: str
+
+
+class Completing(ABC):
+    """What a `Family` that can keep a part of an image and draw the rest has besides.
+
+    Class attributes:
+        CompletionOptions: a frozen dataclass, ``Options`` with what only completion reads.
+    """
+
+    CompletionOptions: ClassVar[type]
+
+    @abstractmethod
+    def way(self, known: Tensor, options: Any | None = None) -> Way:
+        """How it would complete images of which the values ``known``, bool [C, H, W], are kept."""
+
+    @abstractmethod
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: Any | None = None,
+        progress: Progress | None = None,
+        particles: int = 1,
+    ) -> Completion:
+        """Keep the ``known`` values of the images x, uint8 [N, C, H, W], and draw the others.
+
+        ``particles`` consecutive images are one set, where the way is weighted. What is kept is kept to the bit.
+        """

@@ -37,6 +37,8 @@ class UNet(nn.Module):
         classes: number of classes; their embedding has one more row for "no label". 0 for an unconditional net.
         patch: 2 works on 2 x 2 patches of pixels, as channels at half the resolution (Shi et al. 2016): four times
             cheaper at the same width; 1 works on the pixels.
+        outputs: values per image channel, 2 for a network that also says a variance; they stand one after the other,
+            [N, outputs·channels, H, W].
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class UNet(nn.Module):
         attention: int = 1,
         classes: int = 0,
         patch: int = 1,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.classes, self.patch = classes, patch
@@ -77,7 +80,7 @@ class UNet(nn.Module):
                 current = width * multiplier
             self.ups.append(stages)
         self.norm = group_norm(current)
-        self.head = zero(nn.Conv2d(current, channels * patch**2, 3, padding=1))
+        self.head = zero(nn.Conv2d(current, outputs * channels * patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Args:
@@ -86,7 +89,7 @@ class UNet(nn.Module):
             labels: int64 [N] in ``0 … classes`` (the last meaning "no label"); None for all "no label".
 
         Returns:
-            [N, channels, H, W].
+            [N, outputs·channels, H, W].
         """
         height, width = x.shape[2:]
         embedding = F.silu(self.embed(t, labels))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from trilemma.families.autoregressive import Autoregressive
-from trilemma.families.family import Family, Progress
+from trilemma.families import FAMILIES
+from trilemma.families.family import Completing, Family, Progress, Way
 from trilemma.images import Spec, check_images
 from trilemma.noise import ImageNoise, derive_seed
 from trilemma.parallel import ranks
 from trilemma.queries import drawing
-from trilemma.queries.order import autoregressive, checked_labels, comes_first
 from trilemma.run import Run
 
 PARTICLES = 256
@@ -34,9 +35,9 @@ class Completed:
     Attributes:
         images: uint8 [N, copies, C, H, W].
         exact: each is an independent draw from p(unknown | known); else a particle filter's, which are such draws in
-            the limit of many particles.
+            the limit of many particles, or another approximation.
         effective: float64 [N, copies], effective number of particles, 1 / Σ w², when one of them was drawn; None where
-            exact.
+            there are no particles.
         how: what the images are, in words.
     """
 
@@ -50,7 +51,8 @@ def known_part(keep: str, spec: Spec) -> Tensor:
     """What ``--keep`` says: bool [C, H, W], True where the image is kept.
 
     Args:
-        keep: ``top`` or ``left``, that half of the image, or the path of a picture of the image's size: light is kept.
+        keep: ``top`` or ``left``, that half of the image; ``grid2``, ``grid4``, …, one pixel of every square of that
+            side, to draw a larger picture; ``none``; or the path of a picture of the image's size: light is kept.
 
     Raises:
         ValueError: no such picture, of another size, or one that keeps everything, in one line.
@@ -60,7 +62,9 @@ def known_part(keep: str, spec: Spec) -> Tensor:
         known[: spec.height // 2] = True
     elif keep == "left":
         known[:, : spec.width // 2] = True
-    else:
+    elif grid := re.fullmatch(r"grid([2-9]|[1-9]\d+)", keep):
+        known[:: int(grid[1]), :: int(grid[1])] = True
+    elif keep != "none":
         known = _mask(keep)
     if known.shape != (spec.height, spec.width):
         raise ValueError(
@@ -78,7 +82,7 @@ def _mask(path: str) -> Tensor:
             grey = picture.convert("L")
     except FileNotFoundError:
         raise ValueError(
-            f"there is no mask {path}: --keep takes top, left or a picture, white where it keeps"
+            f"there is no mask {path}: --keep takes top, left, grid2, none or a picture, white where it keeps"
         ) from None
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"the mask {path} cannot be read as a picture: {error}") from None
@@ -92,6 +96,7 @@ def complete(
     copies: int = 4,
     particles: int = 16,
     labels: Tensor | None = None,
+    options: Any | None = None,
     *,
     indices: Sequence[int] | None = None,
     seed: int = 0,
@@ -100,17 +105,18 @@ def complete(
 ) -> Completed:
     """Several completions of each image.
 
-    Where the known values come first in raster order (the upper half), they are drawn one after the other from the
-    model's conditionals. Any other part needs p(known | drawn) too: there a set of ``particles`` is drawn for each
-    completion and weighted by it (`Autoregressive.complete`), and one of the set is drawn by weight.
+    A family says how it does this (`Completing.way`). An autoregressive one draws exactly where the known values come
+    first in raster order (the upper half); any other part needs p(known | drawn) too, and there a set of ``particles``
+    is drawn for each completion, and one of the set by weight. A denoising one keeps the known part at every step.
 
     Args:
-        run: a run, or a model loaded from one, of an autoregressive family.
+        run: a run, or a model loaded from one, of a family that completes.
         images: uint8 [N, C, H, W].
         known: bool [C, H, W], as from `known_part`.
         copies: completions of each image.
         particles: size of each set.
         labels: int64 [N] for a conditional model, by default "no label".
+        options: the family's ``CompletionOptions``.
         indices: a number for each image, by default 0 … N-1: its completions depend on ``seed`` and this number, and
             not on the other images or on how many copies there are.
         seed, device: of the noise, and where to compute.
@@ -120,17 +126,25 @@ def complete(
         ValueError: another family, or images, labels, counts or a mask that do not fit, in one line.
     """
     where = ranks(device)
-    model = autoregressive(run.model(where.device) if isinstance(run, Run) else run, "completion")
+    model = run.model(where.device) if isinstance(run, Run) else run
+    if not isinstance(model, Completing):
+        able = ", ".join(name for name, family in FAMILIES.items() if issubclass(family, Completing))
+        raise ValueError(f"completion needs p(unknown | known), which {model.name} cannot draw from; {able} can")
     check_images(images, model.spec)
-    for name, count, least in (("images", len(images), 1), ("copies", copies, 1), ("particles", particles, 2)):
-        if count < least:
-            raise ValueError(f"completion needs at least {least} {name}, not {count}")
     if tuple(known.shape) != model.spec.shape:
         raise ValueError(f"known must have shape {list(model.spec.shape)}, not {list(known.shape)}")
-    labels = checked_labels(model, labels, len(images))
-    exact = comes_first(known)
+    way = model.way(known, options)
+    least_particles = 2 if way.weighted else 1
+    for name, count, least in (
+        ("images", len(images), 1),
+        ("copies", copies, 1),
+        ("particles", particles, least_particles),
+    ):
+        if count < least:
+            raise ValueError(f"completion needs at least {least} {name}, not {count}")
+    labels = checked_labels(model.spec, labels, len(images))
     places = _places(indices if indices is not None else range(len(images)), copies)
-    size = BLOCK if exact else max(1, PARTICLES // particles)
+    size = max(1, PARTICLES // particles) if way.weighted else BLOCK
     starts = list(range(0, len(places), size))[where.rank :: where.size]
     mine: dict[int, tuple[Tensor, Tensor]] = {}
     for start in starts:
@@ -139,38 +153,64 @@ def complete(
         y = None if labels is None else labels[source]
         done = _within(progress, rows, len(places))
         chosen = [places[row] for row in rows]
-        if exact:
-            noise = ImageNoise(seed, [place << 16 for place in chosen], model.device)
-            drawn = model.complete(images[source].to(model.device), known, noise, y, progress=done).images.cpu()
-            mine[start] = drawn, torch.ones(len(rows), dtype=torch.float64)
+        if way.weighted:
+            x = images[source].to(model.device)
+            mine[start] = _filtered(model, x, known, y, options, chosen, particles, seed, done)
         else:
-            mine[start] = _filtered(model, images[source], known, y, chosen, particles, seed, done)
+            noise = ImageNoise(seed, [place << 16 for place in chosen], model.device)
+            given = None if y is None else y.to(model.device)
+            x = images[source].to(model.device)
+            drawn = model.complete(x, known, noise, given, options, done).images.cpu()
+            mine[start] = drawn, torch.ones(len(rows), dtype=torch.float64)
     parts: dict[int, tuple[Tensor, Tensor]] = {}
     for theirs in where.gather(mine):
         parts |= theirs
     completed, effective = (torch.cat([parts[start][i] for start in sorted(parts)]) for i in (0, 1))
     completed = completed.view(len(images), copies, *model.spec.shape)
-    if exact:
-        return Completed(completed, True, None, "exact draws from p(unknown | known)")
-    how = f"particle filter with {particles} particles: approximate, exact in the limit of many"
-    return Completed(completed, False, effective.view(len(images), copies), how)
+    return _completed(way, completed, effective.view(len(images), copies), particles)
+
+
+def _completed(way: Way, images: Tensor, effective: Tensor, particles: int) -> Completed:
+    if not way.weighted:
+        return Completed(images, way.exact, None, way.text)
+    how = f"{way.text} with {particles} particles: approximate, exact in the limit of many"
+    return Completed(images, way.exact, effective, how)
+
+
+def checked_labels(spec: Spec, labels: Tensor | None, count: int) -> Tensor | None:
+    """int64 [N] on the CPU, "no label" where a conditional model is given none; None for an unconditional one.
+
+    Raises:
+        ValueError: labels for an unconditional model, of another number or out of range, in one line.
+    """
+    if labels is None:
+        return torch.full((count,), spec.classes) if spec.classes else None
+    if not spec.classes:
+        raise ValueError("this model is unconditional: leave the labels out, or train it with --conditional")
+    if tuple(labels.shape) != (count,):
+        raise ValueError(f"there must be one label for each of {count} images, not {list(labels.shape)}")
+    if not 0 <= int(labels.min()) <= int(labels.max()) <= spec.classes:
+        found = f"{int(labels.min())} to {int(labels.max())}"
+        raise ValueError(f"labels must be from 0 to {spec.classes} ({spec.classes} meaning no label), not {found}")
+    return labels.cpu()
 
 
 def _filtered(
-    model: Autoregressive,
+    model: Completing,
     images: Tensor,
     known: Tensor,
     labels: Tensor | None,
+    options: Any | None,
     places: Sequence[int],
     particles: int,
     seed: int,
     progress: Progress | None,
 ) -> tuple[Tensor, Tensor]:
     """For each image [B, C, H, W] one of a set of particles, drawn by weight, and the effective number of them [B]."""
-    noise = ImageNoise(seed, [(place << 16) + i for place in places for i in range(particles)], model.device)
-    x = images.to(model.device).repeat_interleave(particles, 0)
+    noise = ImageNoise(seed, [(place << 16) + i for place in places for i in range(particles)], images.device)
+    x = images.repeat_interleave(particles, 0)
     y = None if labels is None else labels.repeat_interleave(particles)
-    completion = model.complete(x, known, noise, y, progress=progress, particles=particles)
+    completion = model.complete(x, known, noise, y, options, progress, particles)
     weights = completion.log_weights.cpu().view(-1, particles).softmax(1)
     cumulative = weights.cumsum(1)
     u = ImageNoise(derive_seed(seed, "choice of a particle"), places).uniform(1).double() * cumulative[:, -1:]

@@ -36,12 +36,6 @@ def value_at(place: int, groups: int, spec: Spec) -> Value:
     return group, pixel // spec.width, pixel % spec.width
 
 
-def comes_first(known: Tensor) -> bool:
-    """Whether the known values, bool [C, H, W], stand before all others in the order."""
-    in_order = known.permute(1, 2, 0).flatten()
-    return bool((in_order[:-1] >= in_order[1:]).all())
-
-
 def checked_labels(model: Autoregressive, labels: Tensor | None, count: int) -> Tensor | None:
     """`Autoregressive.checked`, moved to the CPU: labels of all images, "no label" where a conditional model has none.
 

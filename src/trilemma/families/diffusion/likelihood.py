@@ -4,55 +4,110 @@
 
 L_T says how much of the image is left in x_T, L_{t-1} how badly the model guesses one step of the chain, and L_0 is
 the discrete decoder: the probability that the last Gaussian gives to the bin of each pixel.
+
+The reverse variance is β^share · β̃^(1 - share): share 0 is the small one of Ho et al. 2020, 1 the large one, and a
+network may say the share of every pixel (Nichol & Dhariwal 2021, eq. 15).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from trilemma.families.diffusion.schedule import Schedule, Variance
+from trilemma.families.diffusion.schedule import Schedule
 from trilemma.noise import Noise
 
-RowDenoiser = Callable[[Tensor, Tensor], Tensor]
-"""``denoise(x_t, t)`` → the estimate of x_0; ``t`` is int64 [N] on the CPU, one time per image."""
+
+class Guess(NamedTuple):
+    """What the model makes of x_t: the image [N, C, H, W], and the share of log β in the log-variance of its step."""
+
+    x0: Tensor
+    share: Tensor | float = 0.0
+
+
+RowDenoiser = Callable[[Tensor, Tensor], Guess]
+"""``denoise(x_t, t)``; ``t`` is int64 [N] on the CPU, one time per image."""
 
 
 def log_bin(x0: Tensor, mean: Tensor, std: Tensor | float, levels: int) -> Tensor:
+    """`log_bin_mass` in float64 on the CPU, whatever is given."""
+    return log_bin_mass(x0.cpu().double(), mean.cpu().double(), std.cpu() if isinstance(std, Tensor) else std, levels)
+
+
+def log_bin_mass(x0: Tensor, mean: Tensor, std: Tensor | float, levels: int) -> Tensor:
     """log P(bin of x0) under N(mean, std²): bins of width 2/(levels-1), the outer two open (eq. 13).
 
-    Computed with logarithms of tails, so it is finite and exact however far the mean is off.
+    Computed with logarithms of tails, so it is finite and exact however far the mean is off. The outer bins have
+    branches of their own, so that no gradient passes through an infinity.
 
     Args:
         x0: pixels on [-1, 1]; mean: of the same shape.
 
     Returns:
-        float64 on the CPU, of the same shape, all ≤ 0.
+        of the shape of ``x0``, all ≤ 0.
     """
-    x0, mean = x0.cpu().double(), mean.cpu().double()
     half = 1 / (levels - 1)
-    upper = torch.where(x0 > 1 - half, math.inf, (x0 + half - mean) / std)
-    lower = torch.where(x0 < -1 + half, -math.inf, (x0 - half - mean) / std)
+    upper, lower = (x0 + half - mean) / std, (x0 - half - mean) / std
     flip = lower > 0  # of the two equal areas, take the one on the left, where log Φ is precise
-    upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
-    log_upper = torch.special.log_ndtr(upper)
-    log_bin_mass: Tensor = log_upper + torch.log1p(-torch.exp(torch.special.log_ndtr(lower) - log_upper))
-    return log_bin_mass
+    high, low = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
+    log_high = torch.special.log_ndtr(high)
+    inside = log_high + torch.log1p(-torch.exp(torch.special.log_ndtr(low) - log_high))
+    mass = torch.where(x0 > 1 - half, torch.special.log_ndtr(-lower), inside)
+    return torch.where(x0 < -1 + half, torch.special.log_ndtr(upper), mass)
+
+
+@dataclass(frozen=True)
+class StepTables:
+    """What one step's divergence needs, by t = 0 … T (0 where undefined): float64 [T+1].
+
+    Attributes:
+        gap: log β_t - log β̃_t.
+        weight: a²/β̃_t, a being the part of x_0 in the posterior mean (eq. 7).
+        decoder: the standard deviation of the discrete decoder with share 0, and log β_1 against its log variance. q's
+            own variance is 0 at t = 1; its place takes that of t = 2, as in the published code.
+    """
+
+    gap: Tensor
+    weight: Tensor
+    decoder: tuple[float, float]
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> StepTables:
+        t = torch.arange(2, schedule.T + 1)
+        a, _, small = schedule.posterior(t, t - 1)
+        none = small.new_zeros(2)
+        variance = float(small[0])
+        return cls(
+            torch.cat([none, (schedule.added(t, t - 1) / small).log()]),
+            torch.cat([none, a.square() / small]),
+            (math.sqrt(variance), math.log(float(schedule.added(1, 0)) / variance)),
+        )
+
+
+def divergence(x0: Tensor, guess: Guess, gap: Tensor, weight: Tensor) -> Tensor:
+    """KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)) of each value, [N, C, H, W] (Ho et al. 2020, eq. 5).
+
+    Args:
+        gap, weight: of `StepTables` at the time of each image, [N, 1, 1, 1].
+    """
+    log_ratio = -guess.share * gap  # log(β̃ / model variance)
+    ratio = torch.exp(log_ratio) if isinstance(log_ratio, Tensor) else math.exp(log_ratio)
+    return 0.5 * (ratio - 1 - log_ratio + weight * ratio * (x0 - guess.x0).square())
 
 
 def prior_term(x0: Tensor, schedule: Schedule) -> Tensor:
     """L_T = KL(q(x_T | x_0) ‖ N(0, I)), float64 [N]."""
-    a = schedule.alpha_bar[-1]
-    kl: Tensor = 0.5 * (a * x0.cpu().double().square() - a - torch.log1p(-a))
+    a, v = schedule.alpha_bar[-1], schedule.variance[-1]
+    kl: Tensor = 0.5 * (a * x0.cpu().double().square() + v - 1 - v.log())
     return kl.flatten(1).sum(1)
 
 
-def step_term(
-    denoise: RowDenoiser, x0: Tensor, t: Tensor, schedule: Schedule, eps: Tensor, variance: Variance
-) -> Tensor:
+def step_term(denoise: RowDenoiser, x0: Tensor, t: Tensor, schedule: Schedule, eps: Tensor) -> Tensor:
     """One draw of L_{t-1} = KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)), its expectation being over ``eps``.
 
     Args:
@@ -61,28 +116,27 @@ def step_term(
     Returns:
         float64 [N].
     """
-    a, _, posterior_variance = schedule.posterior(t, t - 1)
-    model_variance = schedule.reverse_variance(t, t - 1, variance)
-    error = (x0 - denoise(diffuse(x0, t, schedule, eps), t)).square().flatten(1).sum(1).cpu().double()
-    ratio = posterior_variance / model_variance
-    return 0.5 * (x0[0].numel() * (ratio - 1 - ratio.log()) + a**2 * error / model_variance)
+    tables = StepTables.of(schedule)
+    guess = denoise(diffuse(x0, t, schedule, eps), t)
+    share = guess.share.cpu().double() if isinstance(guess.share, Tensor) else guess.share
+    gap, weight = tables.gap[t][:, None, None, None], tables.weight[t][:, None, None, None]
+    error = (x0 - guess.x0).cpu().double()  # subtracted before it is rounded to less
+    return divergence(error, Guess(torch.zeros_like(error), share), gap, weight).flatten(1).sum(1)
 
 
 def decoder_term(denoise: RowDenoiser, x0: Tensor, schedule: Schedule, eps: Tensor, levels: int) -> Tensor:
-    """One draw of L_0 = -log p(x_0 | x_1), float64 [N].
-
-    q's own variance is 0 at t = 1; its place takes that of t = 2, as in the published code.
-    """
+    """One draw of L_0 = -log p(x_0 | x_1), float64 [N]; a fixed share counts as 0, a learned one as it is."""
     t = torch.ones(len(x0), dtype=torch.int64)
-    std = math.sqrt(float(schedule.posterior(2, 1)[2]))
-    mean = denoise(diffuse(x0, t, schedule, eps), t)
-    return -log_bin(x0, mean, std, levels).flatten(1).sum(1)
+    guess = denoise(diffuse(x0, t, schedule, eps), t)
+    std, gap = StepTables.of(schedule).decoder
+    wide = std * (0.5 * gap * guess.share.cpu().double()).exp() if isinstance(guess.share, Tensor) else std
+    return -log_bin(x0, guess.x0, wide, levels).flatten(1).sum(1)
 
 
 def diffuse(x0: Tensor, t: Tensor, schedule: Schedule, eps: Tensor) -> Tensor:
-    """x_t = √ᾱ_t x_0 + √(1 - ᾱ_t) ε (eq. 4), for t int64 [N] on the CPU."""
-    alpha_bar = schedule.alpha_bar[t][:, None, None, None]
-    return alpha_bar.sqrt().to(x0) * x0 + (1 - alpha_bar).sqrt().to(x0) * eps.to(x0)
+    """x_t = α_t x_0 + σ_t ε (eq. 4), for t int64 [N] on the CPU."""
+    signal, sigma = schedule.signal[t][:, None, None, None], schedule.sigma[t][:, None, None, None]
+    return signal.to(x0) * x0 + sigma.to(x0) * eps.to(x0)
 
 
 def strata(schedule: Schedule, samples: int, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,14 +160,7 @@ def strata(schedule: Schedule, samples: int, uniform: Tensor) -> tuple[Tensor, T
 
 
 def variational_bound(
-    denoise: RowDenoiser,
-    x0: Tensor,
-    schedule: Schedule,
-    noise: Noise,
-    *,
-    levels: int,
-    samples: int,
-    variance: Variance = "small",
+    denoise: RowDenoiser, x0: Tensor, schedule: Schedule, noise: Noise, *, levels: int, samples: int
 ) -> Tensor:
     """An unbiased draw of the bound, to be read as log p(x) ≥ it in expectation.
 
@@ -121,8 +168,6 @@ def variational_bound(
         denoise: estimates x_0 from x_t and one time per image.
         x0: float [N, C, H, W], pixels on [-1, 1].
         noise: one row per image; the row of an image decides its value alone.
-        variance: of the model's p(x_{t-1} | x_t). ``small`` is the tighter for images, which x_t all but determines
-            (970 against 981 nats for Σ L_{t-1} of a small net on MNIST), ``large`` for Gaussian data.
         samples: how many of the T - 1 terms L_1 … L_{T-1} to evaluate per image; with T - 1 or more, each once.
 
     Returns:
@@ -135,6 +180,16 @@ def variational_bound(
     else:
         times, weights = strata(schedule, samples, noise.uniform(samples))
     for t, weight in zip(times.T, weights.T, strict=True):
-        eps = noise.normal(*x0.shape[1:])
-        total = total + weight * step_term(denoise, x0, t, schedule, eps, variance)
+        total = total + weight * step_term(denoise, x0, t, schedule, noise.normal(*x0.shape[1:]))
     return -total
+
+
+def bound_terms(
+    denoise: RowDenoiser, x0: Tensor, schedule: Schedule, noise: Noise, *, levels: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Every term of the bound, one draw each: ``(0, L_0)``, ``(1, L_1)``, … ``(T, L_T)``, nats, float64 [N]."""
+    yield 0, decoder_term(denoise, x0, schedule, noise.normal(*x0.shape[1:]), levels)
+    for t in range(2, schedule.T + 1):
+        rows = torch.full((len(x0),), t)
+        yield t - 1, step_term(denoise, x0, rows, schedule, noise.normal(*x0.shape[1:]))
+    yield schedule.T, prior_term(x0, schedule)

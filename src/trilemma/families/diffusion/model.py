@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -9,16 +10,20 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trilemma.families.diffusion.likelihood import variational_bound
-from trilemma.families.diffusion.samplers import SAMPLERS, Denoiser, DiffusionOptions, Estimate, ddim_encode
+from trilemma.families.diffusion.clock import Clock, ClockName
+from trilemma.families.diffusion.denoising import Denoising, check_choice
+from trilemma.families.diffusion.estimate import Estimate, read
+from trilemma.families.diffusion.likelihood import Guess, StepTables, divergence, log_bin_mass
+from trilemma.families.diffusion.options import DiffusionOptions
 from trilemma.families.diffusion.schedule import Schedule, ScheduleName
-from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
-from trilemma.images import Spec, check_images, from_unit, to_unit
-from trilemma.nets.unet import UNet
+from trilemma.families.family import Density, Loss, Objective
+from trilemma.images import Spec, to_unit
 from trilemma.noise import Noise
-from trilemma.parallel import autocast
 
 __all__ = ["Diffusion", "DiffusionConfig", "DiffusionOptions"]
+
+HYBRID = 0.001
+"""λ of L_hybrid = L_simple + λ L_vlb, the bound in bits/dim (Nichol & Dhariwal 2021, section 3.1)."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +43,29 @@ class DiffusionConfig:
     timesteps: int = 1000
     """T, the length of the chain"""
     schedule: ScheduleName = "cosine"
-    """linear: Ho et al. 2020; cosine: Nichol & Dhariwal 2021, better for small images"""
-    prediction: Literal["noise", "v"] = "v"
-    """what the network predicts: the noise (Ho et al. 2020) or v = sqrt(a)·eps - sqrt(1-a)·x0 (Salimans & Ho 2022)"""
+    """linear: Ho et al. 2020; cosine: Nichol & Dhariwal 2021, better for small images; snr: equal steps of the
+    logarithm of the signal-to-noise ratio"""
+    prediction: Literal["noise", "x0", "v"] = "v"
+    """what the network predicts: the noise (Ho et al. 2020), the image (x0), or v = sqrt(a)·eps - sqrt(1-a)·x0
+    (Salimans & Ho 2022)"""
     weighting: Literal["simple", "min-snr"] = "simple"
     """simple: the plain squared error of the prediction; min-snr: Hang et al. 2023, with gamma = 5"""
+    objective: Literal["simple", "bound", "hybrid"] = "simple"
+    """simple: the weighted squared error; bound: the variational bound itself, a term of it per image; hybrid: simple
+    plus a thousandth of the bound, which then teaches the variance alone (Nichol & Dhariwal 2021)"""
+    variance: Literal["fixed", "learned"] = "fixed"
+    """learned: the network also says the variance of each step, between beta-tilde and beta; needs bound or hybrid"""
+    times: ClockName = "uniform"
+    """how t is drawn in training: uniform; log-uniform; loss-aware, where the loss varies most (Nichol & Dhariwal
+    2021); each with weights that keep the loss the same on average"""
 
 
-class Diffusion(Family):
+class Diffusion(Denoising):
     """Denoising diffusion with a time-conditioned U-Net.
 
     Trained on L_simple (eq. 14), the squared error of the predicted noise, or, by default, on the squared error of v:
-    the same error weighted by 1 + 1/SNR, which does not lose the noisy times. Sampled by DDIM or DDPM; scored by the
-    variational bound with the small reverse variance.
+    the same error weighted by 1 + 1/SNR, which does not lose the noisy times. Sampled by any of `SAMPLERS`; scored by
+    the variational bound with the small reverse variance, or the learned one.
     """
 
     name = "diffusion"
@@ -59,7 +74,7 @@ class Diffusion(Family):
     density = Density.APPROXIMATE
     answers: ClassVar[Mapping[str, str]] = {
         "sample": "yes, in many steps",
-        "p(x)": "bound: the variational bound",
+        "p(x)": "bound: the variational bound, or the probability-flow equation",
         "p(z|x)": "yes, by the fixed forward chain: z is the image plus noise",
         "complete": "approximate: known pixels are replaced, noised, at every step",
         "interpolate": "yes, in noise space with DDIM",
@@ -70,151 +85,93 @@ class Diffusion(Family):
     Options = DiffusionOptions
 
     def __init__(self, config: DiffusionConfig, spec: Spec) -> None:
-        super().__init__(config, spec)
         check_config(config)
-        self.schedule = Schedule.named(config.schedule, config.timesteps)
-        self.net = UNet(
-            spec.channels,
-            width=config.width,
-            multipliers=tuple(config.multipliers),
-            blocks=config.blocks,
-            attention=config.attention,
-            classes=spec.classes,
-            patch=config.patch,
-        )
+        schedule = Schedule.named(config.schedule, config.timesteps)
+        super().__init__(config, spec, schedule, config.prediction, learned_variance=config.variance == "learned")
+        self.clock = Clock(schedule.T, config.times)
         # What training looks up per image, in float32 on the device, indexed by t = 0 … T. Functions of the config, so
         # not saved.
+        tables = StepTables.of(schedule)
+        self.decoder = tables.decoder
         self.signal: Tensor
         self.sigma: Tensor
         self.weight: Tensor
-        self.register_buffer("signal", self.schedule.alpha_bar.sqrt().float(), persistent=False)
-        self.register_buffer("sigma", (1 - self.schedule.alpha_bar).sqrt().float(), persistent=False)
-        self.register_buffer("weight", loss_weight(self.schedule, config).float(), persistent=False)
+        self.gap: Tensor
+        self.step_weight: Tensor
+        for name, table in (
+            ("signal", schedule.signal),
+            ("sigma", schedule.sigma),
+            ("weight", loss_weight(schedule, config)),
+            ("gap", tables.gap),
+            ("step_weight", tables.weight),
+        ):
+            self.register_buffer(name, table.float(), persistent=False)
 
     def objectives(self) -> Sequence[Objective]:
         return [Objective("denoise", list(self.net.parameters()), self.loss)]
 
     def loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
-        """The mean squared error at one random time per image.
+        """The error at one random time per image.
 
-        Logs: ``mse q1`` … ``mse q4``, the unweighted error by quarter of the times, q1 the least noisy. Each is
-        estimated over the whole batch (times 4), so it stays defined when a quarter goes undrawn.
+        Terms: ``mse``, the mean squared error, and ``bound``, the variational bound in bits/dim (times `HYBRID` in the
+        hybrid objective), without its constant L_T. Logs: ``mse q1`` … ``mse q4``, the unweighted error by quarter of
+        the times, q1 the least noisy. Each is estimated over the whole batch (times 4), so it stays defined when a
+        quarter goes undrawn.
         """
+        config = self.config
         x0 = to_unit(x, self.spec.levels)
-        t = noise.integers(self.schedule.T) + 1  # [B], 1 … T
+        t, importance = self.clock.draw(noise)  # [B], 1 … T
         eps = noise.normal(*self.spec.shape)
         signal, sigma = self.signal[t][:, None, None, None], self.sigma[t][:, None, None, None]
-        output = self.predict(signal * x0 + sigma * eps, t, labels)
-        target = eps if self.config.prediction == "noise" else signal * eps - sigma * x0
+        x_t = signal * x0 + sigma * eps
+        output, share = self.split(self.predict(x_t, t, labels))
+        target = {"noise": eps, "x0": x0, "v": signal * eps - sigma * x0}[config.prediction]
         errors = (output - target).square().flatten(1).mean(1)  # [B]
+        weighed = self.weight[t] * errors
+        losses = {"mse": weighed}
+        if config.objective != "simple":
+            # The hybrid bound must not move the mean, which L_simple teaches better.
+            told = output.detach() if config.objective == "hybrid" else output
+            estimate = read(told, x_t, signal, sigma, self.prediction)
+            bits = self.bound_at(x0, Estimate(estimate.x0, estimate.eps, share), t)
+            losses = {"bound": bits} if config.objective == "bound" else {"mse": weighed, "bound": HYBRID * bits}
+        if self.training:
+            self.clock.hear(t, torch.stack(list(losses.values())).sum(0))
+        if importance is not None:
+            losses = {name: importance * values for name, values in losses.items()}
+            errors = importance * errors
         quarter = (t - 1) * 4 // self.schedule.T
         logs = {f"mse q{k + 1}": 4 * (errors.detach() * (quarter == k)).mean() for k in range(4)}
-        return Loss({"mse": (self.weight[t] * errors).mean()}, logs)
+        return Loss({name: values.mean() for name, values in losses.items()}, logs)
 
-    def predict(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        """The raw output of the network, float32 even under autocast; x_t [N, C, H, W], t int64 [N] in 1 … T."""
-        output: Tensor = self.net(x_t, t.to(x_t) * (1000 / self.schedule.T), labels)
-        return output.to(x_t)
+    def bound_at(self, x0: Tensor, estimate: Estimate, t: Tensor) -> Tensor:
+        """T times the term of the bound that belongs to x_t, in bits/dim, [B]: its mean over t is the whole bound.
 
-    def estimate(self, x_t: Tensor, t: int, labels: Tensor | None, guidance: float = 1.0) -> Estimate:
-        """What the network makes of x_t [N, C, H, W] at one time, guided by u + w(c - u) (Ho & Salimans 2022)."""
-        times = torch.full((len(x_t),), t, device=x_t.device)
-        if labels is None or guidance == 1:
-            output = self.predict(x_t, times, labels)
-        else:
-            null = torch.full_like(labels, self.spec.classes)
-            both = self.predict(x_t.repeat(2, 1, 1, 1), times.repeat(2), torch.cat([labels, null]))
-            conditional, unconditional = both.chunk(2)
-            output = unconditional + guidance * (conditional - unconditional)
-        a_t = self.schedule.alpha_bar[t]
-        signal, sigma = float(a_t.sqrt()), float((1 - a_t).sqrt())
-        if self.config.prediction == "noise":
-            return Estimate((x_t - sigma * output) / signal, output)
-        return Estimate(signal * x_t - sigma * output, sigma * x_t + signal * output)
-
-    def denoiser(self, labels: Tensor | None, guidance: float = 1.0) -> Denoiser:
-        """The denoiser that a sampler asks, for images with these labels.
-
-        Raises:
-            ValueError: if a guidance weight is given to a model without classes.
+        L_0 at t = 1 and L_{t-1} above it; L_T, which no network changes, is left out.
         """
-        if guidance != 1 and not self.spec.classes:
-            raise ValueError("guidance needs a class-conditional model: this one was trained without labels")
-        return lambda x_t, t: self.estimate(x_t, t, labels, guidance)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        noise: Noise,
-        labels: Tensor | None = None,
-        options: DiffusionOptions | None = None,
-        progress: Progress | None = None,
-    ) -> Tensor:
-        return self.decode(self.latent(noise), noise, labels, options, progress)
-
-    def latent(self, noise: Noise) -> Tensor:
-        """x_T, float [N, C, H, W]."""
-        return noise.normal(*self.spec.shape).to(next(self.parameters()).dtype)
-
-    @torch.no_grad()
-    def decode(
-        self,
-        z: Tensor,
-        noise: Noise,
-        labels: Tensor | None = None,
-        options: DiffusionOptions | None = None,
-        progress: Progress | None = None,
-    ) -> Tensor:
-        """Images uint8 [N, C, H, W] from given x_T; ``noise`` is used by samplers that add some on the way."""
-        options = options or DiffusionOptions()
-        denoise = self.denoiser(labels, options.guidance)
-        times = options.times(self.schedule)
-        with autocast(z.device, options.precision):
-            x0 = SAMPLERS[options.sampler](denoise, self.schedule, times, z, noise, options, progress)
-        return from_unit(x0, self.spec.levels)
-
-    @torch.no_grad()
-    def encode(self, x: Tensor, labels: Tensor | None = None, steps: int = 100) -> Tensor:
-        """The x_T from which deterministic DDIM leads (nearly) to these images; float [N, C, H, W]."""
-        x0 = to_unit(check_images(x, self.spec), self.spec.levels).to(next(self.parameters()).dtype)
-        times = self.schedule.times(min(steps, self.schedule.T), "trailing")
-        return ddim_encode(self.denoiser(labels), self.schedule, times, x0)
-
-    @torch.no_grad()
-    def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
-        """The variational bound; ``samples`` is how many of its T terms to evaluate, spread over the times (32)."""
-        if samples is not None and samples < 1:
-            raise ValueError(f"samples must be at least 1, not {samples}")
-        T = self.schedule.T
-        x0 = to_unit(check_images(x, self.spec), self.spec.levels).to(next(self.parameters()).dtype)
-
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            output = self.predict(x_t, t.to(x_t.device), labels)
-            a_t = self.schedule.alpha_bar[t][:, None, None, None]
-            signal, sigma = a_t.sqrt().to(x_t), (1 - a_t).sqrt().to(x_t)
-            x0 = (x_t - sigma * output) / signal if self.config.prediction == "noise" else signal * x_t - sigma * output
-            return x0.clamp(-1, 1)  # where every image lies, so this only tightens the bound
-
-        count = min(samples or 32, T - 1)
-        nats = variational_bound(denoise, x0, self.schedule, noise, levels=self.spec.levels, samples=count)
-        how = "all" if count == T - 1 else f"{count} random"
-        return Likelihood("bound", nats, f"variational bound, {how} of the {T - 1} terms of the chain")
+        share: Tensor | float = 0.0 if estimate.share is None else estimate.share
+        gap, weight = self.gap[t][:, None, None, None], self.step_weight[t][:, None, None, None]
+        between = divergence(x0, Guess(estimate.x0, share), gap, weight)
+        std, gap_1 = self.decoder
+        wide = std if isinstance(share, float) else std * (0.5 * gap_1 * share).exp()
+        # The other rows are kept near, where nothing overflows, and then not used.
+        first = (t == 1)[:, None, None, None]
+        mean = torch.where(first, estimate.x0, x0)
+        terms = torch.where(first, -log_bin_mass(x0, mean, wide, self.spec.levels), between)
+        return terms.flatten(1).mean(1) * (self.schedule.T / math.log(2))
 
 
 def check_config(config: DiffusionConfig) -> None:
     """Raise ``ValueError`` with one line on the first value that will not do."""
-    if config.width < 16 or config.width % 16:
-        raise ValueError(f"width must be a positive multiple of 16, not {config.width}")
-    if not config.multipliers or min(config.multipliers) < 1:
-        raise ValueError(f"multipliers must be positive whole numbers, not {config.multipliers}")
-    if config.blocks < 1:
-        raise ValueError(f"blocks must be at least 1, not {config.blocks}")
-    if config.patch not in (1, 2):
-        raise ValueError(f"patch must be 1 or 2, not {config.patch}")
-    if config.prediction not in ("noise", "v"):
-        raise ValueError(f"there is no prediction {config.prediction!r}: choose noise or v")
-    if config.weighting not in ("simple", "min-snr"):
-        raise ValueError(f"there is no weighting {config.weighting!r}: choose simple or min-snr")
+    check_choice("prediction", config.prediction, ("noise", "x0", "v"))
+    check_choice("weighting", config.weighting, ("simple", "min-snr"))
+    check_choice("objective", config.objective, ("simple", "bound", "hybrid"))
+    check_choice("variance", config.variance, ("fixed", "learned"))
+    check_choice("times", config.times, ("uniform", "log-uniform", "loss-aware"))
+    if config.variance == "learned" and config.objective == "simple":
+        raise ValueError("a learned variance needs the objective hybrid or bound: simple teaches it nothing")
+    if config.variance == "fixed" and config.objective == "hybrid":
+        raise ValueError("the hybrid objective needs variance learned: its bound teaches nothing else")
 
 
 def loss_weight(schedule: Schedule, config: DiffusionConfig) -> Tensor:
@@ -223,4 +180,4 @@ def loss_weight(schedule: Schedule, config: DiffusionConfig) -> Tensor:
         return torch.ones(schedule.T + 1, dtype=torch.float64)
     snr = schedule.snr(torch.arange(schedule.T + 1)).clamp(max=1e12)  # infinite at t = 0, which is never drawn
     capped = snr.clamp(max=5.0)
-    return capped / snr if config.prediction == "noise" else capped / (snr + 1)
+    return {"noise": capped / snr, "x0": capped, "v": capped / (snr + 1)}[config.prediction]

@@ -13,8 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-ScheduleName = Literal["linear", "cosine"]
-Spacing = Literal["trailing", "leading", "linspace", "quadratic"]
+ScheduleName = Literal["linear", "cosine", "snr"]
+Spacing = Literal["trailing", "leading", "linspace", "quadratic", "karras"]
+SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras")
 Variance = Literal["small", "large"]
 
 
@@ -31,35 +32,89 @@ def cosine_beta(timesteps: int, offset: float = 0.008) -> Tensor:
     return (1 - f[1:] / f[:-1]).clamp(max=0.999)
 
 
+def linear_log_snr(timesteps: int, first: float = 10.0, last: float = -10.0) -> Tensor:
+    """log SNR at t = 1 … T, falling in equal steps (Kingma et al. 2021, section 3.1, with the ends fixed).
+
+    Equal steps of the log are equal times for every order of magnitude of noise. The ends are about those of the
+    linear schedule: standard deviations of 0.007 at t = 1, and a signal of 0.007 at t = T.
+    """
+    return torch.linspace(first, last, timesteps, dtype=torch.float64)
+
+
 class Schedule:
-    """The chain q(x_t | x_{t-1}) = N(√(1-β_t) x_{t-1}, β_t I).
+    """Gaussian noise that grows with t: q(x_t | x_0) = N(α_t x_0, σ_t² I).
+
+    A *variance-preserving* chain has α_t² + σ_t² = 1 (all but `Schedule.flow`); then α_t² is the ᾱ_t of Ho et al.
+    2020, and q(x_t | x_{t-1}) = N(√(1-β_t) x_{t-1}, β_t I).
 
     Attributes:
         T: number of steps.
-        beta: float64 [T+1]; ``beta[0]`` is 0.
-        alpha_bar: float64 [T+1], ∏ (1 - β): q(x_t | x_0) = N(√ᾱ_t x_0, (1 - ᾱ_t) I) (eq. 4); ``alpha_bar[0]`` is 1.
+        alpha_bar: float64 [T+1], α_t²; ``alpha_bar[0]`` is 1.
+        variance: float64 [T+1], σ_t²; ``variance[0]`` is 0.
+        signal, sigma: float64 [T+1], α_t and σ_t.
     """
 
-    def __init__(self, beta: Tensor) -> None:
-        """``beta``: float64 [T], β_1 … β_T, each in (0, 1)."""
+    def __init__(self, alpha_bar: Tensor, variance: Tensor) -> None:
+        """Both float64 [T+1], from t = 0; the first falls from 1, the second rises from 0."""
+        if alpha_bar.dtype != torch.float64 or variance.dtype != torch.float64:
+            raise ValueError("a schedule needs float64 tables")
+        if (
+            alpha_bar[0] != 1
+            or variance[0] != 0
+            or not bool((alpha_bar.diff() < 0).all() & (variance.diff() > 0).all())
+        ):
+            raise ValueError("a schedule needs a signal that falls from 1 and a noise that rises from 0")
+        self.T = len(alpha_bar) - 1
+        self.alpha_bar, self.variance = alpha_bar, variance
+        self.signal, self.sigma = alpha_bar.sqrt(), variance.sqrt()
+
+    @classmethod
+    def from_beta(cls, beta: Tensor) -> Schedule:
+        """The chain with β_1 … β_T, float64 [T], each in (0, 1): ᾱ_t = ∏ (1 - β) (Ho et al. 2020, eq. 4)."""
         if beta.dtype != torch.float64 or not bool(((beta > 0) & (beta < 1)).all()):
             raise ValueError("a schedule needs float64 values of beta strictly between 0 and 1")
-        self.T = len(beta)
-        self.beta = torch.cat([beta.new_zeros(1), beta])
-        self.alpha_bar = (1 - self.beta).cumprod(0)
+        alpha_bar = torch.cat([beta.new_ones(1), (1 - beta).cumprod(0)])
+        return cls(alpha_bar, 1 - alpha_bar)
+
+    @classmethod
+    def from_log_snr(cls, log_snr: Tensor) -> Schedule:
+        """The variance-preserving chain with log(ᾱ_t / (1 - ᾱ_t)) = ``log_snr``, float64 [T], falling."""
+        zero = log_snr.new_zeros(1)
+        return cls(torch.cat([zero + 1, log_snr.sigmoid()]), torch.cat([zero, (-log_snr).sigmoid()]))
+
+    @classmethod
+    def flow(cls, timesteps: int) -> Schedule:
+        """The straight line x_t = (1 - t/T) x_0 + t/T ε of rectified flow (Liu, Gong and Liu 2023, eq. 1)."""
+        check_timesteps(timesteps)
+        t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
+        return cls((1 - t).square(), t.square())
 
     @classmethod
     def named(cls, name: ScheduleName, timesteps: int) -> Schedule:
-        """The ``linear`` or the ``cosine`` schedule with T = ``timesteps``."""
-        if timesteps < 2:
-            raise ValueError(f"timesteps must be at least 2, not {timesteps}")
-        if name not in ("linear", "cosine"):
-            raise ValueError(f"there is no schedule {name!r}: choose linear or cosine")
-        return cls(linear_beta(timesteps) if name == "linear" else cosine_beta(timesteps))
+        """The ``linear``, ``cosine`` or ``snr`` schedule with T = ``timesteps``."""
+        check_timesteps(timesteps)
+        if name == "linear":
+            return cls.from_beta(linear_beta(timesteps))
+        if name == "cosine":
+            return cls.from_beta(cosine_beta(timesteps))
+        if name == "snr":
+            return cls.from_log_snr(linear_log_snr(timesteps))
+        raise ValueError(f"there is no schedule {name!r}: choose linear, cosine or snr")
+
+    @property
+    def beta(self) -> Tensor:
+        """float64 [T+1], β_t = 1 - ᾱ_t/ᾱ_{t-1}; ``beta[0]`` is 0."""
+        beta = 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]
+        return torch.cat([beta.new_zeros(1), beta])
 
     def snr(self, t: Tensor | int) -> Tensor:
-        """Signal-to-noise ratio ᾱ_t / (1 - ᾱ_t); infinite at t = 0."""
-        return self.alpha_bar[t] / (1 - self.alpha_bar[t])
+        """Signal-to-noise ratio α_t² / σ_t²; infinite at t = 0."""
+        return self.alpha_bar[t] / self.variance[t]
+
+    @property
+    def angle(self) -> Tensor:
+        """float64 [T+1], arctan(σ_t / α_t), from 0 (all signal) towards π/2 (all noise)."""
+        return torch.atan2(self.sigma, self.signal)
 
     def posterior(self, t: Tensor | int, s: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
         """q(x_s | x_t, x_0) = N(a·x_0 + b·x_t, σ² I) for any s < t (eq. 6 and 7, where s = t - 1).
@@ -67,38 +122,53 @@ class Schedule:
         Returns:
             a, b and σ² = β̃, float64, of the shape of ``t``.
         """
-        a_t, a_s = self.alpha_bar[t], self.alpha_bar[s]
-        step = a_t / a_s  # ∏ (1 - β) from s+1 to t
-        x0 = a_s.sqrt() * (1 - step) / (1 - a_t)
-        xt = step.sqrt() * (1 - a_s) / (1 - a_t)
-        return x0, xt, (1 - a_s) / (1 - a_t) * (1 - step)
+        share = self.variance[s] / self.variance[t]
+        added = self.added(t, s)
+        x0 = self.signal[s] * added / self.variance[t]
+        return x0, (self.alpha_bar[t] / self.alpha_bar[s]).sqrt() * share, share * added
+
+    def added(self, t: Tensor | int, s: Tensor | int) -> Tensor:
+        """The variance that the chain adds between s and t: σ_t² - (α_t/α_s)² σ_s², which is β_t for s = t - 1."""
+        return self.variance[t] - self.alpha_bar[t] / self.alpha_bar[s] * self.variance[s]
 
     def reverse_variance(self, t: Tensor | int, s: Tensor | int, kind: Variance) -> Tensor:
         """σ² of the model's p(x_s | x_t): ``small`` is β̃, ``large`` is β (Ho et al. 2020, section 3.2)."""
-        if kind == "small":
-            return self.posterior(t, s)[2]
-        return 1 - self.alpha_bar[t] / self.alpha_bar[s]
+        return self.posterior(t, s)[2] if kind == "small" else self.added(t, s)
 
     def times(self, steps: int, spacing: Spacing) -> list[int]:
         """Which times a sampler of so many steps visits, from the noisiest down; 0, the image, is not among them.
 
         Args:
-            steps: 1 … T. ``quadratic`` may drop a few that fall together.
+            steps: 1 … T. ``quadratic`` and ``karras`` may drop a few that fall together.
             spacing: ``trailing`` starts at T and steps down by T/steps (Lin et al. 2023); ``leading`` ends at 1;
                 ``linspace`` has both ends; ``quadratic`` has both and is denser at low noise. (DDIM's code for
-                CIFAR-10 stops its quadratic spacing at 0.8·T, which suits only the linear schedule.)
+                CIFAR-10 stops its quadratic spacing at 0.8·T, which suits only the linear schedule.) ``karras``
+                spaces the seventh root of σ_t/α_t evenly from at most 80 (Karras et al. 2022, eq. 5), after T.
         """
         T = self.T
         if not 1 <= steps <= T:
             raise ValueError(f"steps must be between 1 and the {T} timesteps of the model, not {steps}")
+        if spacing not in SPACINGS:
+            raise ValueError(f"there is no spacing {spacing!r}: choose {', '.join(SPACINGS)}")
+        if steps == 1:
+            return [T]
         if spacing == "trailing":
             times = [T - i * T // steps for i in range(steps)]
         elif spacing == "leading":
             times = [1 + i * (T // steps) for i in range(steps)]
         elif spacing == "linspace":
-            times = [1 + round(i * (T - 1) / max(steps - 1, 1)) for i in range(steps)]
+            times = [1 + round(i * (T - 1) / (steps - 1)) for i in range(steps)]
         elif spacing == "quadratic":
-            times = [1 + round((i / max(steps - 1, 1)) ** 2 * (T - 1)) for i in range(steps)]
+            times = [1 + round((i / (steps - 1)) ** 2 * (T - 1)) for i in range(steps)]
         else:
-            raise ValueError(f"there is no spacing {spacing!r}: choose trailing, leading, linspace or quadratic")
-        return sorted(set(times), reverse=True) if steps > 1 else [T]
+            ratio = self.sigma[1:] / self.signal[1:]
+            low, high = float(ratio[0]) ** (1 / 7), min(float(ratio[-1]), 80.0) ** (1 / 7)
+            wanted = torch.linspace(low, high, steps, dtype=torch.float64) ** 7
+            nearest = (ratio.log() - wanted.log()[:, None]).abs().argmin(1)
+            times = [*(1 + nearest[:-1]).tolist(), T]
+        return sorted(set(times), reverse=True)
+
+
+def check_timesteps(timesteps: int) -> None:
+    if timesteps < 2:
+        raise ValueError(f"timesteps must be at least 2, not {timesteps}")

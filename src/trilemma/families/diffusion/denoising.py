@@ -1,0 +1,295 @@
+"""What denoising diffusion and flow matching share: a U-Net that denoises x_t, and all that follows from one.
+
+A family of this kind says which path leads from image to noise (a `Schedule`), what its network predicts, and how it
+is trained. Sampling, encoding and both likelihoods are functions of the denoiser alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trilemma.families.diffusion.completion import RePaintOptions, repaint
+from trilemma.families.diffusion.estimate import (
+    Denoiser,
+    Estimate,
+    Prediction,
+    Watch,
+    clipping,
+    read,
+    watched,
+)
+from trilemma.families.diffusion.exact import Angular, Dequantize, flow_log_likelihood
+from trilemma.families.diffusion.likelihood import Guess, RowDenoiser, variational_bound
+from trilemma.families.diffusion.options import SAMPLERS, DiffusionOptions
+from trilemma.families.diffusion.samplers import ddim_encode
+from trilemma.families.diffusion.schedule import Schedule, Variance
+from trilemma.families.family import Completing, Completion, Family, Likelihood, Progress, Way
+from trilemma.images import Spec, check_images, from_unit, to_unit
+from trilemma.nets.unet import UNet
+from trilemma.noise import Noise
+from trilemma.parallel import autocast
+
+
+class Denoising(Family, Completing):
+    """The abstract base: a U-Net and a path; see `Diffusion` and `Flow`.
+
+    Args:
+        config: has the fields of the network, ``width`` to ``patch``.
+        schedule: the path x_t = α_t x_0 + σ_t ε.
+        prediction: what the network gives; see `read`.
+        learned_variance: whether it also gives the share of log β in the variance of each step.
+    """
+
+    Options = DiffusionOptions
+    CompletionOptions = RePaintOptions
+
+    def __init__(
+        self, config: Any, spec: Spec, schedule: Schedule, prediction: Prediction, *, learned_variance: bool = False
+    ) -> None:
+        super().__init__(config, spec)
+        check_net(config)
+        self.schedule, self.prediction, self.learned_variance = schedule, prediction, learned_variance
+        self.net = UNet(
+            spec.channels,
+            width=config.width,
+            multipliers=tuple(config.multipliers),
+            blocks=config.blocks,
+            attention=config.attention,
+            classes=spec.classes,
+            patch=config.patch,
+            outputs=2 if learned_variance else 1,
+        )
+
+    # The denoiser
+
+    def predict(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        """The raw output of the network, float32 even under autocast; x_t [N, C, H, W], t [N] in 1 … T."""
+        output: Tensor = self.net(x_t, t.to(x_t) * (1000 / self.schedule.T), labels)
+        return output.to(x_t)
+
+    def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The prediction, and the share of log β in the log-variance where it is learned; the raw -1 … 1 is 0 … 1."""
+        if not self.learned_variance:
+            return output, None
+        prediction, raw = output.chunk(2, 1)
+        return prediction, 0.5 * (raw + 1)
+
+    def estimate(self, x_t: Tensor, t: int, labels: Tensor | None, guidance: float = 1.0) -> Estimate:
+        """What the network makes of x_t [N, C, H, W] at one time, guided by u + w(c - u) (Ho & Salimans 2022)."""
+        times = torch.full((len(x_t),), t, device=x_t.device)
+        if labels is None or guidance == 1:
+            output, share = self.split(self.predict(x_t, times, labels))
+        else:
+            null = torch.full_like(labels, self.spec.classes)
+            both = self.predict(x_t.repeat(2, 1, 1, 1), times.repeat(2), torch.cat([labels, null]))
+            (conditional, share), (unconditional, _) = (self.split(half) for half in both.chunk(2))
+            output = unconditional + guidance * (conditional - unconditional)
+        signal, sigma = float(self.schedule.signal[t]), float(self.schedule.sigma[t])
+        estimate = read(output, x_t, signal, sigma, self.prediction)
+        return Estimate(estimate.x0, estimate.eps, share)
+
+    def denoiser(self, labels: Tensor | None, guidance: float = 1.0) -> Denoiser:
+        """The denoiser that a sampler asks, for images with these labels.
+
+        Raises:
+            ValueError: if a guidance weight is given to a model without classes.
+        """
+        if guidance != 1 and not self.spec.classes:
+            raise ValueError("guidance needs a class-conditional model: this one was trained without labels")
+        return lambda x_t, t: self.estimate(x_t, t, labels, guidance)
+
+    def asked(self, labels: Tensor | None, options: DiffusionOptions, watch: Watch | None = None) -> Denoiser:
+        """The denoiser as the options want it: guided, clipped, and watched."""
+        denoise = self.denoiser(labels, options.guidance)
+        if options.clip:
+            denoise = clipping(denoise, self.schedule)
+        return watched(denoise, watch) if watch else denoise
+
+    # From noise to images and back
+
+    @torch.no_grad()
+    def sample(
+        self,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: DiffusionOptions | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        return self.decode(self.latent(noise), noise, labels, options, progress)
+
+    def latent(self, noise: Noise) -> Tensor:
+        """x_T, float [N, C, H, W]."""
+        return noise.normal(*self.spec.shape).to(next(self.parameters()).dtype)
+
+    @torch.no_grad()
+    def decode(
+        self,
+        z: Tensor,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: DiffusionOptions | None = None,
+        progress: Progress | None = None,
+        *,
+        times: Sequence[int] | None = None,
+        watch: Watch | None = None,
+    ) -> Tensor:
+        """Images uint8 [N, C, H, W] from given x_T; ``noise`` is used by samplers that add some on the way.
+
+        Args:
+            times: the times to visit, in place of those of the options; ``z`` is then x at the first of them.
+            watch: told of x_t and its estimate at every evaluation.
+        """
+        options = options or self.Options()
+        denoise = self.asked(labels, options, watch)
+        visited = options.times(self.schedule) if times is None else times
+        with autocast(z.device, options.precision):
+            x0 = SAMPLERS[options.sampler](denoise, self.schedule, visited, z, noise, options.walk, progress)
+        return from_unit(x0, self.spec.levels)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        steps: int = 100,
+        options: DiffusionOptions | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """The x_T from which deterministic DDIM leads (nearly) to these images; float [N, C, H, W].
+
+        Of the options only the spacing and the precision are read: guidance and clipping have no inverse.
+        """
+        options = options or DiffusionOptions(precision="fp32")
+        x0 = to_unit(check_images(x, self.spec), self.spec.levels).to(next(self.parameters()).dtype)
+        times = self.schedule.times(min(steps, self.schedule.T), options.spacing)
+        with autocast(x0.device, options.precision):
+            return ddim_encode(self.denoiser(labels), self.schedule, times, x0, progress)
+
+    # Keeping a part
+
+    def way(self, known: Tensor, options: RePaintOptions | None = None) -> Way:
+        options = options or RePaintOptions()
+        steps = len(options.times_below(self.schedule))
+        text = f"{steps} steps from noise level {options.level:g}" if options.level < 1 else f"{steps} steps"
+        if bool(known.any()):
+            text = f"RePaint with {text}, each {options.repeats} times"
+        return Way(False, False, f"{text}: approximate")
+
+    @torch.no_grad()
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: RePaintOptions | None = None,
+        progress: Progress | None = None,
+        particles: int = 1,
+    ) -> Completion:
+        """Keep the ``known`` values of images and draw the others by `repaint`, unweighted: particles do nothing."""
+        options = options or RePaintOptions()
+        x = check_images(x, self.spec).to(self.device)
+        x0 = to_unit(x, self.spec.levels).to(next(self.parameters()).dtype)
+        if options.level == 1:
+            x0 = torch.where(known.to(x.device), x0, 0)  # the rest is not to be seen, not even in x_T
+        denoise, times = self.asked(labels, options), options.times_below(self.schedule)
+        kind: Variance = "large" if options.variance == "large" else "small"
+        with autocast(self.device, options.precision):
+            drawn = repaint(
+                denoise, self.schedule, times, x0, known.to(x.device), noise, options.repeats, kind, progress
+            )
+        images = torch.where(known.to(x.device), x, from_unit(drawn, self.spec.levels))
+        return Completion(images, torch.zeros(len(x), dtype=torch.float64))
+
+    # Likelihood
+
+    def row_denoiser(self, labels: Tensor | None) -> RowDenoiser:
+        """The estimate of x_0 that the bound asks for, at one time per image."""
+
+        def denoise(x_t: Tensor, t: Tensor) -> Guess:
+            output, share = self.split(self.predict(x_t, t.to(x_t.device), labels))
+            signal, sigma = (
+                table[t][:, None, None, None].to(x_t) for table in (self.schedule.signal, self.schedule.sigma)
+            )
+            x0 = read(output, x_t, signal, sigma, self.prediction).x0
+            # Clamped to where every image lies, so this only tightens the bound.
+            return Guess(x0.clamp(-1, 1), 0.0 if share is None else share)
+
+        return denoise
+
+    def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
+        """The variational bound; ``samples`` is how many of its T terms to evaluate, spread over the times (32)."""
+        if samples is not None and samples < 1:
+            raise ValueError(f"samples must be at least 1, not {samples}")
+        T = self.schedule.T
+        x0 = to_unit(check_images(x, self.spec), self.spec.levels).to(next(self.parameters()).dtype)
+        count = min(samples or 32, T - 1)
+        denoise = self.row_denoiser(labels)
+        nats = variational_bound(denoise, x0, self.schedule, noise, levels=self.spec.levels, samples=count)
+        how = "all" if count == T - 1 else f"{count} random"
+        return Likelihood("bound", nats, f"variational bound, {how} of the {T - 1} terms of the chain")
+
+    def angular_velocity(self, labels: Tensor | None) -> Angular:
+        """dy/dφ of the probability-flow equation on the quarter circle (see ``ode.py``), at any angle.
+
+        Between two times of the schedule the network is asked at the time in between.
+        """
+        angles = self.schedule.angle
+        sizes = (self.schedule.alpha_bar + self.schedule.variance).sqrt()  # of x_t against y; 1 if variance-preserving
+
+        def velocity(y: Tensor, phi: Tensor, rows: Tensor) -> Tensor:
+            above = torch.searchsorted(angles, phi).clamp(1, self.schedule.T)
+            share = (phi - angles[above - 1]) / (angles[above] - angles[above - 1])
+            size = sizes[above - 1] + share * (sizes[above] - sizes[above - 1])
+            cosine, sine, size = (v.to(y)[:, None, None, None] for v in (phi.cos(), phi.sin(), size))
+            given = None if labels is None else labels[rows.to(labels.device)]
+            x_t = size * y
+            output, _ = self.split(self.predict(x_t, (above - 1 + share).to(y.device), given))
+            estimate = read(output, x_t, size * cosine, size * sine, self.prediction)
+            return cosine * estimate.eps - sine * estimate.x0
+
+        return velocity
+
+    def flow_log_likelihood(
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        noise: Noise,
+        *,
+        dequantize: Dequantize = "decoder",
+        tolerance: float = 1e-4,
+    ) -> tuple[Tensor, Tensor]:
+        """log P(x) of uint8 [N, C, H, W] by the probability-flow equation: see `exact.flow_log_likelihood`."""
+        x0 = to_unit(check_images(x, self.spec), self.spec.levels).to(next(self.parameters()).dtype)
+        return flow_log_likelihood(
+            self.angular_velocity(labels),
+            self.row_denoiser(labels),
+            x0,
+            self.schedule,
+            noise,
+            levels=self.spec.levels,
+            dequantize=dequantize,
+            tolerance=tolerance,
+        )
+
+
+def check_net(config: Any) -> None:
+    """Raise ``ValueError`` with one line on the first field of the network that will not do."""
+    if config.width < 16 or config.width % 16:
+        raise ValueError(f"width must be a positive multiple of 16, not {config.width}")
+    if not config.multipliers or min(config.multipliers) < 1:
+        raise ValueError(f"multipliers must be positive whole numbers, not {config.multipliers}")
+    if config.blocks < 1:
+        raise ValueError(f"blocks must be at least 1, not {config.blocks}")
+    if config.patch not in (1, 2):
+        raise ValueError(f"patch must be 1 or 2, not {config.patch}")
+
+
+def check_choice(what: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise ``ValueError`` with one line unless the value is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"there is no {what} {value!r}: choose {', '.join(allowed)}")

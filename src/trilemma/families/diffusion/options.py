@@ -1,0 +1,90 @@
+"""How to draw from a denoising model: the names of the samplers and what they are told.
+
+Clipping: with ``clip`` (the default) the estimate of the image is clamped to [-1, 1], the range of the pixels, and
+the estimate of the noise follows from it, in every sampler. The published DDPM sampler clips, the published DDIM does
+not; here all do unless told otherwise, because guidance and the first, noisiest steps overshoot otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from trilemma.families.diffusion.samplers import Sampler, Walk, ddim, ddpm
+from trilemma.families.diffusion.schedule import SPACINGS, Schedule, Spacing
+from trilemma.families.diffusion.solvers import dpm_solver, euler, heun
+
+SamplerName = Literal["ddim", "ddpm", "heun", "dpm-solver", "euler"]
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "ddim": ddim,
+    "ddpm": ddpm,
+    "heun": heun,
+    "dpm-solver": dpm_solver,
+    "euler": euler,
+}
+STEPS: Mapping[str, int | None] = {"ddim": 50, "ddpm": None, "heun": 18, "dpm-solver": 20, "euler": 50}
+"""Steps where none are asked for; None for all T."""
+
+
+@dataclass(frozen=True)
+class DiffusionOptions:
+    """How to draw. Raises ``ValueError`` for values out of range."""
+
+    sampler: SamplerName = "ddim"
+    """ddim: Song et al. 2021, deterministic at eta 0; ddpm: ancestral sampling, Ho et al. 2020, algorithm 2; heun:
+    Karras et al. 2022; dpm-solver: DPM-Solver++(2M), Lu et al. 2022; euler: on the straight line of rectified flow"""
+    steps: int | None = None
+    """number of steps: one network evaluation each, but two in heun; by default 50 for ddim and euler, 18 for heun, 20
+    for dpm-solver, all T for ddpm"""
+    eta: float = 0.0
+    """ddim only: 0 is deterministic, 1 has the noise of ddpm's small variance"""
+    variance: Literal["auto", "small", "large", "learned"] = "auto"
+    """ddpm only: small is beta-tilde, large is beta, which needs nearly all T steps; auto is the learned variance of a
+    model that has one, else small"""
+    spacing: Spacing = "trailing"
+    """which times the steps visit"""
+    guidance: float = 1.0
+    """weight w of classifier-free guidance, u + w(c - u): 1 is plainly conditional, 0 unconditional"""
+    clip: bool = True
+    """clamp every estimate of the image to the range of the pixels"""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """arithmetic of the network: bf16 autocast, fp32, or whichever is faster on the device"""
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("sampler", self.sampler, tuple(SAMPLERS)),
+            ("variance", self.variance, ("auto", "small", "large", "learned")),
+            ("spacing", self.spacing, SPACINGS),
+            ("precision", self.precision, ("auto", "bf16", "fp32")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"there is no {name} {value!r}: choose {', '.join(allowed)}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must lie between 0 and 1, not {self.eta}")
+
+    def times(self, schedule: Schedule) -> list[int]:
+        """The times that these options visit, from the noisiest down."""
+        steps = self.steps or min(STEPS[self.sampler] or schedule.T, schedule.T)
+        return schedule.times(steps, self.spacing)
+
+    @property
+    def walk(self) -> Walk:
+        return Walk(self.eta, self.variance)
+
+    def evaluations(self, schedule: Schedule) -> int:
+        """How often these options evaluate the denoiser for an image."""
+        times = self.times(schedule)
+        if self.sampler != "heun":
+            return len(times)
+        return 2 * len(times) - 1 - (len(times) > 1 and float(schedule.signal[times[0]]) == 0)
+
+
+@dataclass(frozen=True)
+class FlowOptions(DiffusionOptions):
+    """The same for rectified flow, whose own sampler is Euler's method."""
+
+    sampler: SamplerName = "euler"

@@ -1,0 +1,101 @@
+"""Samplers that solve the probability-flow equation: the path of x_t on which x_T decides the image.
+
+In the variables x̄ = x/α and σ̄ = σ/α every Gaussian path obeys dx̄/dσ̄ = ε(x̄) (Karras et al. 2022, eq. 1), whose
+simplest solver, Euler's, is DDIM at η = 0. Those below take fewer steps to the same place. None of them draws noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from trilemma.families.diffusion.estimate import Denoiser
+from trilemma.families.diffusion.samplers import Walk, steps_of
+from trilemma.families.diffusion.schedule import Schedule
+from trilemma.families.family import Progress
+from trilemma.noise import Noise
+
+
+def euler(
+    denoise: Denoiser,
+    schedule: Schedule,
+    times: Sequence[int],
+    x: Tensor,
+    noise: Noise,
+    walk: Walk,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Euler's method on the straight line between image and noise (Liu et al. 2023, section 2.1).
+
+    On any path z = x/(α + σ) is (1 - τ) x_0 + τ ε with τ = σ/(α + σ), and dz/dτ = ε - x_0. For rectified flow z is x
+    itself and τ = t/T. The result is that of DDIM at η = 0, since Euler's method keeps x_0 and ε over a step.
+    """
+    for t, s in steps_of(times, progress):
+        here, there = (float(schedule.signal[i] + schedule.sigma[i]) for i in (t, s))
+        tau, next_tau = float(schedule.sigma[t]) / here, float(schedule.sigma[s]) / there
+        estimate = denoise(x, t)
+        x = there * (x / here + (next_tau - tau) * (estimate.eps - estimate.x0))
+    return x
+
+
+def heun(
+    denoise: Denoiser,
+    schedule: Schedule,
+    times: Sequence[int],
+    x: Tensor,
+    noise: Noise,
+    walk: Walk,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Heun's second-order method in x̄ and σ̄ (Karras et al. 2022, algorithm 1, without churn).
+
+    Two evaluations a step, one in the last, which ends at σ̄ = 0. Where there is no signal (x_T of rectified flow) σ̄ is
+    infinite, and that step is Euler's.
+    """
+    for t, s in steps_of(times, progress):
+        alpha_t, alpha_s, sigma_t, sigma_s = _alphas_sigmas(schedule, t, s)
+        first = denoise(x, t)
+        guess = alpha_s * first.x0 + sigma_s * first.eps  # Euler
+        if s and alpha_t:
+            second = denoise(guess, s)
+            width = sigma_s / alpha_s - sigma_t / alpha_t
+            guess = alpha_s * (x / alpha_t + width * 0.5 * (first.eps + second.eps))
+        x = guess
+    return x
+
+
+def dpm_solver(
+    denoise: Denoiser,
+    schedule: Schedule,
+    times: Sequence[int],
+    x: Tensor,
+    noise: Noise,
+    walk: Walk,
+    progress: Progress | None = None,
+) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): second order, one evaluation a step.
+
+    With λ = log(α/σ) and h = λ_s - λ_t, x_s = σ_s/σ_t x_t + α_s (1 - e^-h) D, where D extrapolates the estimate of the
+    image from the last two. The first step and the last, whose h is infinite, are of first order.
+    """
+    before, h_before = None, math.inf
+    for t, s in steps_of(times, progress):
+        alpha_t, alpha_s, sigma_t, sigma_s = _alphas_sigmas(schedule, t, s)
+        x0 = denoise(x, t).x0
+        decay = alpha_t / sigma_t * sigma_s / alpha_s  # e^-h
+        h = -math.log(decay) if decay else math.inf
+        image = x0
+        if before is not None and math.isfinite(h):
+            half = 0.5 * h / h_before  # 1/(2r); 0 after an infinite step
+            image = (1 + half) * x0 - half * before
+        x = sigma_s / sigma_t * x + alpha_s * (1 - decay) * image
+        before, h_before = x0, h
+    return x
+
+
+def _alphas_sigmas(schedule: Schedule, t: int, s: int) -> tuple[float, float, float, float]:
+    """α_t, α_s, σ_t and σ_s."""
+    alpha, sigma = schedule.signal, schedule.sigma
+    return float(alpha[t]), float(alpha[s]), float(sigma[t]), float(sigma[s])

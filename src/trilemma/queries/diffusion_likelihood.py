@@ -1,0 +1,185 @@
+"""The likelihood of a denoising model, looked at closely: the bound term by term, and the probability-flow equation."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trilemma.families.diffusion.exact import Dequantize
+from trilemma.families.diffusion.likelihood import bound_terms
+from trilemma.families.family import Family, Progress
+from trilemma.images import check_images, to_unit
+from trilemma.noise import ImageNoise, derive_seed
+from trilemma.queries import drawing
+from trilemma.queries.completion import checked_labels
+from trilemma.queries.diffusion_chain import denoising
+from trilemma.queries.likelihood import BLOCK, Answer
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The variational bound on images, term by term (Ho et al. 2020, eq. 5).
+
+    Attributes:
+        bits: float64 [N, T+1], L_0 (the discrete decoder), L_1 … L_{T-1} and L_T in bits/dim; a row adds up to the
+            bound of its image.
+    """
+
+    bits: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """float64 [T+1]."""
+        return self.bits.mean(0)
+
+    @property
+    def total(self) -> tuple[float, float]:
+        """The bound in bits/dim, and its standard error over the images."""
+        rows = self.bits.sum(1)
+        return float(rows.mean()), float(rows.std()) / math.sqrt(len(rows)) if len(rows) > 1 else math.nan
+
+    @property
+    def text(self) -> str:
+        mean, (total, error), T = self.mean, self.total, len(self.mean) - 1
+        half = int((mean[:-1].cumsum(0) < total / 2).sum())
+        return (
+            f"≤ {total:.4f} ± {error:.4f} bits/dim = L_0 {float(mean[0]):.4f} (discrete decoder) + L_1 … L_{T - 1} "
+            f"{float(mean[1:-1].sum()):.4f} + L_T {float(mean[-1]):.2g}; half of it by t = {half + 1} of {T}"
+        )
+
+
+def bound_by_time(
+    model: Family,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Terms:
+    """Every term of the bound on each image, one draw each.
+
+    Args:
+        model: of a denoising family, on its device.
+        images: uint8 [N, C, H, W].
+        labels: int64 [N] for a conditional model, by default "no label".
+        progress: told ``(terms done, all)``.
+    """
+    model = denoising(model, "the bound by its terms")
+    check_images(images, model.spec)
+    labels = checked_labels(model.spec, labels, len(images))
+    T, rows, done = model.schedule.T, [], 0
+    total = (T + 1) * -(-len(images) // BLOCK)
+    for start in range(0, len(images), BLOCK):
+        stop = min(start + BLOCK, len(images))
+        noise = ImageNoise(seed, range(start, stop), model.device)
+        x0 = to_unit(images[start:stop].to(model.device), model.spec.levels)
+        given = None if labels is None else labels[start:stop].to(model.device)
+        terms = []
+        with torch.no_grad():
+            for _, nats in bound_terms(model.row_denoiser(given), x0, model.schedule, noise, levels=model.spec.levels):
+                terms.append(nats)
+                done += 1
+                if progress:
+                    progress(done, total)
+        rows.append(torch.stack(terms, 1))
+    return Terms(torch.cat(rows) / (model.spec.dims * math.log(2)))
+
+
+def draw_terms(terms: Terms, path: str | os.PathLike[str], title: str) -> Path:
+    """A PNG of the terms over t, both axes by factors of ten, with what they have added up to."""
+    mean = terms.mean
+    T = len(mean) - 1
+    values = mean[:-1].clamp(min=1e-12)
+    whole = mean.sum()
+    low = math.floor(math.log10(max(float(values.min()), float(values.max()) * 1e-6)))
+    high = math.ceil(math.log10(float(values.max())))
+    decades = [float(k) for k in range(math.floor(math.log10(T)) + 1)]
+    plot = drawing.Plot(
+        (560, 360),
+        (0, math.log10(T)),
+        (low, max(high, low + 1)),
+        ("t (the term L_{t-1})", "bits/dim of one term (blue); share of the bound spent, 0 to 1 (orange)"),
+        (decades, [float(k) for k in range(low, max(high, low + 1) + 1)]),
+        lambda k: f"{10.0**k:g}",
+    )
+    top = max(high, low + 1)
+    places = [math.log10(t) for t in range(1, T + 1)]
+    bits = values.log10().clamp(low, top).tolist()
+    plot.line(list(zip(places, bits, strict=True)), drawing.BLUE)
+    share = (mean[:-1].cumsum(0) / whole).clamp(0, 1) * (top - low) + low
+    plot.line(list(zip(places, share.tolist(), strict=True)), drawing.ORANGE)
+    lines = [terms.text, f"{len(terms.bits)} images, one draw of every term"]
+    picture = drawing.below([drawing.words([title], 16), drawing.words(lines, 12), plot.finished()])
+    return drawing.save(drawing.framed(picture), path)
+
+
+@dataclass(frozen=True)
+class FlowAnswer:
+    """log P(x) by the probability-flow equation.
+
+    Attributes:
+        answer: the same form as of any likelihood, its nats averaged over ``samples`` draws.
+        noise: mean over the images of the standard error that the draws (dequantisation and probe) leave in an
+            image's bits/dim; NaN for one draw.
+        evaluations: of the network per draw, a mean over the images.
+    """
+
+    answer: Answer
+    noise: float
+    evaluations: float
+
+
+def flow_likelihood(
+    model: Family,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    samples: int = 1,
+    dequantize: Dequantize = "decoder",
+    tolerance: float = 1e-4,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> FlowAnswer:
+    """log P(x) of each image by the probability-flow equation, a lower bound in expectation and nearly tight.
+
+    Args:
+        model: of a denoising family, on its device.
+        images: uint8 [N, C, H, W].
+        labels: int64 [N] for a conditional model, by default "no label".
+        samples: draws of the dequantisation and of the probe for each image.
+        dequantize, tolerance: see `exact.flow_log_likelihood`.
+        progress: told ``(draws done, all)``.
+    """
+    model = denoising(model, "the probability-flow equation")
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, not {samples}")
+    check_images(images, model.spec)
+    labels = checked_labels(model.spec, labels, len(images))
+    draws, costs = [], []
+    for sample in range(samples):
+        nats = []
+        for start in range(0, len(images), BLOCK):
+            stop = min(start + BLOCK, len(images))
+            noise = ImageNoise(derive_seed(seed, "flow", sample), range(start, stop), model.device)
+            given = None if labels is None else labels[start:stop].to(model.device)
+            x = images[start:stop].to(model.device)
+            found, cost = model.flow_log_likelihood(x, given, noise, dequantize=dequantize, tolerance=tolerance)
+            nats.append(found)
+            costs.append(cost.double())
+            if progress:
+                progress(sample * len(images) + stop, samples * len(images))
+        draws.append(torch.cat(nats))
+    drawn = torch.stack(draws)  # [samples, N]
+    way = "discrete decoder" if dequantize == "decoder" else "uniform"
+    reason = (
+        f"probability-flow equation, Hutchinson's trace, {way} dequantisation, tolerance {tolerance:g}, "
+        f"{samples} draw{'s' * (samples > 1)} an image"
+    )
+    unit = model.spec.dims * math.log(2)
+    left = float((drawn.std(0) / math.sqrt(samples)).mean()) / unit if samples > 1 else math.nan
+    return FlowAnswer(Answer("bound", reason, drawn.mean(0), model.spec.dims), left, float(torch.cat(costs).mean()))

@@ -1,0 +1,230 @@
+"""Questions to denoising models: their own mathematics, and the verb as a user types it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_blobs
+from PIL import Image
+from test_cli import call
+from torch import Tensor
+
+from trilemma.data import load
+from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
+from trilemma.families.diffusion.estimate import read
+from trilemma.families.vae import VAE, VAEConfig
+from trilemma.images import Spec, to_unit
+from trilemma.noise import ImageNoise
+from trilemma.queries.curve import Point, cheapest, draw_curve, speed_quality, table, verdict
+from trilemma.queries.diffusion_chain import animate, forward_chain, reverse_chain
+from trilemma.queries.diffusion_latent import interpolate, invert, slerp
+from trilemma.queries.diffusion_likelihood import bound_by_time, flow_likelihood
+from trilemma.run import Run
+from trilemma.sampling import sample
+from trilemma.training import train
+
+
+class OneGaussian(Diffusion):
+    """A model whose denoiser is exact for pixels N(0, 0.3²), without a network."""
+
+    def predict(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        at = t.double().cpu()
+        low = at.floor().long().clamp(max=self.schedule.T - 1)
+        share = at - low
+        angle = (1 - share) * self.schedule.angle[low] + share * self.schedule.angle[low + 1]
+        signal, sigma = (f(angle)[:, None, None, None].to(x_t) for f in (torch.cos, torch.sin))
+        x0 = signal * 0.09 / (signal**2 * 0.09 + sigma**2) * x_t
+        return signal * (x_t - signal * x0) / sigma - sigma * x0
+
+
+def exact(timesteps: int = 1000) -> OneGaussian:
+    return OneGaussian(DiffusionConfig(width=16, multipliers=(1,), timesteps=timesteps), Spec((1, 4, 4))).eval()
+
+
+def test_the_exact_model_is_read_as_one() -> None:
+    model, t = exact(), 300
+    x = torch.randn(2, 1, 4, 4)
+    estimate = model.estimate(x, t, None)
+    a = float(model.schedule.alpha_bar[t])
+    assert torch.allclose(estimate.x0, math.sqrt(a) * 0.09 / (a * 0.09 + 1 - a) * x, atol=1e-6)
+    signal, sigma = float(model.schedule.signal[t]), float(model.schedule.sigma[t])
+    assert torch.equal(read(estimate.x0, x, signal, sigma, "x0").x0, estimate.x0)
+
+
+def test_the_equation_and_the_bound_on_a_gaussian() -> None:
+    """Both say what the truth is, the equation more nearly."""
+    model, n = exact(), 40
+    x = ((0.3 * ImageNoise(0, range(n)).normal(1, 4, 4) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    density = torch.distributions.Normal(0.0, 0.3)
+    truth = -(density.log_prob(to_unit(x, 256)) + math.log(2 / 255)).mean() / math.log(2)
+    terms = bound_by_time(model, x)
+    total, error = terms.total
+    assert float(truth) < total + 3 * error < float(truth) + 1.2  # the small variance is not the best of a Gaussian
+    assert terms.bits.shape == (n, 1001) and bool((terms.bits[:, 1:] >= -1e-12).all())
+    assert "L_T" in terms.text
+    told: list[tuple[int, int]] = []
+    found = flow_likelihood(
+        model, x, samples=2, dequantize="uniform", progress=lambda done, of: told.append((done, of))
+    )
+    assert found.answer.mean is not None
+    assert found.answer.mean[0] == pytest.approx(float(truth), abs=0.02)
+    assert found.noise < 0.02 and found.evaluations > 10
+    assert told[-1] == (80, 80)
+    mean = found.answer.mean[0]
+    assert mean < total
+
+
+def test_inversion_errs_less_with_more_steps() -> None:
+    """DDIM's error on a Gaussian falls as 1/steps; x_T of its own data is standard normal."""
+    model = exact()
+    x = ((0.3 * ImageNoise(1, range(30)).normal(1, 4, 4) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    answer = invert(model, x, steps=(5, 20, 200))
+    few, some, many = (float(row.mean()) for row in answer.errors)
+    assert few > 2 * some > 4 * many
+    assert many < 1.5
+    assert answer.latent.square().mean() == pytest.approx(1, abs=0.25)
+    with pytest.raises(ValueError, match="without noise on the way"):
+        invert(model, x, options=DiffusionOptions(eta=1.0))
+
+
+def test_interpolation_keeps_the_ends_and_the_radius() -> None:
+    one, other = (ImageNoise(seed, range(2)).normal(3, 8, 8) for seed in (0, 1))
+    assert torch.allclose(slerp(one, other, 0.0), one, atol=1e-5)
+    assert torch.allclose(slerp(one, other, 1.0), other, atol=1e-5)
+    assert slerp(one, other, 0.5).std() == pytest.approx(1, abs=0.05)
+    x = torch.tensor([60, 200, 90, 130], dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 1, 4, 4)
+    rows = interpolate(exact(), x, between=3)
+    assert rows.shape == (2, 5, 1, 4, 4)
+    assert (rows[0, 0].float() - 60).abs().max() < 4 and (rows[0, -1].float() - 200).abs().max() < 4
+    with pytest.raises(ValueError, match="even number of images, not 3"):
+        interpolate(exact(), x[:3])
+
+
+def test_the_film_ends_where_sampling_does(tmp_path: Path) -> None:
+    model, options = exact(50), DiffusionOptions(steps=12, precision="fp32")
+    film = reverse_chain(model, 3, options=options, all_frames=True, seed=4)
+    assert film.times == options.times(model.schedule)
+    drawn = sample(model, 3, seed=4, options=options)
+    assert (drawn.images.int() - film.images.int()).abs().max() <= 1
+    assert film.x_t.shape == film.other.shape == (12, 3, 1, 4, 4)
+    for name, kind in (("a.gif", "GIF"), ("b.apng", "PNG")):
+        with Image.open(animate(film, 256, tmp_path / name)) as picture:
+            assert picture.format == kind
+            assert picture.n_frames == 12  # type: ignore[attr-defined]
+
+
+# The curve
+
+
+def points() -> list[Point]:
+    frechet = {("ddim", 1): 90.0, ("ddim", 10): 5.4, ("ddim", 100): 5.0, ("heun", 5): 5.45, ("heun", 50): 4.99}
+    evaluations = {("heun", 5): 9, ("heun", 50): 99}
+    return [
+        Point(name, steps, evaluations.get((name, steps), steps), 0.01 * steps, {"frechet": (value, 0.1)})
+        for (name, steps), value in frechet.items()
+    ]
+
+
+def test_the_cheapest_good_sampler_is_named(tmp_path: Path) -> None:
+    cheap, best = cheapest(points())
+    assert (cheap.sampler, cheap.steps) == ("heun", 5)  # 9 evaluations, 5.45 ≤ 1.1 · 4.99
+    assert (best.sampler, best.steps) == ("heun", 50)
+    assert verdict(points()).startswith("cheapest within 10% of the best: heun in 5 steps (9 evaluations")
+    assert len(table(points())) == 6
+    assert min(Image.open(draw_curve(points(), 3.0, tmp_path / "c.png", "t", "p")).size) > 300
+    with pytest.raises(ValueError, match="draw more images"):
+        cheapest([Point("ddim", 1, 1, 1.0, {"frechet": (None, None)})])
+
+
+def test_the_curve_of_an_exact_model_falls() -> None:
+    """Scored by the error of the variance, more steps are better, and all samplers get there."""
+    model = exact()
+
+    def draw(options: DiffusionOptions, progress: object) -> tuple[Tensor, float]:
+        drawn = sample(model, 256, options=options)
+        return drawn.images, drawn.images_per_second
+
+    def measure(images: Tensor) -> dict[str, tuple[float | None, float | None]]:
+        return {"frechet": (abs(float(to_unit(images, 256).var()) / 0.09 - 1), None)}
+
+    found = speed_quality(model, draw, measure, 256, samplers=("ddim", "dpm-solver"), counts=(1, 4, 40))
+    assert [(p.sampler, p.steps) for p in found] == [(s, c) for s in ("ddim", "dpm-solver") for c in (1, 4, 40)]
+    assert found[0].frechet > 0.9 > found[1].frechet > found[2].frechet
+    with pytest.raises(ValueError, match="between 1 and the 1000"):
+        speed_quality(model, draw, measure, 256, counts=(2000,))
+
+
+# The verb
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    folder = tmp_path_factory.mktemp("denoising")
+    data = load(write_blobs(folder / "blobs.npz"), progress=False)
+    model, settings = {"width": 16, "multipliers": [1], "timesteps": 20}, {"batch": 8, "pictures": 0}
+    return {
+        name: train(
+            name, data, out=folder / name, budget="2steps", conditional=True, model=model, settings=settings, say=print
+        )
+        for name in ("diffusion", "flow")
+    }
+
+
+@pytest.mark.parametrize("name", ["diffusion", "flow"])
+@pytest.mark.parametrize(
+    ("arguments", "picture"),
+    [
+        (["--forward", "-n", 2], "forward.png"),
+        (["--reverse", "-n", 2, "--labels", "0,1", "--steps", 4, "--sampler", "heun"], "reverse.png"),
+        (["--terms", "-n", 2, "--labels", "true"], "terms.png"),
+        (["--ode", "-n", 2, "--samples", 2, "--dequantize", "uniform"], None),
+        (["--invert", "-n", 2, "--counts", "2,5"], "inversion.png"),
+        (["--interpolate", "-n", 2, "--steps", 3, "--labels", "true"], "interpolation.png"),
+        (
+            ["--complete", "-n", 2, "--copies", 1, "--steps", 3, "--repeats", 2, "--guidance", 1.5, "--labels", 1],
+            "completion.png",
+        ),
+        (["--complete", "-n", 1, "--keep", "none", "--level", 0.4, "--copies", 1], "completion.png"),
+    ],
+)
+def test_every_question_is_answered(
+    runs: dict[str, Run], name: str, arguments: list[object], picture: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(capsys, "query", runs[name].path, *arguments, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["family"] == name
+    if picture:
+        assert Path(record["picture"]) == runs[name].path / picture
+        assert min(Image.open(record["picture"]).size) > 60
+    code, out, err = call(capsys, "query", runs[name].path, *arguments)
+    assert code == 0, err
+    assert len(out.splitlines()) >= 1
+
+
+def test_questions_out_of_place(runs: dict[str, Run], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = runs["diffusion"].path
+    for arguments, fault in (
+        (["--terms", "--steps", 3], "--steps says nothing to --terms"),
+        (["--forward", "--reverse"], "one question at a time"),
+        (["--invert", "--counts", "2,x"], "write numbers of steps"),
+        (["--reverse", "--sampler", "unipc"], "sampler"),
+        (["--reverse", "--strength", 3], "has no option --strength"),
+        (["--complete", "--sampler", "ddim"], "ddpm"),
+        (["--curve", "-n", 16, "--counts", "2"], "draw more images"),
+        (["--interpolate", "-n", 3], "even number"),
+    ):
+        code, _, err = call(capsys, "query", path, *arguments)
+        assert code == 1, arguments
+        assert fault in err and len(err.strip().splitlines()) == 1, (arguments, err)
+    out = tmp_path / "film.gif"
+    assert call(capsys, "query", path, "--reverse", "-n", 2, "--steps", 5, "--out", out)[0] == 0
+    with Image.open(out) as film:
+        assert film.format == "GIF"
+    vae = VAE(VAEConfig(), Spec((1, 8, 8)))
+    with pytest.raises(ValueError, match="vae does not, diffusion, flow do"):
+        forward_chain(vae, torch.zeros(1, 1, 8, 8).byte())
