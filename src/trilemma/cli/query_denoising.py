@@ -71,7 +71,7 @@ def ask_forward(asked: Asked) -> Reply:
     lines = [f"{name}: {found.text}" for name, found in moments.items()]
     path = asked.picture("forward")
     if asked.first:
-        rows = ("in one go, one noise", "step by step")
+        rows = ("in one go", "step by step")
         draw_strip(film, asked.config.spec.levels, path, asked.title("images to noise"), rows, lines)
     record = {
         "images": dataset.name,
@@ -190,7 +190,8 @@ def ask_curve(asked: Asked) -> Reply:
     real = Reference.prepare(load(asked.config.data), protocol, asked.device)
     if min(protocol.n, len(real.train)) <= real.network.dims:
         raise ValueError(
-            f"--curve rests on the Fréchet distance, which needs more images than its {real.network.dims} features, not "
+            f"--curve rests on the Fréchet distance, which needs more images than its "
+            f"{real.network.dims} features, not "
             f"{min(protocol.n, len(real.train))}: draw more images with -n, or train on more"
         )
     labels = real.labels if spec.classes else None
