@@ -98,7 +98,6 @@ def test_both_ways_to_dequantise_meet_the_bound(name: str) -> None:
     }
     bound = variational_bound(denoise, x0, schedule, ImageNoise(2, range(n)), levels=levels, samples=1000)
     gaps = {way: truth - nats for way, nats in answers.items()}
-    print({way: float(gap.mean()) for way, gap in gaps.items()}, float((truth - bound).mean()))
     for way, gap in gaps.items():
         error = float(gap.std()) / math.sqrt(n)
         assert -4 * error < float(gap.mean()) < 0.25 * 16, way  # nats of 16 values

@@ -65,7 +65,7 @@ def gain(name: str, schedule: Schedule, times: Sequence[int], s: float) -> float
 
     for here, there in itertools.pairwise(ratios):
         step, image = there - here, s**2 / (s**2 + here**2) * x
-        if name in ("ddim", "euler") or (name == "heun" and not there):
+        if name in ("ddim", "euler") or (name == "heun" and (not there or here > 200)):
             x *= 1 + step * e(here)
         elif name == "heun":
             x *= 1 + step / 2 * (e(here) + e(there) * (1 + step * e(here)))

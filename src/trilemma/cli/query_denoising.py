@@ -73,7 +73,7 @@ def ask_forward(asked: Asked) -> Reply:
     lines = [f"{name}: {found.text}" for name, found in moments.items()]
     path = asked.picture("forward")
     if asked.first:
-        rows = ("in one go, one noise", "step by step")
+        rows = ("in one go", "step by step")
         draw_strip(film, asked.config.spec.levels, path, asked.title("images to noise"), rows, lines)
     record = {
         "images": dataset.name,

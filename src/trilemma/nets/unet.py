@@ -110,6 +110,10 @@ class UNet(nn.Module):
         out = F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
         return out[:, :, :height, :width]
 
+    def at(self, t: Tensor, timesteps: int) -> Tensor:
+        """The time t of a chain of so many steps on the scale of 0 … 1000."""
+        return t * (1000 / timesteps)
+
     def embed(self, t: Tensor, labels: Tensor | None) -> Tensor:
         """Times and labels → [N, 4·width]."""
         embedding: Tensor = self.time(t)

@@ -48,8 +48,9 @@ class Terms:
         mean, (total, error), T = self.mean, self.total, len(self.mean) - 1
         half = int((mean[:-1].cumsum(0) < total / 2).sum())
         return (
-            f"≤ {total:.4f} ± {error:.4f} bits/dim = L_0 {float(mean[0]):.4f} (discrete decoder) + L_1 … L_{T - 1} "
-            f"{float(mean[1:-1].sum()):.4f} + L_T {float(mean[-1]):.2g}; half of it by t = {half + 1} of {T}"
+            f"at most {total:.4f} ± {error:.4f} bits/dim = L_0 {float(mean[0]):.4f} (discrete decoder) + "
+            f"L_1 … L_{T - 1} {float(mean[1:-1].sum()):.4f} + L_T {float(mean[-1]):.2g}; "
+            f"half of it by t = {half + 1} of {T}"
         )
 
 

@@ -24,12 +24,12 @@ from trilemma.families.diffusion.estimate import (
 )
 from trilemma.families.diffusion.exact import Angular, Dequantize, flow_log_likelihood
 from trilemma.families.diffusion.likelihood import Guess, RowDenoiser, variational_bound
+from trilemma.families.diffusion.network import check_net, network
 from trilemma.families.diffusion.options import SAMPLERS, DiffusionOptions
 from trilemma.families.diffusion.samplers import ddim_encode
 from trilemma.families.diffusion.schedule import Schedule, Variance
 from trilemma.families.family import Completing, Completion, Family, Likelihood, Progress, Way
 from trilemma.images import Spec, check_images, from_unit, to_unit
-from trilemma.nets.unet import UNet
 from trilemma.noise import Noise
 from trilemma.parallel import autocast
 
@@ -53,22 +53,13 @@ class Denoising(Family, Completing):
         super().__init__(config, spec)
         check_net(config)
         self.schedule, self.prediction, self.learned_variance = schedule, prediction, learned_variance
-        self.net = UNet(
-            spec.channels,
-            width=config.width,
-            multipliers=tuple(config.multipliers),
-            blocks=config.blocks,
-            attention=config.attention,
-            classes=spec.classes,
-            patch=config.patch,
-            outputs=2 if learned_variance else 1,
-        )
+        self.net = network(config, spec, 2 if learned_variance else 1)
 
     # The denoiser
 
     def predict(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """The raw output of the network, float32 even under autocast; x_t [N, C, H, W], t [N] in 1 … T."""
-        output: Tensor = self.net(x_t, t.to(x_t) * (1000 / self.schedule.T), labels)
+        output: Tensor = self.net(x_t, self.net.at(t.to(x_t), self.schedule.T), labels)
         return output.to(x_t)
 
     def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -249,8 +240,9 @@ class Denoising(Family, Completing):
             given = None if labels is None else labels[rows.to(labels.device)]
             x_t = size * y
             output, _ = self.split(self.predict(x_t, (above - 1 + share).to(y.device), given))
-            estimate = read(output, x_t, size * cosine, size * sine, self.prediction)
-            return cosine * estimate.eps - sine * estimate.x0
+            # The estimate of the image is clamped to the range of pixels, as in sampling: dy/dφ with ε from the rest.
+            x0 = read(output, x_t, size * cosine, size * sine, self.prediction).x0.clamp(-1, 1)
+            return (cosine * y - x0) / sine
 
         return velocity
 
@@ -275,21 +267,3 @@ class Denoising(Family, Completing):
             dequantize=dequantize,
             tolerance=tolerance,
         )
-
-
-def check_net(config: Any) -> None:
-    """Raise ``ValueError`` with one line on the first field of the network that will not do."""
-    if config.width < 16 or config.width % 16:
-        raise ValueError(f"width must be a positive multiple of 16, not {config.width}")
-    if not config.multipliers or min(config.multipliers) < 1:
-        raise ValueError(f"multipliers must be positive whole numbers, not {config.multipliers}")
-    if config.blocks < 1:
-        raise ValueError(f"blocks must be at least 1, not {config.blocks}")
-    if config.patch not in (1, 2):
-        raise ValueError(f"patch must be 1 or 2, not {config.patch}")
-
-
-def check_choice(what: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise ``ValueError`` with one line unless the value is one of those allowed."""
-    if value not in allowed:
-        raise ValueError(f"there is no {what} {value!r}: choose {', '.join(allowed)}")

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from trilemma.families.diffusion.denoising import Denoising, check_choice
+from trilemma.families.diffusion.denoising import Denoising
+from trilemma.families.diffusion.network import check_choice
 from trilemma.families.diffusion.options import FlowOptions
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.family import Density, Loss, Objective
@@ -37,6 +38,10 @@ class FlowConfig:
     the middle (Esser et al. 2024)"""
     timesteps: int = 1000
     """the grid of times that samplers and the bound are written on; training draws from all of 0 … 1"""
+    network: Literal["unet", "ddpm"] = "unet"
+    """unet: ours; ddpm: that of Ho et al. 2020, without patch, in which weights are exchanged with diffusers"""
+    attention_levels: tuple[int, ...] | None = None
+    """ddpm only: the levels with self-attention, from 0, in place of the deepest ones"""
 
 
 class Flow(Denoising):

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from trilemma.families.diffusion.clock import Clock, ClockName
-from trilemma.families.diffusion.denoising import Denoising, check_choice
+from trilemma.families.diffusion.denoising import Denoising
 from trilemma.families.diffusion.estimate import Estimate, read
 from trilemma.families.diffusion.likelihood import Guess, StepTables, divergence, log_bin_mass
+from trilemma.families.diffusion.network import check_choice
 from trilemma.families.diffusion.options import DiffusionOptions
 from trilemma.families.diffusion.schedule import Schedule, ScheduleName
 from trilemma.families.family import Density, Loss, Objective
@@ -58,6 +59,10 @@ class DiffusionConfig:
     times: ClockName = "uniform"
     """how t is drawn in training: uniform; log-uniform; loss-aware, where the loss varies most (Nichol & Dhariwal
     2021); each with weights that keep the loss the same on average"""
+    network: Literal["unet", "ddpm"] = "unet"
+    """unet: ours; ddpm: that of Ho et al. 2020, without patch, in which weights are exchanged with diffusers"""
+    attention_levels: tuple[int, ...] | None = None
+    """ddpm only: the levels with self-attention, from 0, in place of the deepest ones"""
 
 
 class Diffusion(Denoising):
@@ -84,9 +89,10 @@ class Diffusion(Denoising):
     Config = DiffusionConfig
     Options = DiffusionOptions
 
-    def __init__(self, config: DiffusionConfig, spec: Spec) -> None:
+    def __init__(self, config: DiffusionConfig, spec: Spec, schedule: Schedule | None = None) -> None:
+        """``schedule`` is one that no name stands for, of an imported model."""
         check_config(config)
-        schedule = Schedule.named(config.schedule, config.timesteps)
+        schedule = schedule or Schedule.named(config.schedule, config.timesteps)
         super().__init__(config, spec, schedule, config.prediction, learned_variance=config.variance == "learned")
         self.clock = Clock(schedule.T, config.times)
         # What training looks up per image, in float32 on the device, indexed by t = 0 … T. Functions of the config, so

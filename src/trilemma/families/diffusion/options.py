@@ -7,13 +7,14 @@ not; here all do unless told otherwise, because guidance and the first, noisiest
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from trilemma.families.diffusion.samplers import Sampler, Walk, ddim, ddpm
 from trilemma.families.diffusion.schedule import SPACINGS, Schedule, Spacing
-from trilemma.families.diffusion.solvers import dpm_solver, euler, heun
+from trilemma.families.diffusion.solvers import corrected, dpm_solver, euler, heun
 
 SamplerName = Literal["ddim", "ddpm", "heun", "dpm-solver", "euler"]
 
@@ -44,7 +45,7 @@ class DiffusionOptions:
     """ddpm only: small is beta-tilde, large is beta, which needs nearly all T steps; auto is the learned variance of a
     model that has one, else small"""
     spacing: Spacing = "trailing"
-    """which times the steps visit"""
+    """which times the steps visit: trailing, leading, linspace, quadratic or karras"""
     guidance: float = 1.0
     """weight w of classifier-free guidance, u + w(c - u): 1 is plainly conditional, 0 unconditional"""
     clip: bool = True
@@ -80,7 +81,7 @@ class DiffusionOptions:
         times = self.times(schedule)
         if self.sampler != "heun":
             return len(times)
-        return 2 * len(times) - 1 - (len(times) > 1 and float(schedule.signal[times[0]]) == 0)
+        return len(times) + sum(corrected(schedule, t, s) for t, s in itertools.pairwise([*times, 0]))
 
 
 @dataclass(frozen=True)

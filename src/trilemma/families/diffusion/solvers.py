@@ -17,6 +17,9 @@ from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.family import Progress
 from trilemma.noise import Noise
 
+NOISE = 200.0
+"""σ/α above which there is nothing to see; that of the linear schedule ends at 157, Karras et al.'s at 80."""
+
 
 def euler(
     denoise: Denoiser,
@@ -51,14 +54,15 @@ def heun(
 ) -> Tensor:
     """Heun's second-order method in x̄ and σ̄ (Karras et al. 2022, algorithm 1, without churn).
 
-    Two evaluations a step, one in the last, which ends at σ̄ = 0. Where there is no signal (x_T of rectified flow) σ̄ is
-    infinite, and that step is Euler's.
+    Two evaluations a step, one in the last, which ends at σ̄ = 0. A step from σ̄ above `NOISE` is Euler's: the cosine
+    schedule ends at σ̄ = 20,000 and rectified flow at infinity, and over so wide a step the mean of two ε is worse than
+    the first (with 5 even steps on MNIST it gave a Fréchet distance of 339, and DDIM 6).
     """
     for t, s in steps_of(times, progress):
         alpha_t, alpha_s, sigma_t, sigma_s = _alphas_sigmas(schedule, t, s)
         first = denoise(x, t)
         guess = alpha_s * first.x0 + sigma_s * first.eps  # Euler
-        if s and alpha_t:
+        if corrected(schedule, t, s):
             second = denoise(guess, s)
             width = sigma_s / alpha_s - sigma_t / alpha_t
             guess = alpha_s * (x / alpha_t + width * 0.5 * (first.eps + second.eps))
@@ -93,6 +97,11 @@ def dpm_solver(
         x = sigma_s / sigma_t * x + alpha_s * (1 - decay) * image
         before, h_before = x0, h
     return x
+
+
+def corrected(schedule: Schedule, t: int, s: int) -> bool:
+    """Whether Heun's method evaluates the denoiser a second time between these times."""
+    return s > 0 and float(schedule.sigma[t]) < NOISE * float(schedule.signal[t])
 
 
 def _alphas_sigmas(schedule: Schedule, t: int, s: int) -> tuple[float, float, float, float]:

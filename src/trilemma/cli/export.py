@@ -1,0 +1,52 @@
+"""``trilemma export RUN --out WHERE``."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from cyclopts import App
+
+from trilemma.cli.flags import Json, print_json
+from trilemma.families.diffusion.exchange import export_diffusers, export_onnx
+from trilemma.queries.diffusion_chain import denoising
+from trilemma.run import Run
+
+app = App(
+    name="export",
+    help_epilogue="""Examples:
+
+```
+trilemma train diffusion --out runs/ddpm --model.network ddpm --budget 1h
+trilemma export runs/ddpm --out pipeline/
+trilemma export runs/flow --out net.onnx
+```
+""",
+    help_format="markdown",
+)
+
+
+@app.default
+def export(run: Path, /, *, out: Path, json: Json = False) -> None:
+    """Write the averaged weights of a run for others.
+
+    A folder is one that diffusers' DDIMPipeline opens (diffusion with --model.network ddpm); a file that ends in .onnx
+    is the network alone, of diffusion or flow: (x_t, t in 1 … T, labels) to its prediction.
+
+    Parameters
+    ----------
+    run
+        a run folder
+    out
+        a new folder, or a file that ends in .onnx
+    """
+    model = denoising(Run.open(run).model(), "export")
+    if out.suffix.lower() == ".onnx":
+        if importlib.util.find_spec("onnxscript") is None:
+            raise ValueError('ONNX needs an extra: pip install "trilemma[onnx]"')
+        export_onnx(model, out)
+    elif out.exists():
+        raise ValueError(f"{out} exists: choose another --out")
+    else:
+        export_diffusers(model, out)
+    print_json({"run": str(run), "out": str(out)}) if json else print(out)

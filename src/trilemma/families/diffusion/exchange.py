@@ -1,0 +1,211 @@
+"""Weights to and from others: diffusers' pipeline folders, and ONNX.
+
+Only a network that has diffusers' layers can become one of its models: that is ``network = "ddpm"``. Ours has none:
+its norms have groups of 16 channels, its skips leave out the stem and the resampling, and its patches have no layer
+there. Nothing is unpickled: weights are safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trilemma.families.diffusion.denoising import Denoising
+from trilemma.families.diffusion.model import Diffusion, DiffusionConfig
+from trilemma.families.diffusion.schedule import Schedule
+from trilemma.images import Spec
+from trilemma.nets.ddpm_unet import EPS, DDPMUNet
+
+PREDICTIONS = {"noise": "epsilon", "x0": "sample", "v": "v_prediction"}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""Of attention layers in folders written before 2023."""
+
+FIXED: Mapping[str, tuple[Any, Any]] = {
+    # What `DDPMUNet` is, and what diffusers takes for granted where its config says nothing.
+    "freq_shift": (1, 0),
+    "flip_sin_to_cos": (False, True),
+    "norm_eps": (EPS, 1e-5),
+    "downsample_padding": (0, 1),
+    "attention_head_dim": (None, 8),
+    "act_fn": ("silu", "silu"),
+    "mid_block_scale_factor": (1, 1),
+    "center_input_sample": (False, False),
+    "time_embedding_type": ("positional", "positional"),
+    "resnet_time_scale_shift": ("default", "default"),
+    "downsample_type": ("conv", "conv"),
+    "upsample_type": ("conv", "conv"),
+    "add_attention": (True, True),
+    "class_embed_type": (None, None),
+}
+
+
+def export_diffusers(model: Denoising, folder: str | os.PathLike[str]) -> Path:
+    """Write a folder that ``diffusers.DDIMPipeline.from_pretrained`` opens and that draws the same images.
+
+    A class-conditional network is a UNet2DModel with class embeddings, the last meaning "no label"; the stock pipeline
+    does not ask for labels, so there one calls the network and the scheduler oneself.
+
+    Raises:
+        ValueError: a model that has no counterpart there, in one line.
+    """
+    net = model.net
+    if not isinstance(model, Diffusion) or not isinstance(net, DDPMUNet):
+        raise ValueError(
+            "diffusers has no network with these layers: train diffusion with --model.network ddpm, or export to ONNX"
+        )
+    if model.learned_variance:
+        raise ValueError("diffusers' DDIM takes a network that predicts no variance: train with --model.variance fixed")
+    folder = Path(folder)
+    config, spec, levels = model.config, model.spec, len(model.config.multipliers)
+    attends = [bool(len(level.attentions)) for level in net.down_blocks]  # type: ignore[arg-type]
+    names = ["AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends]
+    unet = {
+        "_class_name": "UNet2DModel",
+        "sample_size": [spec.height, spec.width],
+        "in_channels": spec.channels,
+        "out_channels": spec.channels,
+        "block_out_channels": [config.width * m for m in config.multipliers],
+        "layers_per_block": config.blocks,
+        "down_block_types": names,
+        "up_block_types": [name.replace("Down", "Up") for name in reversed(names)],
+        "norm_num_groups": net.conv_norm_out.num_groups,
+        "num_class_embeds": spec.classes + 1 if spec.classes else None,
+        **{name: ours for name, (ours, _) in FIXED.items()},
+    }
+    scheduler = {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": model.schedule.T,
+        "trained_betas": model.schedule.beta[1:].tolist(),
+        "prediction_type": PREDICTIONS[config.prediction],
+        "timestep_spacing": "trailing",
+        "clip_sample": True,
+        "set_alpha_to_one": True,
+    }
+    index = {
+        "_class_name": "DDIMPipeline",
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+    }
+    assert len(names) == levels
+    for name, record in (("unet/config", unet), ("scheduler/scheduler_config", scheduler), ("model_index", index)):
+        path = folder / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1) + "\n")
+    weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    save_file(weights, folder / "unet" / WEIGHTS, metadata={"format": "pt"})
+    return folder
+
+
+def import_diffusers(folder: str | os.PathLike[str]) -> Diffusion:
+    """The model in a pipeline folder with an unconditional (or class-embedding) UNet2DModel of Ho et al. 2020's kind.
+
+    Its times, noise and prediction are the folder's; images have 256 levels. The model samples, scores and completes
+    like any other; it is no run, so it has no training data to be measured against.
+
+    Raises:
+        ValueError: no such folder, weights that would have to be unpickled, or layers that ours lacks, in one line.
+    """
+    folder = Path(folder)
+    unet, noise = (_read(folder / name) for name in ("unet/config.json", "scheduler/scheduler_config.json"))
+    if not (folder / "unet" / WEIGHTS).is_file():
+        raise ValueError(f"{folder}/unet has no {WEIGHTS}: save it again with diffusers as safetensors")
+    for name, (ours, theirs) in FIXED.items():
+        value = unet.get(name, theirs)
+        if value != ours and not (name == "norm_eps" and math.isclose(value, EPS)):
+            raise ValueError(f"{folder} has a network with {name} = {value!r}; only {ours!r}, as of DDPM, can be read")
+    widths, names = unet["block_out_channels"], unet["down_block_types"]
+    if set(names) - {"DownBlock2D", "AttnDownBlock2D"} or any(width % widths[0] for width in widths):
+        raise ValueError(f"{folder} has blocks other than DownBlock2D and AttnDownBlock2D, which cannot be read")
+    size = unet["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    predictions = {theirs: ours for ours, theirs in PREDICTIONS.items()}
+    config = DiffusionConfig(
+        width=widths[0],
+        multipliers=tuple(each // widths[0] for each in widths),
+        blocks=unet["layers_per_block"],
+        patch=1,
+        timesteps=noise["num_train_timesteps"],
+        prediction=predictions[noise.get("prediction_type", "epsilon")],  # type: ignore[arg-type]
+        network="ddpm",
+        attention_levels=tuple(level for level, name in enumerate(names) if name.startswith("Attn")),
+    )
+    spec = Spec((unet["in_channels"], height, width), 256, (unet.get("num_class_embeds") or 1) - 1)
+    groups, ours = unet.get("norm_num_groups", 32), math.gcd(32, config.width)
+    if groups != ours:
+        raise ValueError(f"{folder} has norms of {groups} groups; only {ours} can be read")
+    model = Diffusion(config, spec, _schedule(noise, folder))
+    weights = load_file(folder / "unet" / WEIGHTS)
+    for old, new in OLD_NAMES.items():
+        weights = {name.replace(old, new): value for name, value in weights.items()}
+    missing = sorted(set(weights) ^ set(model.net.state_dict()))
+    if missing:
+        raise ValueError(f"{folder} does not fit its own config: tensor {missing[0]!r} is missing or unknown")
+    model.net.load_state_dict(weights)
+    return model.eval().requires_grad_(False)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read, so this is no diffusers pipeline folder: {error}") from None
+    return record
+
+
+def _schedule(noise: Mapping[str, Any], folder: Path) -> Schedule:
+    """The chain that a scheduler config describes."""
+    T, kind = int(noise["num_train_timesteps"]), noise.get("beta_schedule", "linear")
+    if noise.get("trained_betas") is not None:
+        return Schedule.from_beta(torch.tensor(noise["trained_betas"], dtype=torch.float64))
+    if kind == "squaredcos_cap_v2":
+        return Schedule.named("cosine", T)
+    if kind != "linear":
+        raise ValueError(f"{folder} has the noise schedule {kind!r}; linear and squaredcos_cap_v2 can be read")
+    low, high = noise.get("beta_start", 1e-4), noise.get("beta_end", 0.02)
+    return Schedule.from_beta(torch.linspace(low, high, T, dtype=torch.float64))
+
+
+class Plain(nn.Module):
+    """The network as a function of tensors alone, for export: (x_t, t in 1 … T, labels) → its raw output."""
+
+    def __init__(self, model: Denoising) -> None:
+        super().__init__()
+        self.net, self.T = model.net, model.schedule.T
+
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.net(x_t, self.net.at(t, self.T), labels)  # type: ignore[no-any-return]
+
+
+def export_onnx(model: Denoising, path: str | os.PathLike[str]) -> Path:
+    """Write the network, of either kind, as ONNX with any number of images: inputs x_t, t (float, 1 … T) and labels.
+
+    Needs the packages onnx and onnxscript.
+    """
+    spec, path = model.spec, Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    inputs: tuple[Tensor, ...] = (torch.zeros(2, *spec.shape), torch.ones(2))
+    names = ["x_t", "t"]
+    if spec.classes:
+        inputs, names = (*inputs, torch.zeros(2, dtype=torch.int64)), [*names, "labels"]
+    images = torch.export.Dim("images", min=1)
+    plain = Plain(model).to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    torch.onnx.export(
+        plain,
+        inputs,
+        path,
+        input_names=names,
+        output_names=["output"],
+        dynamic_shapes=tuple({0: images} for _ in inputs),
+        dynamo=True,
+        external_data=False,
+    )
+    return path

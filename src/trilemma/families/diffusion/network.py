@@ -1,0 +1,62 @@
+"""The network of a denoising family, from the fields of its config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from trilemma.images import Spec
+from trilemma.nets.ddpm_unet import DDPMUNet
+from trilemma.nets.unet import UNet
+
+
+def network(config: Any, spec: Spec, outputs: int) -> UNet | DDPMUNet:
+    """The network that a config asks for."""
+    levels = len(config.multipliers)
+    if config.network == "unet":
+        return UNet(
+            spec.channels,
+            width=config.width,
+            multipliers=tuple(config.multipliers),
+            blocks=config.blocks,
+            attention=config.attention,
+            classes=spec.classes,
+            patch=config.patch,
+            outputs=outputs,
+        )
+    if spec.height % 2 ** (levels - 1) or spec.width % 2 ** (levels - 1):
+        raise ValueError(
+            f"the network ddpm halves the image {levels - 1} times, which {spec.height} x {spec.width} does not allow: "
+            "use fewer multipliers, or the network unet"
+        )
+    attention = config.attention_levels
+    return DDPMUNet(
+        spec.channels,
+        width=config.width,
+        multipliers=tuple(config.multipliers),
+        blocks=config.blocks,
+        attention=tuple(range(levels - config.attention, levels)) if attention is None else tuple(attention),
+        classes=spec.classes,
+        groups=math.gcd(32, config.width),
+        outputs=outputs,
+    )
+
+
+def check_net(config: Any) -> None:
+    """Raise ``ValueError`` with one line on the first field of the network that will not do."""
+    if config.width < 16 or config.width % 16:
+        raise ValueError(f"width must be a positive multiple of 16, not {config.width}")
+    if not config.multipliers or min(config.multipliers) < 1:
+        raise ValueError(f"multipliers must be positive whole numbers, not {config.multipliers}")
+    if config.blocks < 1:
+        raise ValueError(f"blocks must be at least 1, not {config.blocks}")
+    if config.patch not in (1, 2):
+        raise ValueError(f"patch must be 1 or 2, not {config.patch}")
+    check_choice("network", config.network, ("unet", "ddpm"))
+
+
+def check_choice(what: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise ``ValueError`` with one line unless the value is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"there is no {what} {value!r}: choose {', '.join(allowed)}")
