@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from trilemma.cli.flags import Device, Json, print_json
 from trilemma.cli.progress import Bars
 from trilemma.cli.query_asked import Asked, Flags, Mode
-from trilemma.cli.query_latent import LATENT_MODES, LATENT_QUESTIONS, LatentFlags
+from trilemma.cli.query_latent_flags import LATENT_MODES, LATENT_QUESTIONS, LatentFlags
 from trilemma.cli.query_order import ask_causality, ask_complete, ask_receptive, ask_surprise
 from trilemma.cli.query_scores import ask_classify, ask_likelihood, ask_ood
 from trilemma.parallel import join
