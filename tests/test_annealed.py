@@ -215,5 +215,7 @@ def test_errors_are_one_line() -> None:
         Settings(chains=0)
     with pytest.raises(ValueError, match="sigma"):
         Settings(sigma=0)
+    with pytest.raises(ValueError, match="no encoder to start"):
+        annealed(GAN(GANConfig(width=4, latent=2), spec), x, settings=Settings(start="encoder"))
     with pytest.raises(ValueError, match="unconditional"):
         annealed(VAE(VAEConfig(width=8), spec), x, torch.tensor([0, 1]))

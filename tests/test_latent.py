@@ -20,9 +20,11 @@ from trilemma.families.gan import GAN, GANConfig
 from trilemma.families.pixelcnn import PixelCNN, PixelCNNConfig
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec, from_unit
+from trilemma.queries.arithmetic import arithmetic
 from trilemma.queries.downstream import downstream, downstream_check, linear_probe, vote
-from trilemma.queries.latent import arithmetic, codes, interpolate, manifold, project, spherical, straight, traverse
+from trilemma.queries.latent import interpolate, manifold, spherical, straight, traverse
 from trilemma.queries.posterior import decode, posterior, save_codes
+from trilemma.queries.projection import codes, project
 from trilemma.queries.samplers import samplers
 from trilemma.run import Run
 from trilemma.training import train

@@ -20,7 +20,8 @@ from trilemma.cli.query_denoising import (
     ask_reverse,
     ask_terms,
 )
-from trilemma.cli.query_latent import LATENT_MODES, LATENT_QUESTIONS, LatentFlags, ask_interpolate_codes
+from trilemma.cli.query_latent import ask_interpolate_codes
+from trilemma.cli.query_latent_flags import LATENT_MODES, LATENT_QUESTIONS, LatentFlags
 from trilemma.cli.query_order import ask_causality, ask_complete, ask_receptive, ask_surprise
 from trilemma.cli.query_scores import ask_classify, ask_likelihood, ask_ood
 from trilemma.families import FAMILIES

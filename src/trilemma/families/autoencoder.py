@@ -165,13 +165,13 @@ class Autoencoder(Family):
         if what == "real":
             return codes[noise.integers(len(codes))]
         if what == "gaussian":
-            law = Gaussian.fit(codes)
+            law = Gaussian.fit(codes.cpu())
             spread = torch.linalg.eigh(law.covariance)
             factor = spread.eigenvectors * spread.eigenvalues.clamp(min=0).sqrt()
-            drawn: Tensor = law.mean + eps.double().cpu() @ factor.T
+            drawn: Tensor = law.mean + eps.cpu().double() @ factor.T
         else:
             drawn = Mixture.fit(codes, COMPONENTS).draw(noise.uniform(), eps)
-        return drawn.to(eps)
+        return drawn.float().to(eps)
 
     def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
         return Likelihood("undefined", None, "an autoencoder has no distribution over codes, hence none over images")

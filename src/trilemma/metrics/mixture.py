@@ -36,7 +36,7 @@ class Mixture:
         Raises:
             ValueError: fewer than two rows.
         """
-        x = x.detach().double().cpu()
+        x = x.detach().cpu().double()
         if len(x) < 2:
             raise ValueError(f"a mixture needs at least 2 points, not {len(x)}")
         count = max(1, min(components, len(x) // (2 * x.shape[1])))
@@ -75,12 +75,12 @@ class Mixture:
 
     def log_density(self, x: Tensor) -> Tensor:
         """log p in nats of rows [N, d]: float64 [N]."""
-        return self._joint(x.detach().double().cpu()).logsumexp(1)
+        return self._joint(x.detach().cpu().double()).logsumexp(1)
 
     def draw(self, uniform: Tensor, normal: Tensor) -> Tensor:
         """Draws [N, d] that spend one uniform variate [N] and a row of normal ones [N, d] each."""
-        chosen = torch.searchsorted(self.weights.cumsum(0), uniform.double().cpu()).clamp(max=len(self.weights) - 1)
-        spread = (self.factors[chosen] @ normal.double().cpu()[..., None])[..., 0]
+        chosen = torch.searchsorted(self.weights.cumsum(0), uniform.cpu().double()).clamp(max=len(self.weights) - 1)
+        spread = (self.factors[chosen] @ normal.cpu().double()[..., None])[..., 0]
         return self.means[chosen] + spread
 
 

@@ -258,7 +258,7 @@ def _both_ways(
     shares = weights.softmax(1)
     if posterior is None:  # one of the forward chains' ends, by weight, the same for all backward chains of an image
         u = ImageNoise(derive_seed(seed, "annealing", "choice"), numbers).uniform(1).double()
-        chosen = torch.searchsorted(shares.cpu().cumsum(1), u).clamp(max=chains - 1)[:, 0]
+        chosen = torch.searchsorted(shares.cumsum(1), u).clamp(max=chains - 1)[:, 0]
         posterior = z[torch.arange(count) * chains + chosen]
     source = noise("backward")
     order = betas.flip(0)
@@ -285,16 +285,16 @@ def _chain(
     ``steps`` [T, N] are the step sizes of the moves, in the same order.
     """
     point = Point.at(target, rows, z)
-    total = torch.zeros(len(rows), dtype=torch.float64, device=z.device)
+    total = torch.zeros(len(rows), dtype=torch.float64)  # on the CPU: not every device has float64
     accepted = torch.zeros(len(rows), device=z.device)
     rising = bool(betas[-1] > betas[0])
     pairs = list(zip(betas[:-1].tolist(), betas[1:].tolist(), strict=True))
     for i, (before, after) in enumerate(pairs):
         if rising:
-            total += (after - before) * point.ratio.double()
+            total += (after - before) * point.ratio.cpu().double()
         point, probability = move(target, rows, point, after if rising else before, steps[i], leapfrogs, noise)
         if not rising:
-            total += (after - before) * point.ratio.double()
+            total += (after - before) * point.ratio.cpu().double()
         accepted += probability / len(pairs)
         if progress:
             progress(i + 1, len(pairs))

@@ -153,6 +153,8 @@ def joint(
             mean, std = torch.zeros_like(mean), torch.ones_like(std)
         return Joint(model, x, labels, mean, std, sigma, True)
     if isinstance(model, GAN):
+        if start == "encoder":
+            raise ValueError("a gan has no encoder to start the chains from: leave start at prior")
         uniform = ImageNoise(derive_seed(seed, "dequantise"), indices, model.device).uniform(*model.spec.shape)
         x = (images.to(model.device).float() + uniform) / model.spec.levels
         zero = torch.zeros(len(x), model.config.latent, device=model.device)

@@ -1,8 +1,7 @@
-"""What lies between, around and beside the codes of images: interpolation, traversals, manifolds and arithmetic."""
+"""What lies between and around the codes of images: interpolation, traversals and manifolds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +9,10 @@ from torch import Tensor
 
 from trilemma.families.autoencoder import Autoencoder
 from trilemma.families.family import Family, Progress
-from trilemma.families.gan import GAN
-from trilemma.images import to_unit
-from trilemma.noise import ImageNoise, derive_seed
 from trilemma.parallel import ranks
-from trilemma.queries.decoders import checked, decoding, evaluating, given_labels, opened
+from trilemma.queries.decoders import decoding, opened
 from trilemma.queries.posterior import Posterior, decode, posterior
+from trilemma.queries.projection import codes
 from trilemma.run import Run
 
 
@@ -41,93 +38,6 @@ def spherical(a: Tensor, b: Tensor, steps: int) -> Tensor:
     sine = theta.sin()
     arc = (((1 - t) * theta).sin() * start + (t * theta).sin() * end) / sine
     return torch.where(sine > 1e-4, arc, straight(a.double(), b.double(), steps)).to(a.dtype)
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Codes whose images come near given ones.
-
-    Attributes:
-        z: float32 [N, latent], of the best start.
-        starts: float32 [N, starts, latent], where each start ended: their spread is a crude picture of p(z|x).
-        error: float64 [N, starts], the squared error of each on [-1, 1], mean over the values of an image.
-    """
-
-    z: Tensor
-    starts: Tensor
-    error: Tensor
-
-
-def project(
-    run: Run | Family,
-    images: Tensor,
-    labels: Tensor | None = None,
-    *,
-    starts: int = 8,
-    steps: int = 200,
-    lr: float = 0.05,
-    seed: int = 0,
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> Projection:
-    """Find z with G(z) ≈ x for a GAN, which has no encoder, by gradient descent from several draws of N(0, I).
-
-    Minimises the mean squared error plus a thousandth of ‖z‖² / latent, which keeps z where the generator was trained
-    (Adam; in the manner of Zhu et al. 2016, arXiv 1609.03552, section 3.1, without their encoder).
-
-    Args:
-        run: a run, or a model loaded from one, of a GAN.
-        images: uint8 [N, C, H, W].
-        labels: int64 [N] for a conditional model.
-        starts: draws of z for each image; the one that ends nearest is kept.
-        steps, lr: of the descent.
-        seed: of the starts; those of image *i* depend on ``(seed, i)`` alone.
-
-    Raises:
-        ValueError: another family, or images or numbers that do not fit, in one line.
-    """
-    model = opened(run, ranks(device).device)
-    if not isinstance(model, GAN):
-        raise ValueError(f"projection is for a gan, which has no encoder; ask {model.name} for its codes")
-    checked(images, model.spec)
-    for name, number in (("starts", starts), ("steps", steps)):
-        if number < 1:
-            raise ValueError(f"projection needs at least 1 of {name}, not {number}")
-    count, latent = len(images), model.config.latent
-    labels = given_labels(model, labels, count)
-    keys = [(i << 16) + s for i in range(count) for s in range(starts)]
-    z = ImageNoise(derive_seed(seed, "projection"), keys, model.device).normal(latent).requires_grad_()
-    target = to_unit(images.to(model.device), model.spec.levels).repeat_interleave(starts, 0)
-    many = None if labels is None else labels.repeat_interleave(starts)
-    optimiser = torch.optim.Adam([z], lr)
-    with evaluating(model), torch.enable_grad():
-        for step in range(steps + 1):
-            error = (model.generator(z, many) - target).square().mean((1, 2, 3))
-            if step == steps:
-                break
-            optimiser.zero_grad()
-            (error + 1e-3 * z.square().mean(1)).sum().backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            if progress:
-                progress(step + 1, steps)
-    ends, errors = z.detach().cpu().view(count, starts, latent), error.detach().cpu().double().view(count, starts)
-    return Projection(ends[torch.arange(count), errors.argmin(1)], ends, errors)
-
-
-def codes(
-    run: Run | Family,
-    images: Tensor,
-    labels: Tensor | None = None,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> Tensor:
-    """The code of each image, float32 [N, latent]: the encoder's mean, or for a GAN the `project`-ed z."""
-    model = decoding(opened(run, ranks(device).device), "a code")
-    if isinstance(model, GAN):
-        return project(model, images, labels, seed=seed, device=str(model.device), progress=progress).z
-    return posterior(model, images, labels, seed=seed, device=str(model.device), progress=progress).mean
 
 
 @dataclass(frozen=True)
@@ -263,68 +173,3 @@ def manifold(
     z = torch.stack([across.expand(side, side), up.flip(0)[:, None].expand(side, side)], -1)
     labels = None if label is None else torch.full((side * side,), label)
     return decode(model, z.flatten(0, 1), labels, device=str(model.device)).view(side, side, *model.spec.shape)
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """a - b + c in the latent space.
-
-    Attributes:
-        means: uint8 [3, C, H, W], decoded from the mean code of each group.
-        result: uint8 [C, H, W], decoded from their a - b + c.
-        around: uint8 [copies, C, H, W], decoded from codes near it (Radford et al. 2015, figure 7).
-        neighbours: uint8 [k, C, H, W], the given images whose codes are nearest to it.
-        indices: int64 [k], which of the pool they are.
-        z: float32 [latent], the code.
-        levels: of the images.
-    """
-
-    means: Tensor
-    result: Tensor
-    around: Tensor
-    neighbours: Tensor
-    indices: Tensor
-    z: Tensor
-    levels: int
-
-
-def arithmetic(
-    run: Run | Family,
-    groups: Sequence[Tensor],
-    pool: Tensor,
-    *,
-    copies: int = 8,
-    k: int = 8,
-    seed: int = 0,
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> Arithmetic:
-    """Mean codes of three groups of images, a - b + c, decoded, beside the nearest images of a pool.
-
-    A conditional model is told no label: its code has to say everything.
-
-    Args:
-        run: a run, or a model loaded from one, of an autoencoder, a VAE or a GAN (whose images are projected first).
-        groups: three sets of uint8 [N, C, H, W]: a, b, c. Means of several images say more than single ones.
-        pool: uint8 [M, C, H, W], in which neighbours are looked for.
-        copies: codes drawn around the result, with a tenth of the pool's spread in each latent.
-        k: neighbours shown.
-
-    Raises:
-        ValueError: not three groups, an empty one, or images that do not fit, in one line.
-    """
-    model = decoding(opened(run, ranks(device).device), "arithmetic")
-    if len(groups) != 3 or not all(len(group) for group in groups):
-        raise ValueError("arithmetic a - b + c needs three groups of at least one image each")
-    sizes = [len(group) for group in groups]
-    where = str(model.device)
-    z = codes(model, torch.cat([*groups, pool]), seed=seed, device=where, progress=progress)
-    *parts, rest = torch.split(z, [*sizes, len(pool)])
-    means = torch.stack([part.mean(0) for part in parts])
-    wanted = means[0] - means[1] + means[2]
-    noise = ImageNoise(derive_seed(seed, "around"), range(copies)).normal(len(wanted))
-    around = wanted + 0.1 * rest.std(0, correction=0) * noise
-    shown = decode(model, torch.cat([means, wanted[None], around]), device=where)
-    distance = (rest - wanted).norm(dim=1)
-    indices = distance.argsort()[: min(k, len(pool))]
-    return Arithmetic(shown[:3], shown[3], shown[4:], pool[indices], indices, wanted, model.spec.levels)

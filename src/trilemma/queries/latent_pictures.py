@@ -12,7 +12,8 @@ from torch import Tensor
 
 from trilemma.images import grid
 from trilemma.queries import drawing
-from trilemma.queries.latent import Arithmetic, Interpolation, Traversal
+from trilemma.queries.arithmetic import Arithmetic
+from trilemma.queries.latent import Interpolation, Traversal
 
 OKABE_ITO = (
     (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0),

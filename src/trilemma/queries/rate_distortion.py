@@ -91,7 +91,9 @@ def draw_rate_distortion(points: Sequence[RatePoint], path: str | os.PathLike[st
     for point in points:
         across, up = plot.at(point.rate, point.distortion)
         plot.pen.ellipse((across - 4, up - 4, across + 4, up + 4), fill=drawing.ORANGE)
-        plot.pen.text((across + 7, up - 14), f"β {point.beta:g}".replace("β", "beta"), drawing.INK, drawing.font(12))
+        text, face = f"beta {point.beta:g}", drawing.font(12)
+        place = min(across + 7, plot.right - face.getlength(text))  # within the picture
+        plot.pen.text((place, up - 18), text, drawing.INK, face)
     lines = [f"grey: all codes with the best bound, rate + distortion = {best:.1f} nats"]
     for point in points:
         blur = "" if point.sharpness is None else f", fine detail of samples {100 * point.sharpness:.0f} % of real"

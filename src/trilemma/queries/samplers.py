@@ -155,7 +155,7 @@ def draw_samplers(answer: Samplers, path: str | os.PathLike[str], title: str) ->
     for kind, sampled in answer.kinds.items():
         scale = drawing.scale_for(max(sampled.images.shape[2:]), 56)
         pictures = [drawing.magnified(picture, scale) for picture in drawing.rgb(sampled.images, answer.levels)]
-        numbers = [f"Fréchet distance {sampled.frechet:.2f}", f"near the data {100 * sampled.near:.0f} %"]
+        numbers = [f"Frechet distance {sampled.frechet:.2f}", f"near the data {100 * sampled.near:.0f} %"]
         rows.append(
             drawing.below([drawing.words([f"{KINDS[kind]}: {', '.join(numbers)}"], 12), drawing.beside(pictures, 3)], 2)
         )
