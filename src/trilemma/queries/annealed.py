@@ -221,7 +221,7 @@ def schedule(temperatures: int, delta: float = 4.0) -> Tensor:
     """β_0 = 0 … β_T = 1, spaced like a sigmoid: dense at both ends (Wu et al. 2017, section 5); float64 [T + 1].
 
     >>> [round(b, 2) for b in schedule(4).tolist()]
-    [0.0, 0.11, 0.5, 0.89, 1.0]
+    [0.0, 0.1, 0.5, 0.9, 1.0]
     """
     s = torch.sigmoid(torch.linspace(-delta, delta, temperatures + 1, dtype=torch.float64))
     return (s - s[0]) / (s[-1] - s[0])
