@@ -167,7 +167,7 @@ def test_a_comparison_from_end_to_end(blobs_data: Dataset, tmp_path: Path) -> No
 
 def test_a_comparison_refuses_before_it_trains(blobs_data: Dataset, tmp_path: Path) -> None:
     for changes, words in (
-        ({"families": ["vae", "transformer"]}, "unknown family 'flow'"),
+        ({"families": ["vae", "transformer"]}, "unknown family 'transformer'"),
         ({"budget": "soon"}, "budget 'soon' is not understood"),
         ({"size": "giant"}, "unknown size 'giant'"),
     ):

@@ -147,7 +147,7 @@ def test_a_newer_format_an_unknown_key_and_rubbish_are_refused(run: Run) -> None
     for change, words in (
         ({"format": 99}, "written by a newer trilemma"),
         ({"surprise": 1}, "unknown key 'surprise'"),
-        ({"family": "flow"}, "names the family 'flow'"),
+        ({"family": "transformer"}, "names the family 'transformer'"),
     ):
         path.write_text(json.dumps(good | change))
         with pytest.raises(ValueError, match=words):
