@@ -21,6 +21,7 @@ from trilemma.metrics import Gaussian
 from trilemma.metrics.mixture import Mixture
 from trilemma.nets.convnets import Decoder, Encoder
 from trilemma.noise import Noise
+from trilemma.parallel import ranks
 
 MEMORY = 1024
 """Codes of the last training images that are kept with the weights."""
@@ -94,8 +95,7 @@ class Autoencoder(Family):
         self.register_buffer("code_mean", torch.zeros(config.latent))
         self.register_buffer("code_square", torch.ones(config.latent))  # the mean of z², not of (z - mean)²
         self.register_buffer("batches", torch.zeros(()))
-        # As whole numbers, bit by bit: processes average statistics that are not, and a memory has no average.
-        self.register_buffer("memory", torch.zeros(MEMORY, config.latent, dtype=torch.int32))
+        self.register_buffer("memory", torch.zeros(MEMORY, config.latent))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -111,7 +111,7 @@ class Autoencoder(Family):
 
     def _loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
         z = self.encode(x, labels)
-        if self.training:
+        if self.training and not z.is_meta:  # where operations are counted on shapes, there is nothing to remember
             self._track(z.detach())
         return Loss({"reconstruction": self.distortion(x, z, labels).mean()})
 
@@ -126,20 +126,20 @@ class Autoencoder(Family):
         weight = (1 / self.batches).clamp(min=0.01)
         self.code_mean += weight * (z.mean(0) - self.code_mean)
         self.code_square += weight * (z.square().mean(0) - self.code_square)
-        self.remember(z)
+        # The whole batch's, on every process: what they average is then the same everywhere.
+        self.remember(torch.cat(ranks("cpu").gather(z.cpu())).to(z.device))
 
     @torch.no_grad()
     def remember(self, z: Tensor) -> None:
         """Keep the last `MEMORY` codes, of these ``[N, latent]`` and those before."""
-        bits = z.detach().float().contiguous().view(torch.int32)
-        self.memory.copy_(torch.cat([self.memory, bits])[-MEMORY:])
+        self.memory.copy_(torch.cat([self.memory, z.detach().float()])[-MEMORY:])
         self.seen += len(z)
 
     @property
     def codes(self) -> Tensor:
         """The codes that are remembered, float32 ``[N, latent]``, N at most `MEMORY`."""
         count = min(int(self.seen), MEMORY)
-        return self.memory.view(torch.float32)[MEMORY - count :]
+        return self.memory[MEMORY - count :]
 
     @torch.no_grad()
     def sample(
