@@ -51,25 +51,20 @@ class Preset:
     train: Mapping[str, Any]
 
 
+CODES = Preset(
+    width="width",
+    step=4,
+    tiny=dict(width=48, depth=1, latent=16),
+    small=dict(width=96, depth=1, latent=32),
+    base=dict(width=144, depth=2, latent=64),
+    large=dict(width=272, depth=2, latent=128),
+    train=dict(batch=64, lr=2e-3, warmup=50),
+)
+"""The nets of an encoder and a decoder: those of the autoencoder are those of the VAE."""
+
 PRESETS: dict[str, Preset] = {
-    "autoencoder": Preset(
-        width="width",
-        step=4,
-        tiny=dict(width=48, depth=1, latent=16),
-        small=dict(width=96, depth=1, latent=32),
-        base=dict(width=144, depth=2, latent=64),
-        large=dict(width=272, depth=2, latent=128),
-        train=dict(batch=64, lr=2e-3, warmup=50),
-    ),
-    "vae": Preset(
-        width="width",
-        step=4,
-        tiny=dict(width=48, depth=1, latent=16),
-        small=dict(width=96, depth=1, latent=32),
-        base=dict(width=144, depth=2, latent=64),
-        large=dict(width=272, depth=2, latent=128),
-        train=dict(batch=64, lr=2e-3, warmup=50),
-    ),
+    "autoencoder": CODES,
+    "vae": CODES,
     "pixelcnn": Preset(
         width="features",
         step=2,
