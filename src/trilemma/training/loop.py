@@ -183,6 +183,8 @@ def steps(
                 if not bool(torch.isfinite(total.detach() + norm)):
                     raise Diverged(_culprit(objective, loss, progress))
                 optimizer.step()
+            if len(loss.terms) > 1:  # with one term, that is the loss
+                logs[f"loss ({objective.name})"] = total.detach()
             logs |= {name: value.detach() for name, value in (loss.terms | loss.logs).items()}
             logs[f"gradient norm ({objective.name})"] = norm.detach()
         for statistic in learner.statistics if where.size > 1 else ():
