@@ -19,7 +19,6 @@ from trilemma.families.diffusion.estimate import read
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec, to_unit
 from trilemma.noise import ImageNoise
-from trilemma.queries.curve import Point, cheapest, draw_curve, speed_quality, table, verdict
 from trilemma.queries.diffusion_chain import animate, forward_chain, reverse_chain
 from trilemma.queries.diffusion_latent import interpolate, invert, slerp
 from trilemma.queries.diffusion_likelihood import bound_by_time, flow_likelihood
@@ -115,47 +114,6 @@ def test_the_film_ends_where_sampling_does(tmp_path: Path) -> None:
         with Image.open(animate(film, 256, tmp_path / name)) as picture:
             assert picture.format == kind
             assert picture.n_frames == 12  # type: ignore[attr-defined]
-
-
-# The curve
-
-
-def points() -> list[Point]:
-    frechet = {("ddim", 1): 90.0, ("ddim", 10): 5.4, ("ddim", 100): 5.0, ("heun", 5): 5.45, ("heun", 50): 4.99}
-    evaluations = {("heun", 5): 9, ("heun", 50): 99}
-    return [
-        Point(name, steps, evaluations.get((name, steps), steps), 0.01 * steps, {"frechet": (value, 0.1)})
-        for (name, steps), value in frechet.items()
-    ]
-
-
-def test_the_cheapest_good_sampler_is_named(tmp_path: Path) -> None:
-    cheap, best = cheapest(points())
-    assert (cheap.sampler, cheap.steps) == ("heun", 5)  # 9 evaluations, 5.45 ≤ 1.1 · 4.99
-    assert (best.sampler, best.steps) == ("heun", 50)
-    assert verdict(points()).startswith("cheapest within 10% of the best: heun in 5 steps (9 evaluations")
-    assert len(table(points())) == 6
-    assert min(Image.open(draw_curve(points(), 3.0, tmp_path / "c.png", "t", "p")).size) > 300
-    with pytest.raises(ValueError, match="draw more images"):
-        cheapest([Point("ddim", 1, 1, 1.0, {"frechet": (None, None)})])
-
-
-def test_the_curve_of_an_exact_model_falls() -> None:
-    """Scored by the error of the variance, more steps are better, and all samplers get there."""
-    model = exact()
-
-    def draw(options: DiffusionOptions, progress: object) -> tuple[Tensor, float]:
-        drawn = sample(model, 256, options=options)
-        return drawn.images, drawn.images_per_second
-
-    def measure(images: Tensor) -> dict[str, tuple[float | None, float | None]]:
-        return {"frechet": (abs(float(to_unit(images, 256).var()) / 0.09 - 1), None)}
-
-    found = speed_quality(model, draw, measure, 256, samplers=("ddim", "dpm-solver"), counts=(1, 4, 40))
-    assert [(p.sampler, p.steps) for p in found] == [(s, c) for s in ("ddim", "dpm-solver") for c in (1, 4, 40)]
-    assert found[0].frechet > 0.9 > found[1].frechet > found[2].frechet
-    with pytest.raises(ValueError, match="between 1 and the 1000"):
-        speed_quality(model, draw, measure, 256, counts=(2000,))
 
 
 # The verb
