@@ -16,10 +16,19 @@ from torch import Tensor
 from trilemma.data import load
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
 from trilemma.families.diffusion.estimate import read
+from trilemma.families.diffusion.likelihood import prior_term
+from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec, to_unit
 from trilemma.noise import ImageNoise
-from trilemma.queries.diffusion_chain import animate, forward_chain, reverse_chain
+from trilemma.queries.diffusion_chain import (
+    animate,
+    end_moments,
+    forward_chain,
+    kolmogorov_smirnov,
+    reverse_chain,
+    step_by_step,
+)
 from trilemma.queries.diffusion_latent import interpolate, invert, slerp
 from trilemma.queries.diffusion_likelihood import bound_by_time, flow_likelihood
 from trilemma.run import Run
@@ -114,6 +123,33 @@ def test_the_film_ends_where_sampling_does(tmp_path: Path) -> None:
         with Image.open(animate(film, 256, tmp_path / name)) as picture:
             assert picture.format == kind
             assert picture.n_frames == 12  # type: ignore[attr-defined]
+
+
+# The end of the chain
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "snr", "flow"])
+def test_the_end_of_every_chain_is_normal(name: str) -> None:
+    """Moments and distribution of x_T, in one go and by single steps, of images with nothing normal about them."""
+    schedule = Schedule.flow(1000) if name == "flow" else Schedule.named(name, 1000)  # type: ignore[arg-type]
+    x0 = (ImageNoise(3, range(64)).uniform(1, 16, 16) < 0.2).float() * 2 - 1  # binary, and dark
+    noise = ImageNoise(4, range(64))
+    films = step_by_step(x0, schedule, [500, 1000], noise)
+    closed = float(schedule.signal[-1]) * x0 + float(schedule.sigma[-1]) * noise.normal(1, 16, 16)
+    for x_T in (closed, films[1]):
+        found = end_moments(x_T, prior_term(x0, schedule))
+        assert max(map(abs, found.deviations)) < 4.5 and found.p > 1e-4
+        assert found.nats < 0.01 and (name != "flow" or found.nats == 0)
+    half = end_moments(films[0], prior_term(x0, schedule))  # what the test would say of a chain that is too short
+    if name != "linear":
+        assert half.p < 1e-6 and max(map(abs, half.deviations)) > 6
+
+
+def test_kolmogorov_smirnov_agrees_with_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for seed, shift in ((0, 0.0), (1, 0.02), (2, 0.05)):
+        x = torch.randn(3000, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+        assert kolmogorov_smirnov(x) == pytest.approx(stats.kstest(x.numpy(), "norm", mode="asymp").pvalue, abs=0.02)
 
 
 # The verb
