@@ -16,11 +16,19 @@ from torch import Tensor
 from trilemma.data import load
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
 from trilemma.families.diffusion.estimate import read
+from trilemma.families.diffusion.likelihood import prior_term
+from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec, to_unit
 from trilemma.noise import ImageNoise
-from trilemma.queries.curve import Point, cheapest, draw_curve, speed_quality, table, verdict
-from trilemma.queries.diffusion_chain import animate, forward_chain, reverse_chain
+from trilemma.queries.diffusion_chain import (
+    animate,
+    end_moments,
+    forward_chain,
+    kolmogorov_smirnov,
+    reverse_chain,
+    step_by_step,
+)
 from trilemma.queries.diffusion_latent import interpolate, invert, slerp
 from trilemma.queries.diffusion_likelihood import bound_by_time, flow_likelihood
 from trilemma.run import Run
@@ -117,45 +125,31 @@ def test_the_film_ends_where_sampling_does(tmp_path: Path) -> None:
             assert picture.n_frames == 12  # type: ignore[attr-defined]
 
 
-# The curve
+# The end of the chain
 
 
-def points() -> list[Point]:
-    frechet = {("ddim", 1): 90.0, ("ddim", 10): 5.4, ("ddim", 100): 5.0, ("heun", 5): 5.45, ("heun", 50): 4.99}
-    evaluations = {("heun", 5): 9, ("heun", 50): 99}
-    return [
-        Point(name, steps, evaluations.get((name, steps), steps), 0.01 * steps, {"frechet": (value, 0.1)})
-        for (name, steps), value in frechet.items()
-    ]
+@pytest.mark.parametrize("name", ["linear", "cosine", "snr", "flow"])
+def test_the_end_of_every_chain_is_normal(name: str) -> None:
+    """Moments and distribution of x_T, in one go and by single steps, of images with nothing normal about them."""
+    schedule = Schedule.flow(1000) if name == "flow" else Schedule.named(name, 1000)  # type: ignore[arg-type]
+    x0 = (ImageNoise(3, range(64)).uniform(1, 16, 16) < 0.2).float() * 2 - 1  # binary, and dark
+    noise = ImageNoise(4, range(64))
+    films = step_by_step(x0, schedule, [500, 1000], noise)
+    closed = float(schedule.signal[-1]) * x0 + float(schedule.sigma[-1]) * noise.normal(1, 16, 16)
+    for x_T in (closed, films[1]):
+        found = end_moments(x_T, prior_term(x0, schedule))
+        assert max(map(abs, found.deviations)) < 4.5 and found.p > 1e-4
+        assert found.nats < 0.01 and (name != "flow" or found.nats == 0)
+    half = end_moments(films[0], prior_term(x0, schedule))  # what the test would say of a chain that is too short
+    if name != "linear":
+        assert half.p < 1e-6 and max(map(abs, half.deviations)) > 6
 
 
-def test_the_cheapest_good_sampler_is_named(tmp_path: Path) -> None:
-    cheap, best = cheapest(points())
-    assert (cheap.sampler, cheap.steps) == ("heun", 5)  # 9 evaluations, 5.45 ≤ 1.1 · 4.99
-    assert (best.sampler, best.steps) == ("heun", 50)
-    assert verdict(points()).startswith("cheapest within 10% of the best: heun in 5 steps (9 evaluations")
-    assert len(table(points())) == 6
-    assert min(Image.open(draw_curve(points(), 3.0, tmp_path / "c.png", "t", "p")).size) > 300
-    with pytest.raises(ValueError, match="draw more images"):
-        cheapest([Point("ddim", 1, 1, 1.0, {"frechet": (None, None)})])
-
-
-def test_the_curve_of_an_exact_model_falls() -> None:
-    """Scored by the error of the variance, more steps are better, and all samplers get there."""
-    model = exact()
-
-    def draw(options: DiffusionOptions, progress: object) -> tuple[Tensor, float]:
-        drawn = sample(model, 256, options=options)
-        return drawn.images, drawn.images_per_second
-
-    def measure(images: Tensor) -> dict[str, tuple[float | None, float | None]]:
-        return {"frechet": (abs(float(to_unit(images, 256).var()) / 0.09 - 1), None)}
-
-    found = speed_quality(model, draw, measure, 256, samplers=("ddim", "dpm-solver"), counts=(1, 4, 40))
-    assert [(p.sampler, p.steps) for p in found] == [(s, c) for s in ("ddim", "dpm-solver") for c in (1, 4, 40)]
-    assert found[0].frechet > 0.9 > found[1].frechet > found[2].frechet
-    with pytest.raises(ValueError, match="between 1 and the 1000"):
-        speed_quality(model, draw, measure, 256, counts=(2000,))
+def test_kolmogorov_smirnov_agrees_with_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for seed, shift in ((0, 0.0), (1, 0.02), (2, 0.05)):
+        x = torch.randn(3000, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+        assert kolmogorov_smirnov(x) == pytest.approx(stats.kstest(x.numpy(), "norm", mode="asymp").pvalue, abs=0.02)
 
 
 # The verb

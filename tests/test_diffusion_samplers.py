@@ -13,8 +13,9 @@ from torch import Tensor
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions, Flow, FlowConfig, FlowOptions
 from trilemma.families.diffusion.estimate import Denoiser, Estimate, read
 from trilemma.families.diffusion.options import SAMPLERS, STEPS
-from trilemma.families.diffusion.samplers import Walk, ddpm, ddpm_step
+from trilemma.families.diffusion.samplers import Churn, Walk, ddpm, ddpm_step
 from trilemma.families.diffusion.schedule import Schedule
+from trilemma.families.diffusion.solvers import heun
 from trilemma.images import Spec
 from trilemma.noise import BatchNoise, ImageNoise
 
@@ -150,6 +151,70 @@ def test_euler_of_a_flow_follows_its_velocity() -> None:
         estimate = curved(schedule)(x, t)
         x = x + (s - t) / 1000 * (estimate.eps - estimate.x0)
     assert torch.allclose(draw("euler", curved(schedule), schedule, [1000, 700, 250], z), x, atol=1e-12)
+
+
+class Impulses:
+    """In place of noise: 1 in the row of its turn and 0 elsewhere, so that a linear sampler tells its coefficients."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.turn = rows, 0
+
+    def normal(self, *shape: int) -> Tensor:
+        self.turn += 1
+        return (torch.arange(self.rows) == self.turn).double().view(-1, *[1] * len(shape)).expand(-1, *shape)
+
+
+@paths
+@pytest.mark.parametrize(("amount", "noise"), [(0.0, 1.0), (3.0, 1.0), (40.0, 1.003)])
+def test_churn_has_the_variance_of_its_recursion(path: str, amount: float, noise: float) -> None:
+    """Algorithm 2 of Karras et al. 2022 on N(0, s²): noise is added up to σ̂, then Heun's step scales; exactly."""
+    schedule, s, low, high = PATHS[path], 0.4, 0.05, 50.0
+    ratios = schedule.sigma / schedule.signal
+    times = [t for t in schedule.times(18, "karras") if float(ratios[t]) < 200]
+    walk = Walk(churn=Churn(amount, low, high, noise))
+    impulses = Impulses(len(times) + 1)
+    start = torch.zeros(len(times) + 1, 1, 1, 1, dtype=torch.float64)
+    start[0] = 1  # the coefficient of x_T itself
+    x = heun(gaussian(schedule, s), schedule, times, start, impulses, walk)  # type: ignore[arg-type]
+    variance, churned = 1 / float(schedule.alpha_bar[times[0]]), 0  # of x̄
+
+    def e(ratio: float) -> float:
+        return ratio / (s**2 + ratio**2)
+
+    for t, after in itertools.pairwise([*times, 0]):
+        here, there = float(ratios[t]), float(ratios[after])
+        if amount and low <= here <= high:
+            gamma = min(amount / len(times), math.sqrt(2) - 1)
+            hat = float(ratios[t + int((ratios[t:] / (here * (1 + gamma))).log().abs().argmin())])
+            variance, here, churned = variance + noise**2 * (hat**2 - here**2), hat, churned + 1
+        step = there - here
+        second = e(here) if not there else (e(here) + e(there) * (1 + step * e(here))) / 2
+        variance *= (1 + step * second) ** 2
+    assert float(x.square().sum()) == pytest.approx(variance, rel=1e-8)
+    assert impulses.turn == churned and (churned > 8) == bool(amount)
+
+
+def test_churn_keeps_the_law_as_steps_grow() -> None:
+    """What is added the step removes more: with many steps Var x_0 is s² for any churn; too much noise shows."""
+    schedule, s = PATHS["snr"], 0.4
+    times = schedule.times(250, "karras")
+    found = []
+    for churn in (Churn(), Churn(80.0), Churn(80.0, noise=1.05)):
+        z = torch.eye(len(times) + 1, dtype=torch.float64)[0].view(-1, 1, 1, 1)
+        x = heun(gaussian(schedule, s), schedule, times, z, Impulses(len(times) + 1), Walk(churn=churn))  # type: ignore[arg-type]
+        found.append(float(x.square().sum()) / s**2)
+    assert found[:2] == pytest.approx([1, 1], abs=0.01)
+    assert found[2] > 1.05
+
+
+def test_the_spacing_of_karras() -> None:
+    """Equal steps of the seventh root of σ̄ (eq. 5), each at the nearest time of the chain."""
+    schedule = PATHS["snr"]
+    times = schedule.times(18, "karras")
+    ratios = schedule.sigma / schedule.signal
+    roots = ratios[times[1:]] ** (1 / 7)
+    assert roots.diff().std() < 0.03 * roots.diff().mean().abs()
+    assert times[0] == schedule.T and times[-1] == 1 and len(times) == 18
 
 
 @paths

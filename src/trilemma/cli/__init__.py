@@ -34,6 +34,7 @@ app.command(
     help="Train several families under an equal budget and write one report.",
 )
 app.command("trilemma.cli.export:app", name="export", help="Write a trained denoiser for diffusers or as ONNX.")
+app.command("trilemma.cli.import_model:app", name="import", help="Make a run of a diffusers DDPM folder.")
 app.command("trilemma.cli.data:app", name="data", help="Look at a data set as the models will see it.")
 
 

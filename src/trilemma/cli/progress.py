@@ -28,6 +28,7 @@ class Bars:
         self._console = Console(file=sys.stderr)
         self._bars: dict[tuple[str, str], TaskID] = {}
         self._lines: dict[tuple[str, str], float] = {}
+        self._starts: dict[tuple[str, str], tuple[float, float]] = {}
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -52,11 +53,14 @@ class Bars:
 
     def _line(self, key: tuple[str, str], share: float, detail: str) -> None:
         now = time.monotonic()
+        began, first = self._starts.setdefault(key, (now, share))
         if share < 1 and now - self._lines.get(key, -QUIET_SECONDS) < QUIET_SECONDS:
             return
         if share >= 1 and self._lines.get(key) == float("inf"):
             return
         self._lines[key] = float("inf") if share >= 1 else now
+        if first < share < 1:
+            detail = f"{_spoken((now - began) * (1 - share) / (share - first))} left{' · ' if detail else ''}{detail}"
         self._console.print(
             " ".join(part for part in (*key, f"{share:.0%}", detail) if part), highlight=False, markup=False
         )
@@ -73,3 +77,14 @@ class Bars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+def _spoken(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``3.4 h``."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )

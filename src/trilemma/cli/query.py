@@ -12,7 +12,6 @@ from trilemma.cli.flags import Device, Json, print_json
 from trilemma.cli.progress import Bars
 from trilemma.cli.query_asked import Asked, Flags, Mode, Reply
 from trilemma.cli.query_denoising import (
-    ask_curve,
     ask_forward,
     ask_interpolate_noise,
     ask_invert,
@@ -23,6 +22,7 @@ from trilemma.cli.query_denoising import (
 from trilemma.cli.query_latent import ask_interpolate_codes
 from trilemma.cli.query_latent_flags import LATENT_MODES, LATENT_QUESTIONS, LatentFlags
 from trilemma.cli.query_order import ask_causality, ask_complete, ask_receptive, ask_surprise
+from trilemma.cli.query_quality import ask_curve, ask_guidance
 from trilemma.cli.query_scores import ask_classify, ask_likelihood, ask_ood
 from trilemma.families import FAMILIES
 from trilemma.families.diffusion import Denoising
@@ -57,6 +57,7 @@ trilemma query runs/diffusion --ode -n 32 --samples 4
 trilemma query runs/diffusion --invert -n 6
 trilemma query runs/diffusion --interpolate -n 8
 trilemma query runs/diffusion --curve -n 2000 --counts 1,2,5,10,20,50,100
+trilemma query runs/digits --guidance-sweep -n 2000 --weights 0,1,2,4 --steps 20
 ```
 """,
     help_format="markdown",
@@ -86,7 +87,8 @@ MODES = {
     "ode": Mode(ask_ode, frozenset({"images", "n", "labels", "samples", "dequantize"})),
     "invert": Mode(ask_invert, frozenset({"images", "n", "labels", "counts", "out", "options"})),
     "interpolate": Mode(ask_interpolate, frozenset({"images", "n", "labels", "points", "out", "options"})),
-    "curve": Mode(ask_curve, frozenset({"n", "counts", "features", "out", "options"})),
+    "curve": Mode(ask_curve, frozenset({"n", "counts", "features", "reference", "out", "options"})),
+    "guidance-sweep": Mode(ask_guidance, frozenset({"n", "weights", "features", "reference", "out", "options"})),
 } | LATENT_MODES
 QUESTIONS = tuple(name for name in MODES if name != "likelihood")
 
@@ -110,6 +112,7 @@ def query(
     invert: Ask = False,
     interpolate: Ask = False,
     curve: Ask = False,
+    guidance_sweep: Ask = False,
     keep: str | None = None,
     copies: int | None = None,
     particles: int | None = None,
@@ -121,7 +124,9 @@ def query(
     out: Path | None = None,
     dequantize: Literal["decoder", "uniform"] | None = None,
     counts: str | None = None,
+    weights: str | None = None,
     features: Literal["small", "inception"] | None = None,
+    reference: int | None = None,
     device: Device = "auto",
     json: Json = False,
     latent: Annotated[LatentFlags | None, Parameter(name="*", group="Latent spaces")] = None,
@@ -166,7 +171,11 @@ def query(
         draw the way between pairs of images: of their codes, straight and spherical (autoencoder, vae, gan), or of
         their noises (diffusion, flow)
     curve
-        speed against quality: every sampler at several numbers of steps, and the cheapest good one (diffusion, flow)
+        speed against quality: every sampler at several numbers of steps, and the cheapest good one; --sampler for one
+        sampler alone; a killed command goes on where it stopped (diffusion, flow)
+    guidance_sweep
+        precision against recall, and the share of samples that are the class asked for, for each weight w of guidance
+        u + w(c − u); goes on after a kill (class-conditional diffusion, flow)
     keep
         with --complete: top (exact where there is an order; the default), left, grid4 (one pixel in every 4 x 4, to
         draw a finer picture), none, or a picture of the images' size that is white where they are kept
@@ -178,7 +187,7 @@ def query(
         with --classify: p(y) uniform (the default), or as often as in the training images
     n
         at most so many images; by default 100 for log p(x), 500 with --classify and --ood, 16 with --receptive, 8 for
-        the other pictures
+        the other pictures, and 2000 samples with --curve and --guidance-sweep
     labels
         ask for log p(x|y) and the like with these classes: 3, or 0,1,2, or true (the images' own); by default p(x)
     samples
@@ -191,24 +200,28 @@ def query(
         with --ode: decoder (the default), the discrete decoder of the bound; or uniform over the bin of a pixel
     counts
         with --curve and --invert: the numbers of steps, such as 1,10,100
+    weights
+        with --guidance-sweep: the weights; 0,0.5,1,1.5,2,3,5,8 by default
     features
-        with --curve: the feature network, small (the default) or inception
+        with --curve and --guidance-sweep: the feature network, small (the default) or inception
+    reference
+        with --curve and --guidance-sweep: training images that scores are against; 10000 by default, 0 for all
     options
         with questions that draw: a sampling option of the run's family, such as --steps; completion adds --repeats and
         --level (start from the image with so much of the noise)
     """
     given = latent or LatentFlags()
     early = (causality, receptive, complete, surprise, classify, ood)
-    asked_here = dict(zip(QUESTIONS, (*early, forward, reverse, terms, ode, invert, interpolate, curve), strict=False))
+    denoised = (forward, reverse, terms, ode, invert, interpolate, curve, guidance_sweep)
+    asked_here = dict(zip(QUESTIONS, (*early, *denoised), strict=False))
     questions = asked_here | {name: vars(given)[name] for name in LATENT_QUESTIONS}
     chosen = [name for name, value in questions.items() if value not in (None, False)]
     if len(chosen) > 1:
         raise ValueError(f"ask one question at a time, not --{' and --'.join(chosen)}")
     name = chosen[0] if chosen else "likelihood"
     shared = Flags(images, n, labels, samples, keep, copies, particles, prior, out)
-    flags = replace(
-        given.extend(shared), dequantize=dequantize, counts=counts, features=features, options=options or None
-    )
+    measured = replace(shared, counts=counts, weights=weights, features=features, reference=reference)
+    flags = replace(given.extend(measured), dequantize=dequantize, options=options or None)
     _refuse_strangers(name, flags)
     opened = Run.open(run)
     with join(device) as where, Bars() as bars:

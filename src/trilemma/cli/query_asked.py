@@ -43,7 +43,9 @@ class Flags:
     codes: Path | None = None
     dequantize: Literal["decoder", "uniform"] | None = None
     counts: str | None = None
+    weights: str | None = None
     features: str | None = None
+    reference: int | None = None
     options: dict[str, str] | None = None
 
 

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trilemma.cli.query_asked import Asked, Reply, finite
+from trilemma.cli.query_quality import parse_numbers
 from trilemma.cli.query_scores import likelihood_record
-from trilemma.data import load
-from trilemma.evaluation import Protocol, Reference
-from trilemma.evaluation.protocol import hardware
 from trilemma.families import FAMILIES
 from trilemma.families.diffusion.likelihood import prior_term
-from trilemma.families.family import Family, Progress
-from trilemma.images import to_display, to_unit
-from trilemma.metrics import frechet_estimate, frechet_flag, manifold_scores
+from trilemma.families.family import Family
+from trilemma.images import to_unit
 from trilemma.parallel import find_device
-from trilemma.queries.curve import COUNTS, cheapest, draw_curve, speed_quality, table, verdict
 from trilemma.queries.diffusion_chain import (
     animate,
     denoising,
@@ -34,8 +26,7 @@ from trilemma.queries.diffusion_chain import (
 )
 from trilemma.queries.diffusion_latent import STEPS, draw_interpolation, draw_inversion, interpolate, invert
 from trilemma.queries.diffusion_likelihood import bound_by_time, draw_terms, flow_likelihood
-from trilemma.run import write_json
-from trilemma.sampling import choose_labels, sample
+from trilemma.sampling import choose_labels
 
 
 def loaded(asked: Asked) -> Family:
@@ -44,16 +35,6 @@ def loaded(asked: Asked) -> Family:
 
 def sampling_options(asked: Asked) -> Any:
     return asked.options(FAMILIES[asked.config.family].Options)
-
-
-def parse_counts(text: str | None, default: tuple[int, ...]) -> tuple[int, ...]:
-    """``1,10,100`` to numbers of steps."""
-    if text is None:
-        return default
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) for part in parts):
-        raise ValueError(f"--counts {text!r} is not understood: write numbers of steps such as 1,10,100")
-    return tuple(int(part) for part in parts)
 
 
 def ask_forward(asked: Asked) -> Reply:
@@ -158,7 +139,7 @@ def ask_ode(asked: Asked) -> Reply:
 def ask_invert(asked: Asked) -> Reply:
     dataset, indices = asked.images(6)
     x, classes = dataset.batch(indices), asked.classes(dataset, indices)
-    counts = parse_counts(asked.flags.counts, STEPS)
+    counts = parse_numbers("--counts", asked.flags.counts, int) or STEPS
     answer = invert(loaded(asked), x, classes, steps=counts, options=sampling_options(asked), progress=asked.progress)
     path = asked.picture("inversion")
     if asked.first:
@@ -182,61 +163,3 @@ def ask_interpolate_noise(asked: Asked) -> Reply:
         title = asked.title(f"between pairs of {dataset.name}, in noise space")
         draw_interpolation(rows, x, asked.config.spec.levels, path, title)
     return Reply({"images": dataset.name, "indices": indices.tolist(), "picture": str(path)}, [str(path)])
-
-
-def ask_curve(asked: Asked) -> Reply:
-    model, spec = denoising(loaded(asked), "the speed-quality curve"), asked.config.spec
-    protocol = Protocol(
-        n=2000 if asked.flags.n is None else asked.flags.n, features=asked.flags.features or "small", seed=asked.seed
-    )
-    real = Reference.prepare(load(asked.config.data), protocol, asked.device)
-    if min(protocol.n, real.train.n) <= real.network.dims:
-        raise ValueError(
-            f"--curve rests on the Fréchet distance, which needs more images than its {real.network.dims} features, "
-            f"not {min(protocol.n, real.train.n)}: draw more images with -n, or train on more"
-        )
-    labels = real.labels if spec.classes else None
-
-    def draw(options: Any, progress: Progress | None) -> tuple[Tensor, float]:
-        drawn = sample(
-            model, protocol.n, seed=asked.seed, labels=labels, options=options, device=asked.device, progress=progress
-        )
-        return drawn.images, drawn.images_per_second
-
-    def measure(images: Tensor) -> Mapping[str, tuple[float | None, float | None]]:
-        return _scores(real.network(to_display(images, spec.levels)).cpu(), real)
-
-    counts = parse_counts(asked.flags.counts, COUNTS)
-    points = speed_quality(
-        model, draw, measure, protocol.n, counts=counts, options=sampling_options(asked), progress=asked.progress
-    )
-    floor, flag = _scores(real.held_out.features, real)["frechet"][0], frechet_flag(protocol.n, real.network.dims)
-    words = f"{protocol.n} samples against {real.train.n} training images, {real.network.name} features"
-    picture = asked.picture("curve")
-    record: dict[str, Any] = {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "protocol": asdict(protocol) | {"device": str(model.device), "hardware": hardware()},
-        "floor": floor,
-        "points": [asdict(point) for point in points],
-        "cheapest": asdict(cheapest(points)[0]),
-        "picture": str(picture),
-        "flag": flag,
-    }
-    if asked.first:
-        draw_curve(points, floor, picture, asked.title("speed and quality"), words)
-        write_json(Path(picture).with_suffix(".json"), record)
-    lines = [*table(points), f"{words}; held-out real images: {floor:.4g}", verdict(points), str(picture)]
-    return Reply(record, lines + ([f"flag: {flag}"] if flag else []))
-
-
-def _scores(features: Tensor, real: Reference) -> dict[str, tuple[float | None, float | None]]:
-    """Fréchet distance, precision and recall of features [N, d], each with its standard error."""
-    distance = frechet_estimate(features, real.train.moments)
-    beside = real.train.features[: max(len(features), real.protocol.k + 1)]
-    found = manifold_scores(beside, features, real.protocol.k)
-    error = found.error
-    return {
-        "frechet": (distance.value, distance.error),
-        "precision": (found.precision, None if error is None else error.precision),
-        "recall": (found.recall, None if error is None else error.recall),
-    }

@@ -4,89 +4,55 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from PIL import Image
 
-from trilemma.families.diffusion.options import SAMPLERS
-from trilemma.families.family import Family, Progress
+from trilemma.families.diffusion import Denoising
 from trilemma.queries import drawing
-from trilemma.queries.diffusion_chain import denoising
-from trilemma.queries.likelihood import part_of
+from trilemma.queries.sweep import Point, Scores
 
-COUNTS = (1, 2, 5, 10, 20, 50, 100)
+COUNTS = (1, 2, 5, 10, 20, 50, 100, 1000)
 """Steps of each sampler, where no others are asked for."""
 WITHIN = 0.10
 """How near to the best counts as as good."""
-COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 60, 20))
+COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 60, 20), (230, 159, 0))
 """Hues that people with any kind of colour vision tell apart (Okabe and Ito), one for each sampler."""
 
-Measure = Callable[[Tensor], Mapping[str, tuple[float | None, float | None]]]
-"""Images uint8 [N, C, H, W] → name → (value or None, standard error or None); has ``frechet``, lower is better."""
 
-Draw = Callable[[Any, Progress | None], tuple[Tensor, float]]
-"""Sampling options → images uint8 [N, C, H, W], the same noise each time, and images per second."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One sampler with one number of steps.
-
-    Attributes:
-        evaluations: of the network for an image.
-        seconds: for an image, in blocks, on the device it was measured on.
-        scores: name → (value, standard error).
-    """
-
-    sampler: str
-    steps: int
-    evaluations: int
-    seconds: float
-    scores: Mapping[str, tuple[float | None, float | None]]
-
-    @property
-    def frechet(self) -> float:
-        value = self.scores["frechet"][0]
-        return math.inf if value is None else value
-
-
-def speed_quality(
-    model: Family,
-    draw: Draw,
-    measure: Measure,
-    n: int,
-    *,
-    samplers: Sequence[str] = tuple(SAMPLERS),
-    counts: Sequence[int] = COUNTS,
-    options: Any | None = None,
-    progress: Progress | None = None,
-) -> list[Point]:
-    """Measure every sampler at every number of steps, all from the same noise.
+def ways(
+    model: Denoising, base: Any, samplers: Sequence[str] | None = None, counts: Sequence[int] | None = None
+) -> list[Any]:
+    """The sampling options of every point, the cheapest first, so that a first picture of the curve comes soon.
 
     Args:
-        model: of a denoising family, on its device.
-        draw: how images are drawn; measure: what they score.
-        n: images that it draws for each point.
-        options: what all points share, such as the spacing; sampler and steps are replaced.
-        progress: told ``(images done, all)``.
+        base: what all points share, such as the spacing; its sampler and steps are replaced.
+        samplers: by default all that the model has, but only its own of ddim and euler, which take the same steps
+            where no noise is added.
+        counts: numbers of steps; by default those of `COUNTS` that the model can take (a student's may be few).
 
     Raises:
-        ValueError: steps that the model does not have, in one line.
+        ValueError: a count that was asked for and that the model cannot take, in one line.
     """
-    model = denoising(model, "the speed-quality curve")
-    base = options if options is not None else model.Options()
-    chosen = [(count, replace(base, sampler=name, steps=count)) for name in samplers for count in counts]
-    for _, each in chosen:
-        each.times(model.schedule)  # refuses before anything is computed
-    points: list[Point] = []
-    for done, (count, each) in enumerate(chosen):
-        tell = part_of(progress, done * n, len(chosen) * n)
-        images, speed = draw(each, tell)
-        points.append(Point(each.sampler, count, each.evaluations(model.schedule), 1 / speed, measure(images)))
-    return points
+    if samplers is None:
+        own = model.Options().sampler
+        twin = {"ddim": "euler", "euler": "ddim"}.get(own) if base.eta == 0 else None
+        samplers = [name for name in model.samplers if name != twin]
+    chosen = []
+    for count in counts or COUNTS:
+        for name in samplers:
+            way = replace(base, sampler=name, steps=count)
+            try:
+                way.times(model.schedule)
+            except ValueError:
+                if counts is None:
+                    continue
+                raise
+            chosen.append(way)
+    return chosen
 
 
 def cheapest(points: Sequence[Point]) -> tuple[Point, Point]:
@@ -102,56 +68,121 @@ def cheapest(points: Sequence[Point]) -> tuple[Point, Point]:
     return min(good, key=lambda point: (point.evaluations, point.frechet)), best
 
 
-def verdict(points: Sequence[Point]) -> str:
-    """The answer in a sentence."""
+def verdict(points: Sequence[Point], distance: str = "Fréchet") -> str:
+    """The answer in a sentence; ``distance`` is what the Fréchet distance is called in these features."""
     cheap, best = cheapest(points)
     return (
         f"cheapest within {WITHIN:.0%} of the best: {cheap.sampler} in {cheap.steps} steps ({cheap.evaluations} "
-        f"evaluations, Fréchet {cheap.frechet:.3g}, {cheap.seconds:.2g} s an image); the best is {best.sampler} in "
+        f"evaluations, {distance} {cheap.frechet:.3g}, {cheap.seconds:.2g} s an image); the best is {best.sampler} in "
         f"{best.steps} ({best.evaluations} evaluations, {best.frechet:.3g}, {best.seconds:.2g} s)"
     )
 
 
-def table(points: Sequence[Point]) -> list[str]:
-    """Lines of a table, a row for each point."""
-    head = f"{'sampler':<11}{'steps':>6}{'evaluations':>12}{'Fréchet':>10}{'precision':>11}{'recall':>8}{'s/image':>10}"
+def table(points: Sequence[Point], floor: Scores | None = None, distance: str = "Fréchet") -> list[str]:
+    """Lines of a table, a row for each point, each sampler's together; ± is one standard error."""
+    head = f"{'sampler':<11}{'steps':>6}{'evaluations':>12}{distance:>17}{'precision':>15}{'recall':>15}{'s/image':>10}"
+    names = ("frechet", "precision", "recall")
     rows = []
-    for point in points:
-        numbers = [point.scores.get(name, (None, None))[0] for name in ("frechet", "precision", "recall")]
-        shown = ["–" if value is None else f"{value:.4g}" for value in numbers]
+    for point in by_sampler(points):
+        one, two, three = (written(point.scores.get(name)) for name in names)
         rows.append(
-            f"{point.sampler:<11}{point.steps:>6}{point.evaluations:>12}{shown[0]:>10}{shown[1]:>11}{shown[2]:>8}"
+            f"{point.sampler:<11}{point.steps:>6}{point.evaluations:>12}{one:>17}{two:>15}{three:>15}"
             f"{point.seconds:>10.2g}"
         )
+    if floor is not None:
+        one, two, three = (written(floor.get(name)) for name in names)
+        rows.append(f"{'held-out real images':<29}{one:>17}{two:>15}{three:>15}")
     return [head, *rows]
 
 
+def written(score: tuple[float | None, float | None] | None) -> str:
+    """``5.04 ± 0.1``; a dash where there is no number."""
+    value, error = score or (None, None)
+    if value is None:
+        return "–"
+    return f"{value:.3g}" + ("" if error is None else f" ± {error:.1g}")
+
+
+def by_sampler(points: Sequence[Point]) -> list[Point]:
+    """The points, each sampler's together by the number of steps."""
+    order = list(dict.fromkeys(point.sampler for point in points))
+    return sorted(points, key=lambda point: (order.index(point.sampler), point.steps))
+
+
+# The picture
+
+
 def draw_curve(
-    points: Sequence[Point], floor: float | None, path: str | os.PathLike[str], title: str, protocol: str
+    points: Sequence[Point],
+    floor: Scores | None,
+    path: str | os.PathLike[str],
+    title: str,
+    protocol: str,
+    distance: str = "Fréchet",
 ) -> Path:
-    """A PNG of Fréchet distance against evaluations, by factors of ten, a line for each sampler."""
-    finite = [point for point in points if math.isfinite(point.frechet)]
-    cheap, best = cheapest(finite)
-    values = [point.frechet for point in finite] + ([floor] if floor else [])
-    low, high = (math.log10(max(edge, 1e-9)) for edge in (min(values), max(values)))
-    y = (math.floor(low * 4) / 4, math.ceil(high * 4 + 0.01) / 4)
-    x = (0.0, math.log10(max(point.evaluations for point in finite)) + 0.05)
+    """A PNG of Fréchet distance, precision, recall and seconds against evaluations, a line for each sampler."""
+    distance = distance.replace("é", "e")  # the font lacks it
+    finite = by_sampler([point for point in points if math.isfinite(point.frechet)])
+    cheap, _ = cheapest(finite)
+    named = f"{distance} distance" if distance != "FID" else distance
+    panels = [
+        _panel(finite, cheap, floor, "frechet", f"{named}, lower is better", logarithmic=True),
+        _panel(finite, cheap, floor, "precision", "precision: share of samples that look real"),
+        _panel(finite, cheap, None, "seconds", "seconds for an image", logarithmic=True),
+        _panel(finite, cheap, floor, "recall", "recall: share of real images that are reached"),
+    ]
+    samplers = list(dict.fromkeys(point.sampler for point in finite))
+    entries = [(drawing.swatch(colour), name) for name, colour in zip(samplers, COLOURS, strict=False)]
+    lines = [
+        verdict(finite, distance),
+        protocol,
+        "ring: the cheapest within 10 % of the best" + ("; grey line: held-out real images" if floor else ""),
+    ]
+    parts = [
+        drawing.words([title], 16),
+        drawing.words(lines, 12),
+        drawing.key(entries),
+        drawing.beside(panels[:2]),
+        drawing.beside(panels[2:]),
+    ]
+    return drawing.save(drawing.framed(drawing.below(parts)), path)
+
+
+def _panel(
+    points: Sequence[Point], cheap: Point, floor: Scores | None, name: str, title: str, *, logarithmic: bool = False
+) -> Image.Image:
+    """One number against evaluations, these by factors of ten."""
+
+    def height(value: float) -> float:
+        return math.log10(max(value, 1e-9)) if logarithmic else value
+
+    def of(point: Point) -> float:
+        return height(point.seconds if name == "seconds" else point.value(name))
+
+    level = floor.get(name, (None, None))[0] if floor else None
+    heights = [value for value in map(of, points) if math.isfinite(value)]
+    heights += [] if level is None else [height(level)]
+    low, high = min(heights, default=0.0), max(heights, default=1.0)
+    margin = 0.06 * (high - low) or 0.05
+    y = (low - margin, high + margin)
+    x = (-0.03, math.log10(max(point.evaluations for point in points)) + 0.08)
     ticks = [k for k in (0, math.log10(2), math.log10(5), 1, math.log10(20), math.log10(50), 2, 3) if k <= x[1]]
-    heights = [y[0] + i * (y[1] - y[0]) / 5 for i in range(6)]
-    names = ("network evaluations for an image", "Fréchet distance")
-    plot = drawing.Plot((600, 400), x, y, names, (ticks, heights), lambda k: f"{10**k:.3g}")
-    if floor:
-        plot.line([(x[0], math.log10(floor)), (x[1], math.log10(floor))], (150, 150, 150), 1)
-    entries = []
-    for name, colour in zip(dict.fromkeys(point.sampler for point in finite), COLOURS, strict=False):
-        own = [(math.log10(p.evaluations), math.log10(p.frechet)) for p in finite if p.sampler == name]
+    if logarithmic:
+        decades = range(math.floor(y[0]), math.ceil(y[1]))
+        nice = [(math.log10(n) + k, f"{n * 10**k:g}") for k in map(float, decades) for n in (1, 2, 5)]
+        marks = [mark for mark in nice if y[0] <= mark[0] <= y[1]]
+    else:
+        marks = [(k, f"{k:g}") for k in drawing.steps(*y)]
+    plot = drawing.Plot((470, 300), x, y, ("network evaluations for an image", title), ([], []))
+    plot.mark_x([(k, f"{10**k:.0f}") for k in ticks])
+    plot.mark_y(marks)
+    if level is not None:
+        plot.line([(x[0], height(level)), (x[1], height(level))], (150, 150, 150), 1)
+    for sampler, colour in zip(dict.fromkeys(point.sampler for point in points), COLOURS, strict=False):
+        own = [(math.log10(p.evaluations), of(p)) for p in points if p.sampler == sampler and math.isfinite(of(p))]
         plot.line(own, colour)
         for place in own:
-            across, up = plot.at(*place)
-            plot.pen.ellipse((across - 3, up - 3, across + 3, up + 3), fill=colour)
-        entries.append((drawing.swatch(colour), name))
-    across, up = plot.at(math.log10(cheap.evaluations), math.log10(cheap.frechet))
-    plot.pen.ellipse((across - 8, up - 8, across + 8, up + 8), outline=drawing.INK, width=2)
-    lines = [verdict(finite), protocol] + (["grey line: held-out real images"] if floor else [])
-    parts = [drawing.words([title], 16), drawing.words(lines, 12), drawing.key(entries), plot.finished()]
-    return drawing.save(drawing.framed(drawing.below(parts)), path)
+            plot.dot(place, colour)
+    if math.isfinite(of(cheap)):
+        plot.dot((math.log10(cheap.evaluations), of(cheap)), None, 8)
+    return plot.finished()

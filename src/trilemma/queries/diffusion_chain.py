@@ -90,6 +90,7 @@ class Moments:
     Attributes:
         mean, variance, kurtosis: of the values of x_T; 0, 1 and 3 in the limit.
         deviations: of each of the three from its limit, in standard errors of so many independent values.
+        p: of the Kolmogorov-Smirnov test: how often values of N(0, 1) would lie as far from it in distribution.
         nats: the mean of KL(q(x_T | x_0) ‖ N(0, I)) of an image, exactly: 0 only if nothing of it is left.
         count: values.
     """
@@ -98,6 +99,7 @@ class Moments:
     variance: float
     kurtosis: float
     deviations: tuple[float, float, float]
+    p: float
     nats: float
     count: int
 
@@ -106,8 +108,8 @@ class Moments:
         worst = max(map(abs, self.deviations))
         return (
             f"x_T: mean {self.mean:.4f}, variance {self.variance:.4f}, kurtosis {self.kurtosis:.3f} over "
-            f"{self.count:,} values, at most {worst:.1f} standard errors from N(0, 1); "
-            f"{self.nats:.2g} nats of an image are left in it"
+            f"{self.count:,} values, at most {worst:.1f} standard errors from N(0, 1), Kolmogorov-Smirnov p = "
+            f"{self.p:.2g}; {self.nats:.2g} nats of an image are left"
         )
 
 
@@ -117,7 +119,17 @@ def end_moments(x_T: Tensor, nats: Tensor) -> Moments:
     mean, variance, kurtosis = float(x.mean()), float(x.square().mean()), float((x**4).mean())
     # Standard errors of the means of x, x² and x⁴ under N(0, 1): variances 1, 2 and 105 - 9.
     deviations = mean * math.sqrt(n), (variance - 1) * math.sqrt(n / 2), (kurtosis - 3) * math.sqrt(n / 96)
-    return Moments(mean, variance, kurtosis, deviations, float(nats.mean()), n)
+    return Moments(mean, variance, kurtosis, deviations, kolmogorov_smirnov(x), float(nats.mean()), n)
+
+
+def kolmogorov_smirnov(x: Tensor) -> float:
+    """The p-value of values [N] under N(0, 1), by the limit law of √N D (Kolmogorov 1933); good above N = 100."""
+    n, law = len(x), torch.special.ndtr(x.double().sort().values)
+    ranks = torch.arange(n + 1, dtype=torch.float64, device=x.device) / n
+    distance = float(torch.maximum(ranks[1:] - law, law - ranks[:-1]).max())
+    k = torch.arange(1, 101, dtype=torch.float64)
+    terms = (-1) ** (k + 1) * torch.exp(-2 * k**2 * n * distance**2)
+    return min(max(2 * float(terms.sum()), 0.0), 1.0)
 
 
 # Backwards

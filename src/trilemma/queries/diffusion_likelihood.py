@@ -104,7 +104,7 @@ def draw_terms(terms: Terms, path: str | os.PathLike[str], title: str) -> Path:
         (560, 360),
         (0, math.log10(T)),
         (low, max(high, low + 1)),
-        ("t (the term L_{t-1})", "bits/dim of one term (blue); share of the bound spent, 0 to 1 (orange)"),
+        ("t (the term L_{t-1})", "bits/dim of one term (blue, left); share of the bound spent (orange, right)"),
         (decades, [float(k) for k in range(low, max(high, low + 1) + 1)]),
         lambda k: f"{10.0**k:g}",
     )
@@ -114,6 +114,11 @@ def draw_terms(terms: Terms, path: str | os.PathLike[str], title: str) -> Path:
     plot.line(list(zip(places, bits, strict=True)), drawing.BLUE)
     share = (mean[:-1].cumsum(0) / whole).clamp(0, 1) * (top - low) + low
     plot.line(list(zip(places, share.tolist(), strict=True)), drawing.ORANGE)
+    face = drawing.font(12)
+    for part in (0.0, 0.5, 1.0):  # the scale of the orange line
+        place = plot.at(0, low + part * (top - low))[1]
+        plot.pen.text((plot.right - face.getlength(f"{part:g}") - 8, place - 16), f"{part:g}", drawing.ORANGE, face)
+        plot.pen.line([(plot.right - 4, place), (plot.right, place)], drawing.ORANGE)
     lines = [terms.text, f"{len(terms.bits)} images, one draw of every term"]
     picture = drawing.below([drawing.words([title], 16), drawing.words(lines, 12), plot.finished()])
     return drawing.save(drawing.framed(picture), path)

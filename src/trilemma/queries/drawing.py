@@ -142,14 +142,8 @@ class Plot:
         self.picture = Image.new("RGB", size, PAPER)
         self.pen = ImageDraw.Draw(self.picture)
         face = font(12)
-        for tick in ticks[0]:
-            place = self.at(tick, y[0])[0]
-            self.pen.line([(place, self.bottom), (place, self.bottom + 4)], INK)
-            self.pen.text((place - face.getlength(write(tick)) / 2, self.bottom + 6), write(tick), INK, face)
-        for tick in ticks[1]:
-            place = self.at(x[0], tick)[1]
-            self.pen.line([(self.left - 4, place), (self.left, place)], INK)
-            self.pen.text((self.left - 8 - face.getlength(write(tick)), place - 8), write(tick), INK, face)
+        self.mark_x([(tick, write(tick)) for tick in ticks[0]])
+        self.mark_y([(tick, write(tick)) for tick in ticks[1]])
         middle = (self.left + self.right - face.getlength(names[0])) / 2
         self.pen.text((middle, self.bottom + 24), names[0], INK, face)
         self.pen.text((4, 4), names[1], INK, face)
@@ -159,6 +153,32 @@ class Plot:
         across = (x - self.x[0]) / (self.x[1] - self.x[0])
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
         return self.left + across * (self.right - self.left), self.bottom - up * (self.bottom - self.top)
+
+    def mark_x(self, ticks: Sequence[tuple[float, str]]) -> None:
+        """Ticks below the picture: where, and what is written there."""
+        face = font(12)
+        for tick, word in ticks:
+            place = self.at(tick, self.y[0])[0]
+            self.pen.line([(place, self.bottom), (place, self.bottom + 4)], INK)
+            self.pen.text((place - face.getlength(word) / 2, self.bottom + 6), word, INK, face)
+
+    def mark_y(self, ticks: Sequence[tuple[float, str]]) -> None:
+        """Ticks at the left."""
+        face = font(12)
+        for tick, word in ticks:
+            place = self.at(self.x[0], tick)[1]
+            self.pen.line([(self.left - 4, place), (self.left, place)], INK)
+            self.pen.text((self.left - 8 - face.getlength(word), place - 8), word, INK, face)
+
+    def dot(self, point: tuple[float, float], fill: Colour | None, radius: int = 3, word: str = "") -> None:
+        """A disc, or a ring where there is no colour, with a word at its upper right, kept within the axes."""
+        across, up = self.at(*point)
+        edge = INK if fill is None else fill
+        self.pen.ellipse((across - radius, up - radius, across + radius, up + radius), fill, edge, 2)
+        if word:
+            face = font(12)
+            left = min(across + radius + 3, self.right - face.getlength(word))
+            self.pen.text((left, max(up - 16, self.top)), word, INK, face)
 
     def bar(self, x: tuple[float, float], y: tuple[float, float], fill: Colour | None, edge: Colour) -> None:
         """A rectangle between two numbers each way."""

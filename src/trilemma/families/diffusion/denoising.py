@@ -7,7 +7,7 @@ is trained. Sampling, encoding and both likelihoods are functions of the denoise
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ class Denoising(Family, Completing):
         learned_variance: whether it also gives the share of log β in the variance of each step.
     """
 
+    samplers: ClassVar[Sequence[str]] = tuple(SAMPLERS)
+    """The samplers that suit the family, for whoever tries them all."""
     Options = DiffusionOptions
     CompletionOptions = RePaintOptions
 

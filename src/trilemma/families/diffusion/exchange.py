@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from trilemma.families.diffusion.denoising import Denoising
 from trilemma.families.diffusion.model import Diffusion, DiffusionConfig
-from trilemma.families.diffusion.schedule import Schedule
+from trilemma.families.diffusion.schedule import Schedule, ScheduleName
 from trilemma.images import Spec
 from trilemma.nets.ddpm_unet import EPS, DDPMUNet
 
 PREDICTIONS = {"noise": "epsilon", "x0": "sample", "v": "v_prediction"}
+SCHEDULES: tuple[ScheduleName, ...] = ("linear", "cosine", "snr")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """Of attention layers in folders written before 2023."""
@@ -109,13 +110,15 @@ def import_diffusers(folder: str | os.PathLike[str]) -> Diffusion:
     """The model in a pipeline folder with an unconditional (or class-embedding) UNet2DModel of Ho et al. 2020's kind.
 
     Its times, noise and prediction are the folder's; images have 256 levels. The model samples, scores and completes
-    like any other; it is no run, so it has no training data to be measured against.
+    like any other; `trilemma.training.import_run` makes a run folder of it.
 
     Raises:
         ValueError: no such folder, weights that would have to be unpickled, or layers that ours lacks, in one line.
     """
     folder = Path(folder)
     unet, noise = (_read(folder / name) for name in ("unet/config.json", "scheduler/scheduler_config.json"))
+    if unet.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        raise ValueError(f"{folder} has a {unet['_class_name']}; only a UNet2DModel without text can be read")
     if not (folder / "unet" / WEIGHTS).is_file():
         raise ValueError(f"{folder}/unet has no {WEIGHTS}: save it again with diffusers as safetensors")
     for name, (ours, theirs) in FIXED.items():
@@ -128,13 +131,22 @@ def import_diffusers(folder: str | os.PathLike[str]) -> Diffusion:
     size = unet["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     predictions = {theirs: ours for ours, theirs in PREDICTIONS.items()}
+    prediction = noise.get("prediction_type", "epsilon")
+    if prediction not in predictions or unet["out_channels"] != unet["in_channels"]:
+        raise ValueError(
+            f"{folder} predicts {prediction!r} in {unet['out_channels']} channels; only {', '.join(predictions)} in as "
+            "many as an image has can be read"
+        )
+    schedule, name, betas = _schedule(noise, folder)
     config = DiffusionConfig(
         width=widths[0],
         multipliers=tuple(each // widths[0] for each in widths),
         blocks=unet["layers_per_block"],
         patch=1,
-        timesteps=noise["num_train_timesteps"],
-        prediction=predictions[noise.get("prediction_type", "epsilon")],  # type: ignore[arg-type]
+        timesteps=schedule.T,
+        schedule=name,
+        betas=betas,
+        prediction=predictions[prediction],  # type: ignore[arg-type]
         network="ddpm",
         attention_levels=tuple(level for level, name in enumerate(names) if name.startswith("Attn")),
     )
@@ -142,13 +154,14 @@ def import_diffusers(folder: str | os.PathLike[str]) -> Diffusion:
     groups, ours = unet.get("norm_num_groups", 32), math.gcd(32, config.width)
     if groups != ours:
         raise ValueError(f"{folder} has norms of {groups} groups; only {ours} can be read")
-    model = Diffusion(config, spec, _schedule(noise, folder))
+    model = Diffusion(config, spec, schedule)
     weights = load_file(folder / "unet" / WEIGHTS)
     for old, new in OLD_NAMES.items():
         weights = {name.replace(old, new): value for name, value in weights.items()}
-    missing = sorted(set(weights) ^ set(model.net.state_dict()))
-    if missing:
-        raise ValueError(f"{folder} does not fit its own config: tensor {missing[0]!r} is missing or unknown")
+    own = model.net.state_dict()
+    wrong = sorted(set(weights) ^ set(own)) or [name for name in own if own[name].shape != weights[name].shape]
+    if wrong:
+        raise ValueError(f"{folder} does not fit its own config: tensor {wrong[0]!r} is missing, unknown or misshapen")
     model.net.load_state_dict(weights)
     return model.eval().requires_grad_(False)
 
@@ -161,17 +174,26 @@ def _read(path: Path) -> dict[str, Any]:
     return record
 
 
-def _schedule(noise: Mapping[str, Any], folder: Path) -> Schedule:
-    """The chain that a scheduler config describes."""
+def _schedule(noise: Mapping[str, Any], folder: Path) -> tuple[Schedule, ScheduleName, tuple[float, float] | None]:
+    """The chain that a scheduler config describes, and the name and ends by which a config of ours describes it.
+
+    A list of betas that no name stands for is told as linear; the schedule that comes with it is right.
+    """
     T, kind = int(noise["num_train_timesteps"]), noise.get("beta_schedule", "linear")
+    if noise.get("rescale_betas_zero_snr"):
+        raise ValueError(f"{folder} has a noise schedule rescaled to no signal at T, which cannot be read")
     if noise.get("trained_betas") is not None:
-        return Schedule.from_beta(torch.tensor(noise["trained_betas"], dtype=torch.float64))
+        schedule = Schedule.from_beta(torch.tensor(noise["trained_betas"], dtype=torch.float64))
+        for name in SCHEDULES:
+            if torch.allclose(Schedule.named(name, T).beta, schedule.beta, rtol=1e-6, atol=0):
+                return schedule, name, None
+        return schedule, "linear", (float(schedule.beta[1]), float(schedule.beta[-1]))
     if kind == "squaredcos_cap_v2":
-        return Schedule.named("cosine", T)
+        return Schedule.named("cosine", T), "cosine", None
     if kind != "linear":
         raise ValueError(f"{folder} has the noise schedule {kind!r}; linear and squaredcos_cap_v2 can be read")
-    low, high = noise.get("beta_start", 1e-4), noise.get("beta_end", 0.02)
-    return Schedule.from_beta(torch.linspace(low, high, T, dtype=torch.float64))
+    betas = float(noise.get("beta_start", 1e-4)), float(noise.get("beta_end", 0.02))
+    return Schedule.named("linear", T, betas), "linear", betas
 
 
 class Plain(nn.Module):

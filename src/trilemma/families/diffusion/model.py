@@ -46,6 +46,9 @@ class DiffusionConfig:
     schedule: ScheduleName = "cosine"
     """linear: Ho et al. 2020; cosine: Nichol & Dhariwal 2021, better for small images; snr: equal steps of the
     logarithm of the signal-to-noise ratio"""
+    betas: tuple[float, float] | None = None
+    """linear only: the first and the last beta as they are, in place of Ho et al. 2020's scaled by 1000/T; for models
+    from elsewhere"""
     prediction: Literal["noise", "x0", "v"] = "v"
     """what the network predicts: the noise (Ho et al. 2020), the image (x0), or v = sqrt(a)·eps - sqrt(1-a)·x0
     (Salimans & Ho 2022)"""
@@ -92,7 +95,7 @@ class Diffusion(Denoising):
     def __init__(self, config: DiffusionConfig, spec: Spec, schedule: Schedule | None = None) -> None:
         """``schedule`` is one that no name stands for, of an imported model."""
         check_config(config)
-        schedule = schedule or Schedule.named(config.schedule, config.timesteps)
+        schedule = schedule or Schedule.named(config.schedule, config.timesteps, config.betas)
         super().__init__(config, spec, schedule, config.prediction, learned_variance=config.variance == "learned")
         self.clock = Clock(schedule.T, config.times)
         # What training looks up per image, in float32 on the device, indexed by t = 0 … T. Functions of the config, so
@@ -174,6 +177,8 @@ def check_config(config: DiffusionConfig) -> None:
     check_choice("objective", config.objective, ("simple", "bound", "hybrid"))
     check_choice("variance", config.variance, ("fixed", "learned"))
     check_choice("times", config.times, ("uniform", "log-uniform", "loss-aware"))
+    if config.betas is not None and config.schedule != "linear":
+        raise ValueError(f"betas belong to the schedule linear, not to {config.schedule}: leave one of the two out")
     if config.variance == "learned" and config.objective == "simple":
         raise ValueError("a learned variance needs the objective hybrid or bound: simple teaches it nothing")
     if config.variance == "fixed" and config.objective == "hybrid":

@@ -8,13 +8,14 @@ not; here all do unless told otherwise, because guidance and the first, noisiest
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from trilemma.families.diffusion.samplers import Sampler, Walk, ddim, ddpm
+from trilemma.families.diffusion.samplers import Churn, Sampler, Walk, ddim, ddpm
 from trilemma.families.diffusion.schedule import SPACINGS, Schedule, Spacing
-from trilemma.families.diffusion.solvers import corrected, dpm_solver, euler, heun
+from trilemma.families.diffusion.solvers import NOISE, corrected, dpm_solver, euler, heun
 
 SamplerName = Literal["ddim", "ddpm", "heun", "dpm-solver", "euler"]
 
@@ -44,6 +45,14 @@ class DiffusionOptions:
     variance: Literal["auto", "small", "large", "learned"] = "auto"
     """ddpm only: small is beta-tilde, large is beta, which needs nearly all T steps; auto is the learned variance of a
     model that has one, else small"""
+    churn: float = 0.0
+    """heun only: S_churn of Karras et al. 2022, noise added anew over all steps; 0 is deterministic"""
+    churn_from: float = 0.0
+    """S_tmin: churn only where sigma_t/alpha_t is at least this"""
+    churn_to: float = NOISE
+    """S_tmax: churn only where sigma_t/alpha_t is at most this"""
+    churn_noise: float = 1.0
+    """S_noise: what churn adds against what it is taken for; a little above 1 makes up for a denoiser that blurs"""
     spacing: Spacing = "trailing"
     """which times the steps visit: trailing, leading, linspace, quadratic or karras"""
     guidance: float = 1.0
@@ -66,6 +75,13 @@ class DiffusionOptions:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie between 0 and 1, not {self.eta}")
+        if self.churn and self.sampler != "heun":
+            raise ValueError(f"churn belongs to the sampler heun, not to {self.sampler}")
+        for name, number in (("churn", self.churn), ("churn_from", self.churn_from), ("churn_noise", self.churn_noise)):
+            if not 0 <= number < math.inf:
+                raise ValueError(f"{name} must be 0 or more, not {number}")
+        if not self.churn_from < self.churn_to <= NOISE:
+            raise ValueError(f"churn_to must lie between churn_from and {NOISE:g}, not at {self.churn_to}")
 
     def times(self, schedule: Schedule) -> list[int]:
         """The times that these options visit, from the noisiest down."""
@@ -74,7 +90,7 @@ class DiffusionOptions:
 
     @property
     def walk(self) -> Walk:
-        return Walk(self.eta, self.variance)
+        return Walk(self.eta, self.variance, Churn(self.churn, self.churn_from, self.churn_to, self.churn_noise))
 
     def evaluations(self, schedule: Schedule) -> int:
         """How often these options evaluate the denoiser for an image."""

@@ -23,16 +23,34 @@ from trilemma.noise import Noise
 
 
 @dataclass(frozen=True)
+class Churn:
+    """Noise that heun adds before a step, as much as the step then removes more (Karras et al. 2022, algorithm 2).
+
+    Attributes:
+        amount: S_churn, over all steps; 0 for none.
+        low, high: S_tmin and S_tmax, the σ_t/α_t between which it is added.
+        noise: S_noise, the standard deviation of what is added against what the step removes.
+    """
+
+    amount: float = 0.0
+    low: float = 0.0
+    high: float = 200.0
+    noise: float = 1.0
+
+
+@dataclass(frozen=True)
 class Walk:
     """What a sampler is told beside the denoiser.
 
     Attributes:
         eta: ddim's share of ddpm's noise, 0 … 1.
         variance: ddpm's reverse variance; ``auto`` is the learned one where there is one, else the small one.
+        churn: heun's.
     """
 
     eta: float = 0.0
     variance: Literal["auto", "small", "large", "learned"] = "auto"
+    churn: Churn = Churn()
 
 
 Sampler = Callable[[Denoiser, Schedule, Sequence[int], Tensor, Noise, Walk, Progress | None], Tensor]

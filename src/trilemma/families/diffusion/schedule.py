@@ -90,11 +90,12 @@ class Schedule:
         return cls((1 - t).square(), t.square())
 
     @classmethod
-    def named(cls, name: ScheduleName, timesteps: int) -> Schedule:
-        """The ``linear``, ``cosine`` or ``snr`` schedule with T = ``timesteps``."""
+    def named(cls, name: ScheduleName, timesteps: int, betas: tuple[float, float] | None = None) -> Schedule:
+        """The ``linear``, ``cosine`` or ``snr`` schedule with T = ``timesteps``; a linear one may have its own ends."""
         check_timesteps(timesteps)
         if name == "linear":
-            return cls.from_beta(linear_beta(timesteps))
+            own = None if betas is None else torch.linspace(*betas, timesteps, dtype=torch.float64)
+            return cls.from_beta(linear_beta(timesteps) if own is None else own)
         if name == "cosine":
             return cls.from_beta(cosine_beta(timesteps))
         if name == "snr":

@@ -1,0 +1,182 @@
+"""One run measured under many sampling options against the same real images, in a way that a kill does not undo."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trilemma.data import load
+from trilemma.evaluation.labelled import trained_classifier
+from trilemma.evaluation.protocol import Protocol, hardware
+from trilemma.evaluation.reference import Reference
+from trilemma.evaluation.scores import frechet
+from trilemma.evaluation.stream import Pool, Supply, pool
+from trilemma.evaluation.subject import Subject, drawn_from
+from trilemma.families.family import Progress
+from trilemma.metrics import Classifier, conditional_accuracy, frechet_flag, manifold_scores
+from trilemma.parallel import Ranks, ranks
+from trilemma.queries.diffusion_chain import denoising
+from trilemma.queries.sweep import Ledger, Point, Scores, sweep, way_of
+from trilemma.run import Run
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A run of a denoising family and real images, ready to be measured.
+
+    Attributes:
+        model: on its device, and ``real``: what it is compared with.
+        classifier: of the real images, where accuracy is asked for.
+        place: the folder for images of a point that is not finished.
+    """
+
+    run: Run
+    model: Any
+    real: Reference
+    classifier: Classifier | None
+    where: Ranks
+    place: Path
+
+    @classmethod
+    def prepare(cls, run: Run, protocol: Protocol, place: Path, device: str = "auto", accuracy: bool = False) -> Bench:
+        """Read the real images.
+
+        Raises:
+            ValueError: another family, or too few images for the features or the classes, in one line.
+        """
+        where = ranks(device)
+        model = denoising(run.model(where.device), "a sweep of the sampling options")
+        real = Reference.prepare(load(run.config.data), protocol, device)
+        fewest = min(protocol.n, real.train.n)
+        if fewest <= real.network.dims:
+            raise ValueError(
+                f"the Fréchet distance needs more images than its {real.network.dims} features, not {fewest}: "
+                "draw more images with -n, or train on more"
+            )
+        return cls(run, model, real, trained_classifier(real.dataset) if accuracy else None, where, place)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """What a conditional model is asked for: the classes of held-out images, in turn."""
+        return self.real.labels if self.run.config.spec.classes else None
+
+    def measure(self, options: Any, progress: Progress | None) -> tuple[Scores, float]:
+        """The scores of n images drawn so, and the seconds for an image; see `trilemma.queries.sweep.Measure`."""
+        protocol = self.real.protocol
+        subject = drawn_from(self.model, protocol.n, protocol.seed, self.labels, options)
+        told = repr((way_of(options), sorted(self.protocol(options).items(), key=str)))
+        folder = self.place / hashlib.sha256(told.encode()).hexdigest()[:16]
+        subject = kept(subject, folder)
+        tell = (lambda what, done, total: progress(done, total)) if progress else None
+        network, images = self.real.network, self.classifier is not None
+        drawn = pool(subject.supply, network, self.where, kept=protocol.kept, keep_images=images, tell=tell)
+        scores = self.scores(drawn, subject.labels)
+        speed = subject.speed(self.where).value or 0.0
+        self.where.wait()
+        if self.where.first:
+            shutil.rmtree(folder, ignore_errors=True)
+        return scores, 1 / speed
+
+    def scores(self, drawn: Pool, labels: Tensor | None) -> Scores:
+        """Fréchet distance, precision and recall, and where there is a classifier the accuracy, with their errors."""
+        train, k = self.real.train, self.real.protocol.k
+        distance = frechet(drawn, train, self.real.network.dims)
+        found = manifold_scores(train.features[: max(len(drawn.features), k + 1)], drawn.features, k)
+        error = found.error
+        scores: dict[str, tuple[float | None, float | None]] = {
+            "frechet": (None, None) if distance is None else (distance.value, distance.error),
+            "precision": (found.precision, None if error is None else error.precision),
+            "recall": (found.recall, None if error is None else error.recall),
+        }
+        if self.classifier is not None and labels is not None:
+            right = conditional_accuracy(drawn.images, labels[: len(drawn.images)], self.classifier)
+            scores["accuracy"] = right.value, right.error
+        return scores
+
+    def floor(self) -> Scores:
+        """The scores of held-out real images."""
+        held_out = self.real.held_out
+        if self.classifier is not None:
+            held_out = replace(held_out, images=self.real.held_out_images)
+        return self.scores(held_out, self.real.labels)
+
+    def protocol(self, options: Any) -> dict[str, Any]:
+        """What decides a point beside its sampler, steps and guidance."""
+        shared = {k: v for k, v in asdict(options).items() if k not in ("sampler", "steps", "guidance")}
+        return {
+            **asdict(self.real.protocol),
+            "run": self.run.config.data_fingerprint,
+            "step": self.run.progress()["step"],
+            "train_n": self.real.train.n,
+            "network": self.real.network.name,
+            "scores": "accuracy" if self.classifier is not None else "",
+            "options": shared,
+            "device": str(self.model.device),
+            "hardware": hardware(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def sweep(self, ways: Sequence[Any], ledger: Path, progress: Progress | None = None) -> tuple[list[Point], int]:
+        """Measure every way that the ledger does not know yet; the points, and how many were known."""
+        book = Ledger(ledger, self.protocol(ways[0]))
+        known = self.where.agree(dict(book.points))
+        points = sweep(
+            ways,
+            self.model.schedule,
+            self.measure,
+            known=known,
+            keep=book.add if self.where.first else None,
+            progress=progress,
+        )
+        with contextlib.suppress(OSError):
+            self.place.rmdir()  # empty by now
+        return points, sum(point.way in known for point in points)
+
+    @property
+    def words(self) -> str:
+        """The protocol in a line."""
+        real = self.real
+        return (
+            f"{real.protocol.n:,} samples against {real.train.n:,} training images of {real.dataset.name}, "
+            f"{real.network.name} features, seed {real.protocol.seed}"
+        )
+
+    @property
+    def flag(self) -> str | None:
+        return frechet_flag(min(self.real.protocol.n, self.real.train.n), self.real.network.dims)
+
+
+def kept(subject: Subject, folder: Path) -> Subject:
+    """The same subject, whose images are kept in a folder as they are drawn, with the time they took.
+
+    A unit that is there is read instead of drawn; one that is damaged is drawn again.
+    """
+    supply, blocks = subject.supply, subject.blocks
+
+    def draw(start: int, stop: int) -> Tensor:
+        path = folder / f"{start}-{stop}.npz"
+        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            with np.load(path, allow_pickle=False) as record:
+                images, timed = torch.from_numpy(record["images"]), record["blocks"]
+            blocks.extend((int(count), float(seconds)) for count, seconds in timed)
+            return images
+        before = len(blocks)
+        images = supply.draw(start, stop)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{start}.{os.getpid()}.npz"
+        np.savez(partial, images=images.numpy(), blocks=np.array(blocks[before:]))
+        partial.replace(path)
+        return images
+
+    return replace(subject, supply=Supply(supply.n, supply.shape, draw))

@@ -1,0 +1,69 @@
+"""Models from elsewhere as run folders."""
+
+from __future__ import annotations
+
+import os
+
+from trilemma import __version__
+from trilemma.config import RunConfig
+from trilemma.data import DataConfig, load
+from trilemma.families.diffusion.exchange import import_diffusers
+from trilemma.parallel import ranks
+from trilemma.presets import configure
+from trilemma.run import Run
+from trilemma.training.budget import Progress
+from trilemma.training.loop import Learner
+
+UNKNOWN = "(not known: the model was imported)"
+"""In the place of the data's name."""
+
+
+def import_run(
+    folder: str | os.PathLike[str], out: str | os.PathLike[str], data: DataConfig | str | None = None
+) -> Run:
+    """A diffusers DDPM folder as a run, which samples, answers and is measured like one that was trained here.
+
+    Its step and its images are 0; optimisers are fresh, so that it may be trained on.
+
+    Args:
+        folder: see `trilemma.families.diffusion.exchange.import_diffusers`.
+        out: the run folder to make.
+        data: what the model was trained on, which the folder does not say. It is brought to the size and the colours
+            of the model. Without it the run draws and answers, but knows no real images of its own.
+
+    Raises:
+        ValueError: a folder or data that will not do, in one line.
+    """
+    model = import_diffusers(folder)
+    spec, betas = model.spec, model.schedule.beta
+    again = type(model)(model.config, spec).schedule.beta
+    if not bool(((again - betas).abs() <= 1e-6 * betas).all()):
+        raise ValueError(
+            f"{folder} has a noise schedule of its own that no config can tell; it can be used in Python alone, "
+            "by import_diffusers"
+        )
+    given, fingerprint, names = DataConfig(source=UNKNOWN), "", tuple(map(str, range(spec.classes)))
+    if data is not None:
+        wanted = data if isinstance(data, DataConfig) else DataConfig(source=data)
+        color = {1: "grey", 3: "rgb"}.get(spec.channels, "auto")
+        size = (spec.height, spec.width)
+        dataset = load(wanted, size=size, color=color)  # type: ignore[arg-type]
+        if dataset.spec().shape != spec.shape:
+            raise ValueError(
+                f"the model makes images of shape {list(spec.shape)}, {dataset.name} has {list(dataset.spec().shape)}"
+            )
+        if spec.classes and len(dataset.class_names) != spec.classes:
+            raise ValueError(f"the model knows {spec.classes} classes, {dataset.name} has {len(dataset.class_names)}")
+        given, fingerprint = dataset.config, dataset.fingerprint
+        names = dataset.class_names if spec.classes else ()
+    _, settings = configure("diffusion", "tiny", spec, {}, {})
+    config = RunConfig(
+        "diffusion", "imported", 0, spec, given, model.config, settings, fingerprint, names, version=__version__
+    )
+    run = Run.create(out, config)
+    learner = Learner.build(run, ranks("cpu"))
+    for copy in (learner.model, learner.ema):
+        if copy is not None:
+            copy.load_state_dict(model.state_dict())
+    run.save(learner.state(Progress()))
+    return run
