@@ -50,6 +50,7 @@ trilemma query runs/vae --interpolate -n 8 --points 11
 trilemma query runs/vae --arithmetic 9-4+1
 trilemma query runs/diffusion --complete --keep left --labels true --guidance 2 --repeats 20
 trilemma query runs/diffusion photos/ --complete --keep none --level 0.5
+trilemma query runs/emoji --complete --keep left --text "a red apple" --guidance 3
 trilemma query runs/diffusion --forward
 trilemma query runs/diffusion --reverse --sampler dpm-solver --steps 10 --out film.gif
 trilemma query runs/diffusion --terms -n 16
@@ -71,21 +72,21 @@ def ask_interpolate(asked: Asked) -> Reply:
 
 Ask = Annotated[bool, Parameter(negative=(), show_default=False)]
 MODES = {
-    "likelihood": Mode(ask_likelihood, frozenset({"images", "n", "labels", "samples"})),
+    "likelihood": Mode(ask_likelihood, frozenset({"images", "n", "labels", "text", "samples"})),
     "causality": Mode(ask_causality, frozenset()),
     "receptive": Mode(ask_receptive, frozenset({"images", "n", "labels", "out"})),
     "complete": Mode(
-        ask_complete, frozenset({"images", "n", "labels", "keep", "copies", "particles", "out", "options"})
+        ask_complete, frozenset({"images", "n", "labels", "text", "keep", "copies", "particles", "out", "options"})
     ),
     "surprise": Mode(ask_surprise, frozenset({"images", "n", "labels", "out"})),
     "classify": Mode(ask_classify, frozenset({"images", "n", "samples", "prior", "out"})),
     "ood": Mode(ask_ood, frozenset({"images", "n", "samples", "out"})),
     "forward": Mode(ask_forward, frozenset({"images", "n", "out"})),
-    "reverse": Mode(ask_reverse, frozenset({"n", "labels", "out", "options"})),
-    "terms": Mode(ask_terms, frozenset({"images", "n", "labels", "out"})),
-    "ode": Mode(ask_ode, frozenset({"images", "n", "labels", "samples", "dequantize"})),
-    "invert": Mode(ask_invert, frozenset({"images", "n", "labels", "counts", "out", "options"})),
-    "interpolate": Mode(ask_interpolate, frozenset({"images", "n", "labels", "points", "out", "options"})),
+    "reverse": Mode(ask_reverse, frozenset({"n", "labels", "text", "out", "options"})),
+    "terms": Mode(ask_terms, frozenset({"images", "n", "labels", "text", "out"})),
+    "ode": Mode(ask_ode, frozenset({"images", "n", "labels", "text", "samples", "dequantize"})),
+    "invert": Mode(ask_invert, frozenset({"images", "n", "labels", "text", "counts", "out", "options"})),
+    "interpolate": Mode(ask_interpolate, frozenset({"images", "n", "labels", "text", "points", "out", "options"})),
     "curve": Mode(ask_curve, frozenset({"n", "counts", "features", "out", "options"})),
 } | LATENT_MODES
 QUESTIONS = tuple(name for name in MODES if name != "likelihood")
@@ -116,6 +117,7 @@ def query(
     prior: Literal["uniform", "training"] | None = None,
     n: Annotated[int | None, Parameter(name=["-n", "--number"])] = None,
     labels: str | None = None,
+    text: list[str] | None = None,
     samples: int | None = None,
     seed: int = 0,
     out: Path | None = None,
@@ -181,6 +183,9 @@ def query(
         the other pictures
     labels
         ask for log p(x|y) and the like with these classes: 3, or 0,1,2, or true (the images' own); by default p(x)
+    text
+        ask a run that reads captions for log p(x|caption) and the like with this caption, or with several in turn;
+        --labels true means the images' own
     samples
         Monte-Carlo effort where log p(x) is not exact: importance samples, noise levels, or with --ode draws an image
     seed
@@ -207,7 +212,12 @@ def query(
     name = chosen[0] if chosen else "likelihood"
     shared = Flags(images, n, labels, samples, keep, copies, particles, prior, out)
     flags = replace(
-        given.extend(shared), dequantize=dequantize, counts=counts, features=features, options=options or None
+        given.extend(shared),
+        dequantize=dequantize,
+        counts=counts,
+        features=features,
+        options=options or None,
+        text=tuple(text) if text else None,
     )
     _refuse_strangers(name, flags)
     opened = Run.open(run)

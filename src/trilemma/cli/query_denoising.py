@@ -195,7 +195,7 @@ def ask_curve(asked: Asked) -> Reply:
             f"--curve rests on the Fréchet distance, which needs more images than its {real.network.dims} features, "
             f"not {min(protocol.n, real.train.n)}: draw more images with -n, or train on more"
         )
-    labels = real.labels if spec.classes else None
+    labels = asked.run.conditions(real.dataset, real.held_out_indices)
 
     def draw(options: Any, progress: Progress | None) -> tuple[Tensor, float]:
         drawn = sample(
