@@ -16,20 +16,49 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+PADDING, START = 0, 1
+"""Tokens that every row of a caption knows: nothing here, and the one it begins with."""
+
 
 @dataclass(frozen=True)
 class Spec:
     """What a model is told about its data.
 
+    A condition is a class, int64 [N] with ``classes`` meaning "no label", or a caption, int64 [N, length] of tokens
+    that begin with `START` and are filled up with `PADDING`; the empty caption means "no label".
+
     Attributes:
         shape: ``(channels, height, width)`` of one image.
         levels: number of values a pixel takes, 2 or 256.
-        classes: number of classes the model is conditioned on; 0 for an unconditional model.
+        classes: number of classes the model is conditioned on; 0 for none.
+        vocabulary: number of tokens of the captions the model is conditioned on; 0 for none.
+        length: tokens in a caption, filled up.
     """
 
     shape: tuple[int, int, int]
     levels: int = 256
     classes: int = 0
+    vocabulary: int = 0
+    length: int = 0
+
+    def __post_init__(self) -> None:
+        if self.classes and self.vocabulary:
+            raise ValueError("a model is conditioned on classes or on captions, not on both: choose one")
+        if (self.vocabulary > 0) != (self.length > 0):
+            raise ValueError(f"captions need a vocabulary and a length, not {self.vocabulary} and {self.length}")
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model is conditioned on anything."""
+        return self.classes > 0 or self.vocabulary > 0
+
+    def unlabelled(self, count: int, device: torch.device | str = "cpu") -> Tensor:
+        """ "No label" for so many images: int64 [N], or [N, length] where the condition is a caption."""
+        if not self.vocabulary:
+            return torch.full((count,), self.classes, device=device)
+        rows = torch.full((count, self.length), PADDING, device=device)
+        rows[:, 0] = START
+        return rows
 
     @property
     def channels(self) -> int:

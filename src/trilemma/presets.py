@@ -170,7 +170,7 @@ def gflop(family: str, config: Any, spec: Spec, batch: int = 2) -> float:
     with torch.random.fork_rng(devices=[]):
         model = FAMILIES[family](config, spec).to("meta").train()
     x = torch.empty(batch, *spec.shape, dtype=torch.uint8, device="meta")
-    labels = torch.empty(batch, dtype=torch.int64, device="meta") if spec.classes else None
+    labels = spec.unlabelled(batch, "meta") if spec.conditional else None
     with FlopCounterMode(display=False) as counter:
         for objective in model.objectives():
             objective.freeze_others(model)

@@ -2,6 +2,7 @@
 
     RUN/
       config.json               what the run is (`RunConfig`)
+      tokenizer.json words.txt  how captions are read, and the words among them, where it is trained on captions
       metrics.jsonl             the training log, one line each few steps
       metrics.json              the last evaluation, with its pictures samples.png and neighbours.png
       samples/step-00000500.png sample grids from fixed seeds
@@ -31,6 +32,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trilemma.config import RunConfig, flatten, to_dict
+from trilemma.data import Dataset
+from trilemma.data.captions import Tokens
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
 from trilemma.noise import derive_seed
@@ -62,14 +65,16 @@ class Run:
         self.config = config
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], config: RunConfig) -> Run:
-        """Make the folder and write its config; ``ValueError`` if it holds a run already."""
+    def create(cls, path: str | os.PathLike[str], config: RunConfig, tokens: Tokens | None = None) -> Run:
+        """Make the folder and write its config, and how captions are read; ``ValueError`` if it holds a run already."""
         path = Path(path)
         if is_run(path):
             raise ValueError(f"{path} already holds a run: add --resume to continue it, or choose another --out")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"{path} exists and is not a run folder: choose another --out")
         path.mkdir(parents=True, exist_ok=True)
+        for name, text in (tokens.files() if tokens else {}).items():
+            write_text(path / name, text)
         write_json(path / "config.json", to_dict(config))
         return cls(path, config)
 
@@ -103,6 +108,26 @@ class Run:
         load_weights(model, load_file(folder / name), str(folder / name))
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.eval().requires_grad_(False)
+
+    # Conditions
+
+    def tokens(self) -> Tokens | None:
+        """How this run reads captions; None where it reads none."""
+        return Tokens.read(self.path, self.config.spec.length) if self.config.spec.vocabulary else None
+
+    def conditions(self, dataset: Dataset, indices: Sequence[int] | Any) -> Tensor | None:
+        """What a model of this run is told of images of a data set: labels int64 [N], captions int64 [N, length].
+
+        None where it is told nothing, or the data set does not know it.
+        """
+        spec = self.config.spec
+        if spec.vocabulary and dataset.captions is not None:
+            tokens = self.tokens()
+            assert tokens is not None
+            return tokens.rows([dataset.captions[i] for i in indices])
+        if spec.classes and spec.classes == len(dataset.class_names):
+            return dataset.label_batch(indices)
+        return None
 
     # Checkpoints
 

@@ -8,6 +8,7 @@ row ``i % BLOCK`` of block ``i // BLOCK``, however many are asked for, and which
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,10 +33,11 @@ class Samples:
     Attributes:
         images: uint8 [N, C, H, W] with ``spec.levels`` levels.
         labels: int64 [N], the class each image was drawn from; ``spec.classes`` where no class was given; None where
-            the model is unconditional.
+            the model is not conditioned on classes.
         spec: the shape and levels of the images.
         seconds: time spent in the sampler, first block left out where there are more (it warms up).
         images_per_second: of those seconds, over all processes.
+        text: N captions, what each image was asked to show; None where nothing was asked.
     """
 
     images: Tensor
@@ -43,6 +45,7 @@ class Samples:
     spec: Spec
     seconds: float
     images_per_second: float
+    text: tuple[str, ...] | None = None
 
 
 def sample(
@@ -51,6 +54,7 @@ def sample(
     *,
     seed: int = 0,
     labels: Sequence[int] | Tensor | None = None,
+    text: Sequence[str] | str | None = None,
     options: Any | None = None,
     device: str = "auto",
     progress: Progress | None = None,
@@ -64,6 +68,8 @@ def sample(
         seed: any integer; the same seed gives the same images.
         labels: classes to draw from, repeated over the images; ``spec.classes`` means "no class". By default a
             conditional model draws each image's class uniformly.
+        text: captions to draw from, repeated over the images, for a run trained on captions; by default the empty
+            one, which means any.
         options: the family's ``Options`` (sampler, steps, temperature, …).
         device: where to compute.
         progress: told ``(images done, n)``.
@@ -71,10 +77,13 @@ def sample(
             the same images up to the rounding of floating-point sums.
 
     Raises:
-        ValueError: a label the model does not have, or labels for an unconditional model, in one line.
+        ValueError: a label the model does not have, or labels or text for a model without, in one line.
     """
     if n < 1:
         raise ValueError(f"the number of images must be at least 1, not {n}")
+    texts = None if text is None else (text,) if isinstance(text, str) else tuple(text)
+    if texts is not None:
+        labels = read_text(run, texts, labels)
     where = ranks(device)
     model = run.model(where.device) if isinstance(run, Run) else run
     chosen = choose_labels(model.spec, n, seed, labels, block)
@@ -90,14 +99,43 @@ def sample(
             progress(min(start + block, n), n)
     images = _collect(parts, where)[:n]
     speeds = where.gather(timed / seconds if seconds else 0.0)
-    return Samples(images, None if chosen is None else chosen[:n], model.spec, seconds, sum(speeds))
+    classes = chosen[:n] if chosen is not None and model.spec.classes else None
+    asked = None if texts is None else tuple(texts[i % len(texts)] for i in range(n))
+    return Samples(images, classes, model.spec, seconds, sum(speeds), asked)
+
+
+def read_text(run: Run | Family, texts: Sequence[str], labels: object = None) -> Tensor:
+    """Captions as the run reads them, int64 [K, length]; words it has never seen are named in a warning.
+
+    Raises:
+        ValueError: the run reads no captions, or there are none or labels besides, in one line.
+    """
+    tokens = run.tokens() if isinstance(run, Run) else None
+    if tokens is None:
+        what = "this run" if isinstance(run, Run) else "a model without its run folder"
+        raise ValueError(f"{what} cannot read text: give a run that was trained with --text")
+    if labels is not None or not texts:
+        raise ValueError("the list of texts is empty" if not texts else "give labels or text, not both")
+    if unknown := tokens.unknown(texts):
+        warnings.warn(f"no training caption has the word {', '.join(unknown)}", stacklevel=3)
+    if cut := tokens.too_long(texts):
+        warnings.warn(f"{cut} of the texts cut to {tokens.length} tokens, as in training", stacklevel=3)
+    return tokens.rows(texts)
 
 
 def choose_labels(
     spec: Spec, n: int, seed: int, labels: Sequence[int] | Tensor | None, block: int = BLOCK
 ) -> Tensor | None:
-    """The label of every image, padded to whole blocks: int64, or None for an unconditional model."""
+    """The label of every image, padded to whole blocks: int64, or None for an unconditional model.
+
+    Of a model conditioned on captions, the caption of every image, int64 [N, length]; the empty one by default.
+    """
     padded = -(-n // block) * block
+    if spec.vocabulary:
+        rows = spec.unlabelled(1) if labels is None else torch.as_tensor(labels)
+        if rows.ndim != 2 or rows.shape[1] != spec.length or not len(rows):
+            raise ValueError("this model reads captions and takes no labels: give it --text")
+        return rows[torch.arange(padded) % len(rows)]
     if not spec.classes:
         if labels is not None:
             raise ValueError("this model is unconditional and takes no labels: train it with --conditional")

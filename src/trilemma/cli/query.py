@@ -50,6 +50,7 @@ trilemma query runs/vae --interpolate -n 8 --points 11
 trilemma query runs/vae --arithmetic 9-4+1
 trilemma query runs/diffusion --complete --keep left --labels true --guidance 2 --repeats 20
 trilemma query runs/diffusion photos/ --complete --keep none --level 0.5
+trilemma query runs/emoji --complete --keep left --text "a red apple" --guidance 3
 trilemma query runs/diffusion --forward
 trilemma query runs/diffusion --reverse --sampler dpm-solver --steps 10 --out film.gif
 trilemma query runs/diffusion --terms -n 16
@@ -72,21 +73,21 @@ def ask_interpolate(asked: Asked) -> Reply:
 
 Ask = Annotated[bool, Parameter(negative=(), show_default=False)]
 MODES = {
-    "likelihood": Mode(ask_likelihood, frozenset({"images", "n", "labels", "samples"})),
+    "likelihood": Mode(ask_likelihood, frozenset({"images", "n", "labels", "text", "samples"})),
     "causality": Mode(ask_causality, frozenset()),
     "receptive": Mode(ask_receptive, frozenset({"images", "n", "labels", "out"})),
     "complete": Mode(
-        ask_complete, frozenset({"images", "n", "labels", "keep", "copies", "particles", "out", "options"})
+        ask_complete, frozenset({"images", "n", "labels", "text", "keep", "copies", "particles", "out", "options"})
     ),
     "surprise": Mode(ask_surprise, frozenset({"images", "n", "labels", "out"})),
     "classify": Mode(ask_classify, frozenset({"images", "n", "samples", "prior", "out"})),
     "ood": Mode(ask_ood, frozenset({"images", "n", "samples", "out"})),
     "forward": Mode(ask_forward, frozenset({"images", "n", "out"})),
-    "reverse": Mode(ask_reverse, frozenset({"n", "labels", "out", "options"})),
-    "terms": Mode(ask_terms, frozenset({"images", "n", "labels", "out"})),
-    "ode": Mode(ask_ode, frozenset({"images", "n", "labels", "samples", "dequantize"})),
-    "invert": Mode(ask_invert, frozenset({"images", "n", "labels", "counts", "out", "options"})),
-    "interpolate": Mode(ask_interpolate, frozenset({"images", "n", "labels", "points", "out", "options"})),
+    "reverse": Mode(ask_reverse, frozenset({"n", "labels", "text", "out", "options"})),
+    "terms": Mode(ask_terms, frozenset({"images", "n", "labels", "text", "out"})),
+    "ode": Mode(ask_ode, frozenset({"images", "n", "labels", "text", "samples", "dequantize"})),
+    "invert": Mode(ask_invert, frozenset({"images", "n", "labels", "text", "counts", "out", "options"})),
+    "interpolate": Mode(ask_interpolate, frozenset({"images", "n", "labels", "text", "points", "out", "options"})),
     "curve": Mode(ask_curve, frozenset({"n", "counts", "features", "reference", "out", "options"})),
     "guidance-sweep": Mode(ask_guidance, frozenset({"n", "weights", "features", "reference", "out", "options"})),
 } | LATENT_MODES
@@ -119,6 +120,7 @@ def query(
     prior: Literal["uniform", "training"] | None = None,
     n: Annotated[int | None, Parameter(name=["-n", "--number"])] = None,
     labels: str | None = None,
+    text: list[str] | None = None,
     samples: int | None = None,
     seed: int = 0,
     out: Path | None = None,
@@ -190,6 +192,9 @@ def query(
         the other pictures, and 2000 samples with --curve and --guidance-sweep
     labels
         ask for log p(x|y) and the like with these classes: 3, or 0,1,2, or true (the images' own); by default p(x)
+    text
+        ask a run that reads captions for log p(x|caption) and the like with this caption, or with several in turn;
+        --labels true means the images' own
     samples
         Monte-Carlo effort where log p(x) is not exact: importance samples, noise levels, or with --ode draws an image
     seed
@@ -220,7 +225,14 @@ def query(
         raise ValueError(f"ask one question at a time, not --{' and --'.join(chosen)}")
     name = chosen[0] if chosen else "likelihood"
     shared = Flags(images, n, labels, samples, keep, copies, particles, prior, out)
-    measured = replace(shared, counts=counts, weights=weights, features=features, reference=reference)
+    measured = replace(
+        shared,
+        counts=counts,
+        weights=weights,
+        features=features,
+        reference=reference,
+        text=tuple(text) if text else None,
+    )
     flags = replace(given.extend(measured), dequantize=dequantize, options=options or None)
     _refuse_strangers(name, flags)
     opened = Run.open(run)

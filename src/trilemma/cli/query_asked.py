@@ -18,6 +18,7 @@ from trilemma.evaluation import subset
 from trilemma.families import FAMILIES
 from trilemma.families.family import Progress
 from trilemma.run import Run
+from trilemma.sampling import read_text
 
 Indices = np.ndarray[Any, Any]
 
@@ -47,6 +48,7 @@ class Flags:
     features: str | None = None
     reference: int | None = None
     options: dict[str, str] | None = None
+    text: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,24 @@ class Asked:
         return dataset, everything if len(everything) <= n else np.sort(subset(everything, n, self.seed))
 
     def classes(self, dataset: Dataset, indices: Indices) -> Tensor | None:
-        """What --labels says of the images."""
+        """What --labels or --text says of the images."""
+        if self.flags.text:
+            rows = read_text(self.run, self.flags.text, self.flags.labels)
+            return rows[[i % len(rows) for i in range(len(indices))]]
         labels = self.flags.labels
         if labels is None:
             return None
         if labels == "true":
+            if self.config.spec.vocabulary and (captions := self.run.conditions(dataset, indices)) is not None:
+                return captions
             return true_labels(dataset, indices)
         given = parse_labels(labels, self.config.class_names) or []
         return torch.tensor([given[i % len(given)] for i in range(len(indices))])
 
-    def labels(self) -> list[int] | None:
-        """The classes that --labels names, for questions without images of their own."""
+    def labels(self) -> list[int] | Tensor | None:
+        """What --labels or --text names, for questions without images of their own."""
+        if self.flags.text:
+            return read_text(self.run, self.flags.text, self.flags.labels)
         return parse_labels(self.flags.labels, self.config.class_names)
 
     def options(self, cls: type) -> Any:

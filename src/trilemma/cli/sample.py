@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import App, Parameter
+from PIL import Image
 
 from trilemma.cli.flags import Device, Json, parse_labels, print_json
 from trilemma.cli.progress import Bars
@@ -15,6 +17,7 @@ from trilemma.config import parse_text
 from trilemma.families import FAMILIES
 from trilemma.images import grid, save_png, to_display
 from trilemma.parallel import join
+from trilemma.queries import drawing
 from trilemma.run import Run
 from trilemma.sampling import Samples
 from trilemma.sampling import sample as draw
@@ -30,6 +33,7 @@ app = App(
 trilemma sample runs/vae -n 64 --out grid.png
 trilemma sample runs/gan -n 10000 --labels 3 --out samples.npz
 trilemma sample runs/diffusion -n 100 --labels all --steps 20 --eta 0 --out folder/
+trilemma sample runs/emoji --text "a red apple" --text "a green apple" -n 16 --guidance 3
 ```
 """,
     help_format="markdown",
@@ -41,9 +45,10 @@ def sample(
     run: Path,
     /,
     *,
-    n: Annotated[int, Parameter(name=["-n", "--number"])] = 64,
+    n: Annotated[int | None, Parameter(name=["-n", "--number"])] = None,
     seed: int = 0,
     labels: str | None = None,
+    text: list[str] | None = None,
     out: Path | None = None,
     device: Device = "auto",
     json: Json = False,
@@ -60,18 +65,21 @@ def sample(
     run
         a run folder
     n
-        how many
+        how many in all; 64 by default, or 8 for each text
     seed
         any integer
     labels
         classes of a conditional run, by number or name: 3, or 0,1,2, or all (in turn), or none (no class); by default
         drawn at random
+    text
+        a caption, of a run trained with --text; several in turn, a row of the picture for each
     out
-        grid.png (one picture), samples.npz (the arrays images and labels) or folder/ (one PNG each, with
+        grid.png (one picture), samples.npz (the arrays images and labels, or text) or folder/ (one PNG each, with
         metadata.jsonl); RUN/samples-SEED.png by default
     options
         a sampling option of the run's family
     """
+    n = n if n is not None else 8 * len(text) if text else 64
     opened = Run.open(run)
     family = FAMILIES[opened.config.family]
     chosen: Any = parse_text(family.Options, options, family.name)
@@ -86,6 +94,7 @@ def sample(
             n,
             seed=seed,
             labels=parse_labels(labels, opened.config.class_names),
+            text=text or None,
             options=chosen,
             device=device,
             progress=(lambda done, total: bars.tell(family.name, "sampling", done, total)) if where.first else None,
@@ -105,7 +114,13 @@ def write(drawn: Samples, out: Path, class_names: tuple[str, ...]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     labels = np.full(len(drawn.images), -1) if drawn.labels is None else drawn.labels.numpy()
     if out.suffix.lower() == ".npz":
-        np.savez_compressed(out, images=drawn.images.numpy(), labels=labels, levels=np.array(drawn.spec.levels))
+        arrays = {"images": drawn.images.numpy(), "labels": labels, "levels": np.array(drawn.spec.levels)}
+        if drawn.text:
+            arrays["text"] = np.array(drawn.text)
+        np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+        return
+    if out.suffix.lower() == ".png" and drawn.text:
+        drawing.save(by_text(drawn), out)
         return
     if out.suffix.lower() == ".png":
         save_png(grid(drawn.images, levels=drawn.spec.levels), out)
@@ -116,12 +131,16 @@ def write(drawn: Samples, out: Path, class_names: tuple[str, ...]) -> None:
     for i, (image, label) in enumerate(zip(shown, labels.tolist(), strict=True)):
         name = f"{i:06d}.png"
         save_png(image, out / name)
-        known = 0 <= label < len(class_names)
-        lines.append(f'{{"file_name": "{name}"' + (f', "label": {_text(class_names[label])}' if known else "") + "}\n")
+        known = {"label": class_names[label]} if 0 <= label < len(class_names) else {}
+        asked = {"text": drawn.text[i]} if drawn.text else {}
+        lines.append(json.dumps({"file_name": name} | known | asked) + "\n")
     (out / "metadata.jsonl").write_text("".join(lines))
 
 
-def _text(value: str) -> str:
-    import json
-
-    return json.dumps(value)
+def by_text(drawn: Samples) -> Image.Image:
+    """The images of each text in a row beside it; images take the texts in turn."""
+    texts = list(dict.fromkeys(drawn.text or ()))
+    rows = [[i for i, text in enumerate(drawn.text or ()) if text == wanted] for wanted in texts]
+    return drawing.captioned(
+        [(text, drawn.images[row]) for text, row in zip(texts, rows, strict=True)], drawn.spec.levels
+    )

@@ -23,6 +23,7 @@ trilemma train vae --out runs/vae --budget 2m
 trilemma train diffusion photos/ --out runs/photos --image-size 64 --size small --budget 8h
 trilemma train pixelcnn mnist --binarize dynamic --out runs/pixelcnn --budget 20000steps
 trilemma train gan fashion-mnist --conditional --out runs/gan --model.discriminator-steps 2 --train.lr 1e-4
+trilemma train diffusion emoji.zip --text --image-size 32 --out runs/emoji --budget 20m
 trilemma train vae --out runs/vae --budget 10m --resume
 torchrun --nproc-per-node 4 -m trilemma train diffusion photos/ --out runs/photos
 ```
@@ -45,6 +46,7 @@ def _command(cls: type[Family]) -> Callable[..., None]:
         budget: str | None = None,
         seed: int | None = None,
         conditional: Annotated[bool | None, Parameter(negative=())] = None,
+        text: Annotated[bool | None, Parameter(negative=())] = None,
         resume: Annotated[bool, Parameter(negative=())] = False,
         tensorboard: Annotated[bool, Parameter(negative=())] = False,
         config: Path | None = None,
@@ -56,9 +58,9 @@ def _command(cls: type[Family]) -> Callable[..., None]:
     ) -> None:
         file = read_toml(config)
         sections = {name: dict(file.pop(name, {})) for name in ("data", "model", "train")}
-        if unknown := sorted(set(file) - {"size", "budget", "seed", "conditional"}):
+        if unknown := sorted(set(file) - {"size", "budget", "seed", "conditional", "text"}):
             raise ValueError(
-                f"{config} has an unknown key {unknown[0]!r}; it may have size, budget, seed, conditional "
+                f"{config} has an unknown key {unknown[0]!r}; it may have size, budget, seed, conditional, text "
                 "and the tables [data], [model], [train]"
             )
         source = data or sections["data"].pop("source", "mnist")
@@ -71,6 +73,7 @@ def _command(cls: type[Family]) -> Callable[..., None]:
                 budget=budget or file.get("budget", "2m"),
                 seed=file.get("seed", 0) if seed is None else seed,
                 conditional=file.get("conditional", False) if conditional is None else conditional,
+                text=file.get("text", False) if text is None else text,
                 model=sections["model"] | given(model),
                 settings=sections["train"] | given(training),
                 resume=resume,
@@ -92,7 +95,8 @@ def _command(cls: type[Family]) -> Callable[..., None]:
     Parameters
     ----------
     data
-        mnist (built in), fashion-mnist, cifar10, a folder or zip of images, an .npz, .npy or idx file, or a Hub id
+        mnist, mnist-pairs (built in), fashion-mnist, cifar10, a folder or zip of images, an .npz, .npy or idx file, or
+        a Hub id
     out
         the run folder to make
     size
@@ -103,6 +107,8 @@ def _command(cls: type[Family]) -> Callable[..., None]:
         decides weights, batches and noise; 0 by default
     conditional
         train P(x|y) on the data's labels
+    text
+        train P(x|caption) on the data's captions (diffusion, flow; extra: trilemma[text])
     resume
         continue the run in --out; its final weights equal those of an uninterrupted run
     tensorboard

@@ -31,9 +31,12 @@ CHANNELS = (1, 3, 4)
 
 
 def load_npz(path: Path, config: DataConfig, progress: bool) -> Raw:
-    """``x_train, y_train, x_test, y_test, classes``, or ``images, labels, classes``; all but the images optional."""
+    """``x_train, y_train, x_test, y_test, classes``, or ``images, labels, classes``; all but the images optional.
+
+    ``text`` holds a caption for each image, those of the test images last.
+    """
     arrays = read_npz(path)
-    known = {"x_train", "y_train", "x_test", "y_test", "images", "labels", "classes", "levels"}
+    known = {"x_train", "y_train", "x_test", "y_test", "images", "labels", "classes", "levels", "text"}
     notes = [f"arrays not used: {', '.join(sorted(arrays.keys() - known))}"] if arrays.keys() - known else []
     if "x_train" in arrays:
         images, labels = [arrays["x_train"]], [arrays.get("y_train")]
@@ -48,7 +51,10 @@ def load_npz(path: Path, config: DataConfig, progress: bool) -> Raw:
             labels = [None]  # samples of an unconditional model
     else:
         raise ValueError(f"{path} has neither x_train nor images, only {', '.join(sorted(arrays)) or 'nothing'}")
-    return from_arrays(path.stem, str(path), images, labels, arrays.get("classes"), config, progress, notes)
+    raw = from_arrays(path.stem, str(path), images, labels, arrays.get("classes"), config, progress, notes)
+    if "text" in arrays:
+        raw.captions = _join_captions(arrays["text"], len(raw.images), str(path))
+    return raw
 
 
 def load_npy(path: Path, config: DataConfig, progress: bool) -> Raw:
@@ -209,6 +215,12 @@ def _join_labels(
             f"{where}: labels must be whole numbers from 0 to {len(classes) - 1}, one for each of its classes"
         )
     return whole.astype(np.int64), tuple(map(_text, classes.tolist()))
+
+
+def _join_captions(text: Array, count: int, where: str) -> list[str]:
+    if text.shape != (count,) or text.dtype.kind not in "US":
+        raise ValueError(f"{where}: text must be {count:,} strings, one an image, not {text.dtype} {list(text.shape)}")
+    return [_text(value) for value in text.tolist()]
 
 
 def _convert(images: Pixels, config: DataConfig, progress: bool, notes: list[str]) -> Pixels:

@@ -23,6 +23,8 @@ from trilemma.data.config import DataConfig
 from trilemma.data.dataset import Raw
 from trilemma.data.decoded import cache_folder, with_progress, written_atomically
 from trilemma.data.fit import reason
+from trilemma.data.pairs import NAME as PAIRS
+from trilemma.data.pairs import load_pairs
 
 Opener = Callable[[str], AbstractContextManager[Any]]
 Arrays = dict[str, Array]
@@ -34,7 +36,7 @@ CLASSES = {
     ),
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }  # fmt: skip
-NAMES = tuple(CLASSES)
+NAMES = (*CLASSES, PAIRS)
 
 FASHION_ADDRESS = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
 FASHION_FILES = {  # array → file and the MD5 that its authors publish
@@ -52,7 +54,9 @@ PIECE = 2**20
 
 def load_named(name: str, config: DataConfig, progress: bool) -> Raw:
     """One of `NAMES`. Raises ``ValueError`` where it is neither in the cache nor to be had from the network."""
-    arrays = read_npz(Path(__file__).with_name("mnist.npz")) if name == "mnist" else fetch(name, progress)
+    arrays = read_npz(Path(__file__).with_name("mnist.npz")) if name in ("mnist", PAIRS) else fetch(name, progress)
+    if name == PAIRS:
+        return load_pairs(arrays, config, progress)
     images = [arrays["x_train"], arrays["x_test"]]
     labels: list[Array | None] = [arrays["y_train"], arrays["y_test"]]
     return from_arrays(name, name, images, labels, np.array(CLASSES[name]), config, progress, [])

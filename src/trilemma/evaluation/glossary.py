@@ -197,6 +197,31 @@ GLOSSARY = (
         default=False,
     ),
     Entry(
+        "text_accuracy",
+        "Text",
+        "captions",
+        "Share of images that show both digits that their caption asked for, each on its side, as a digit classifier "
+        "sees them (mnist-pairs); 1 % by chance.",
+        "A classifier can be right about an ugly image, and guidance raises it at the cost of variety.",
+        "a classifier of its own, trained on MNIST's training images",
+    ),
+    Entry(
+        "text_seen",
+        "Text, seen",
+        "captions",
+        "The same for pairs of digits that training images show.",
+        "As above.",
+        "as for the whole",
+    ),
+    Entry(
+        "text_unseen",
+        "Text, unseen",
+        "captions",
+        "The same for the ten pairs that no training image shows: whether the parts are put together anew.",
+        "A tenth of the images only, so its error is three times as large.",
+        "as for the whole",
+    ),
+    Entry(
         "bits_per_dim",
         "Bits/dim",
         "model",

@@ -13,6 +13,7 @@ from torch import Tensor
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.dataset import image_digests
 from trilemma.evaluation import ladder, likelihoods, pictures
+from trilemma.evaluation.captions import text_metrics
 from trilemma.evaluation.glossary import ENTRIES, place_of
 from trilemma.evaluation.labelled import label_metrics
 from trilemma.evaluation.likelihood import likelihood_metric
@@ -195,6 +196,7 @@ def _judge(
         metrics |= found
         if per_class:
             extra["per_class"] = per_class
+        metrics |= text_metrics(sample, real, subject.captioned)
     if subject.run is not None:
         flags += trained_on_held_out(subject.run, real)
     floor = real_scores(real) if sample is not None else {}
@@ -213,6 +215,7 @@ def real_scores(real: Reference) -> dict[str, Metric]:
         images = replace(real.held_out, images=real.held_out_images)
         floor |= memory(images, real, held_out=True).metrics
         floor |= label_metrics(images, real.labels, real, None, held_out=True)[0]
+        floor |= text_metrics(images, real, real.dataset.captions is not None)
         real.memo["floor"] = floor
     found: dict[str, Metric] = real.memo["floor"]
     return found

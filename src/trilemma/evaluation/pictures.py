@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from trilemma.evaluation.stream import Pool
 from trilemma.evaluation.subject import Subject
 from trilemma.images import grid, save_png, to_display, to_pil
 from trilemma.metrics import nearest
+from trilemma.queries import drawing
 from trilemma.sampling import sample
 
 COLUMNS = 10
@@ -24,19 +26,43 @@ TILE = 56
 """Pixels that the tiles of the closest pairs are brought to, at least: room for a number under them."""
 
 
-def of_run(subject: Subject, real: Reference, options: Any | None, device: str) -> Tensor:
-    """Eighty samples for a grid of ten columns, every class in turn; with more than ten classes, the first ten."""
+@dataclass(frozen=True)
+class Shown:
+    """Images for a grid of ten columns: uint8 [N, C, H, W], 0 … 255, and the text that each row was drawn from."""
+
+    images: Tensor
+    texts: tuple[str, ...] = ()
+
+    def save(self, path: Path) -> None:
+        if not self.texts:
+            save_png(grid(self.images, columns=COLUMNS), path)
+            return
+        rows = torch.split(self.images, COLUMNS)
+        drawing.save(drawing.captioned(list(zip(self.texts, rows, strict=True)), 256, COLUMNS), path)
+
+
+def of_run(subject: Subject, real: Reference, options: Any | None, device: str) -> Shown:
+    """Eighty samples for a grid of ten columns, every class in turn; with more than ten classes, the first ten.
+
+    Where a run reads captions, each row is drawn from that of a held-out image.
+    """
     assert subject.model is not None
     spec = subject.model.spec
+    if subject.captioned and subject.run is not None and real.dataset.captions is not None:
+        chosen = real.held_out_indices[:8]
+        captions = subject.run.conditions(real.dataset, chosen)
+        assert captions is not None
+        rows = captions.repeat_interleave(COLUMNS, 0)
+        drawn = sample(subject.model, len(rows), seed=real.protocol.seed, labels=rows, options=options, device=device)
+        return Shown(to_display(drawn.images, spec.levels), tuple(real.dataset.captions[i] for i in chosen))
     labels = [i % COLUMNS % spec.classes for i in range(80)] if spec.classes else None
     drawn = sample(subject.model, 80, seed=real.protocol.seed, labels=labels, options=options, device=device)
-    return to_display(drawn.images, spec.levels)
+    return Shown(to_display(drawn.images, spec.levels))
 
 
-def save(place: Path, drawn: Pool, shown: Tensor | None, real: Reference, remembered: Memory | None) -> dict[str, str]:
+def save(place: Path, drawn: Pool, shown: Shown | None, real: Reference, remembered: Memory | None) -> dict[str, str]:
     """Write the pictures into a folder; returns their names."""
-    named = {"samples": drawn.images[:80] if shown is None else shown}
-    save_png(grid(named["samples"], columns=COLUMNS), place / "samples.png")
+    (shown or Shown(drawn.images[:80])).save(place / "samples.png")
     saved = {"samples": "samples.png"}
     first = drawn.images[: 2 * COLUMNS]
     if len(first):

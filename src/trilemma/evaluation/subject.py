@@ -38,6 +38,7 @@ class Subject:
         about: what the record says of it.
         flags: reasons to distrust every number of it.
         run: the run, and ``model`` its model, where it is one.
+        captioned: whether its images were asked for by the captions of held-out images.
         blocks: images and seconds of each block that this process drew; filled while the supply is used.
     """
 
@@ -47,6 +48,7 @@ class Subject:
     flags: tuple[str, ...] = ()
     run: Run | None = None
     model: Family | None = None
+    captioned: bool = False
     blocks: list[tuple[int, float]] = field(default_factory=list)
 
     def speed(self, where: Ranks) -> Metric:
@@ -70,7 +72,8 @@ class Subject:
 
 
 def run_subject(run: Run, real: Reference, options: Any | None, where: Ranks) -> Subject:
-    """A run, whose images are drawn as they are asked for; conditional ones for the classes of held-out images."""
+    """A run, whose images are drawn as they are asked for; conditional ones for the classes, or the captions, of
+    held-out images."""
     config, dataset, protocol = run.config, real.dataset, real.protocol
     if config.spec.shape != dataset.spec().shape or config.spec.levels != dataset.levels:
         raise ValueError(
@@ -78,7 +81,7 @@ def run_subject(run: Run, real: Reference, options: Any | None, where: Ranks) ->
             f"{dataset.name} has {list(dataset.spec().shape)} with {dataset.levels}: compare like with like"
         )
     model = run.model(where.device)
-    asked = real.labels if config.spec.classes == len(dataset.class_names) and config.spec.classes else None
+    asked = run.conditions(dataset, real.held_out_indices)
     drawn = drawn_from(model, protocol.n, protocol.seed, asked, options)
     about = {
         "run": str(run.path),
@@ -89,7 +92,8 @@ def run_subject(run: Run, real: Reference, options: Any | None, where: Ranks) ->
         "config": {k: v for k, v in flatten(config).items() if k.startswith(("model.", "train."))},
         "progress": run.progress(),
     }
-    return replace(drawn, about=about, run=run)
+    captioned = config.spec.vocabulary > 0 and asked is not None
+    return replace(drawn, about=about, run=run, captioned=captioned)
 
 
 def drawn_from(model: Family, n: int, seed: int, asked: Tensor | Sequence[int] | None, options: Any | None) -> Subject:
@@ -105,7 +109,7 @@ def drawn_from(model: Family, n: int, seed: int, asked: Tensor | Sequence[int] |
             blocks.append((min(BLOCK, n - first), time.perf_counter() - began))
         return to_display(torch.cat(parts)[: stop - start], model.spec.levels)
 
-    known = None if labels is None else labels[:n]
+    known = labels[:n] if labels is not None and model.spec.classes else None
     return Subject(Supply(n, model.spec.shape, draw), known, {}, model=model, blocks=blocks)
 
 

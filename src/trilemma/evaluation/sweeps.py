@@ -69,7 +69,7 @@ class Bench:
     @property
     def labels(self) -> Tensor | None:
         """What a conditional model is asked for: the classes of held-out images, in turn."""
-        return self.real.labels if self.run.config.spec.classes else None
+        return self.run.conditions(self.real.dataset, self.real.held_out_indices)
 
     def measure(self, options: Any, progress: Progress | None) -> tuple[Scores, float]:
         """The scores of n images drawn so, and the seconds for an image; see `trilemma.queries.sweep.Measure`."""

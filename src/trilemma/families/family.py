@@ -51,8 +51,8 @@ class Objective:
     """One thing to minimise, over some of the parameters, ``repeats`` times a step (a GAN's k for its discriminator).
 
     ``loss(x, labels, noise)`` takes ``x`` uint8 [B, C, H, W], ``labels`` int64 [B] with ``spec.classes`` meaning "no
-    label" (or None in an unconditional model), and the noise of the batch. While it runs, only ``parameters``
-    require gradients.
+    label", or captions int64 [B, spec.length] (see `Spec`; None in an unconditional model), and the noise of the
+    batch. While it runs, only ``parameters`` require gradients.
     """
 
     name: str
@@ -94,6 +94,7 @@ class Family(nn.Module, ABC):
         answers: for each of `QUESTIONS`, a short phrase on what the family can answer in principle; the first word
             is ``yes``, ``bound``, ``approximate`` or ``no``.
         gives_up: which corner of the trilemma the family is known to pay with, in a few words.
+        reads_text: whether its condition may be a caption.
         Config: its frozen dataclass of hyperparameters; every field has a default and a comment-docstring.
         Options: its frozen dataclass of sampling options (may be empty).
     """
@@ -104,6 +105,7 @@ class Family(nn.Module, ABC):
     density: ClassVar[Density]
     answers: ClassVar[Mapping[str, str]]
     gives_up: ClassVar[str]
+    reads_text: ClassVar[bool] = False
     Config: ClassVar[type]
     Options: ClassVar[type]
 
@@ -132,7 +134,8 @@ class Family(nn.Module, ABC):
 
         Args:
             noise: the only source of randomness.
-            labels: int64 [N], values ``0 … spec.classes`` (the last meaning "no label"); None where unconditional.
+            labels: int64 [N], values ``0 … spec.classes`` (the last meaning "no label"), or captions int64
+                [N, spec.length]; None where unconditional.
             options: an instance of ``Options``; None for its defaults.
             progress: told of the progress of a long sampler.
 

@@ -7,18 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trilemma.nets.blocks import Attention, ResidualBlock, TimeEmbedding, group_norm, zero
+from trilemma.nets.text import CrossAttention, Encoded, Encoder
 
 
 class Stage(nn.Module):
-    """A residual block, followed by self-attention where asked for."""
+    """A residual block, followed by self-attention where asked for, and by attention to a text where there is one."""
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, attention: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, embedding: int, attention: bool, text: int = 0) -> None:
         super().__init__()
         self.block = ResidualBlock(inputs, outputs, embedding)
         self.attention = Attention(outputs) if attention else nn.Identity()
+        self.reading = CrossAttention(outputs, text) if attention and text else None
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.attention(self.block(x, embedding))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, embedding: Tensor, text: Encoded | None = None) -> Tensor:
+        h: Tensor = self.attention(self.block(x, embedding))
+        return h if self.reading is None or text is None else self.reading(h, text)  # type: ignore[no-any-return]
 
 
 class UNet(nn.Module):
@@ -39,6 +42,8 @@ class UNet(nn.Module):
             cheaper at the same width; 1 works on the pixels.
         outputs: values per image channel, 2 for a network that also says a variance; they stand one after the other,
             [N, outputs·channels, H, W].
+        text: what reads captions, in place of classes: the levels with self-attention look at its tokens, and all
+            of them get its pooled vector with the time.
     """
 
     def __init__(
@@ -52,12 +57,16 @@ class UNet(nn.Module):
         classes: int = 0,
         patch: int = 1,
         outputs: int = 1,
+        text: Encoder | None = None,
     ) -> None:
         super().__init__()
         self.classes, self.patch = classes, patch
         embedding = 4 * width
         self.time = TimeEmbedding(width, embedding)
         self.label = nn.Embedding(classes + 1, embedding) if classes else None
+        self.text = text
+        self.told = None if text is None else nn.Linear(text.size, embedding)
+        read = 0 if text is None else text.size
         self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
 
         self.shrinks, self.downs, self.ups = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
@@ -67,16 +76,16 @@ class UNet(nn.Module):
             self.shrinks.append(nn.Conv2d(current, current, 3, stride=2, padding=1) if level else nn.Identity())
             stages = nn.ModuleList()
             for _ in range(blocks):
-                stages.append(Stage(current, width * multiplier, embedding, attend))
+                stages.append(Stage(current, width * multiplier, embedding, attend, read))
                 current = width * multiplier
                 skips.append(current)
             self.downs.append(stages)
-        self.middle = Stage(current, current, embedding, attention > 0)
+        self.middle = Stage(current, current, embedding, attention > 0, read)
         for level, multiplier in reversed(list(enumerate(multipliers))):
             attend = level >= len(multipliers) - attention
             stages = nn.ModuleList()
             for _ in range(blocks):
-                stages.append(Stage(current + skips.pop(), width * multiplier, embedding, attend))
+                stages.append(Stage(current + skips.pop(), width * multiplier, embedding, attend, read))
                 current = width * multiplier
             self.ups.append(stages)
         self.norm = group_norm(current)
@@ -86,27 +95,29 @@ class UNet(nn.Module):
         """Args:
             x: float [N, channels, H, W].
             t: float [N], the time on a scale of 0 … 1000.
-            labels: int64 [N] in ``0 … classes`` (the last meaning "no label"); None for all "no label".
+            labels: int64 [N] in ``0 … classes`` (the last meaning "no label"), or captions int64 [N, L] for ``text``;
+                None for all "no label".
 
         Returns:
             [N, outputs·channels, H, W].
         """
         height, width = x.shape[2:]
-        embedding = F.silu(self.embed(t, labels))
+        text = None if self.text is None else self.text(self.text.empty(len(x), x.device) if labels is None else labels)
+        embedding = F.silu(self.embed(t, labels, text))
         h = self.stem(F.pixel_unshuffle(self.pad(x), self.patch))
         skips = []
         for shrink, stages in zip(self.shrinks, self.downs, strict=True):
             h = shrink(h)
             for stage in stages:  # type: ignore[attr-defined]
-                h = stage(h, embedding)
+                h = stage(h, embedding, text)
                 skips.append(h)
-        h = self.middle(h, embedding)
+        h = self.middle(h, embedding, text)
         for stages in self.ups:
             for stage in stages:  # type: ignore[attr-defined]
                 skip = skips.pop()
                 if h.shape[2:] != skip.shape[2:]:
                     h = F.interpolate(h, scale_factor=2, mode="nearest")[:, :, : skip.shape[2], : skip.shape[3]]
-                h = stage(torch.cat([h, skip], 1), embedding)
+                h = stage(torch.cat([h, skip], 1), embedding, text)
         out = F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
         return out[:, :, :height, :width]
 
@@ -114,9 +125,11 @@ class UNet(nn.Module):
         """The time t of a chain of so many steps on the scale of 0 … 1000."""
         return t * (1000 / timesteps)
 
-    def embed(self, t: Tensor, labels: Tensor | None) -> Tensor:
-        """Times and labels → [N, 4·width]."""
+    def embed(self, t: Tensor, labels: Tensor | None, text: Encoded | None = None) -> Tensor:
+        """Times, and labels or texts → [N, 4·width]."""
         embedding: Tensor = self.time(t)
+        if text is not None and self.told is not None:
+            return embedding + self.told(text.pooled)  # type: ignore[no-any-return]
         if self.label is None:
             return embedding
         if labels is None:

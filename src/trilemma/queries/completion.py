@@ -178,16 +178,19 @@ def _completed(way: Way, images: Tensor, effective: Tensor, particles: int) -> C
 
 
 def checked_labels(spec: Spec, labels: Tensor | None, count: int) -> Tensor | None:
-    """int64 [N] on the CPU, "no label" where a conditional model is given none; None for an unconditional one.
+    """int64 [N], or captions [N, length], on the CPU, "no label" where a conditional model is given none; None for an
+    unconditional one.
 
     Raises:
         ValueError: labels for an unconditional model, of another number or out of range, in one line.
     """
     if labels is None:
-        return torch.full((count,), spec.classes) if spec.classes else None
-    if not spec.classes:
+        return spec.unlabelled(count) if spec.conditional else None
+    if not spec.conditional:
         raise ValueError("this model is unconditional: leave the labels out, or train it with --conditional")
-    if tuple(labels.shape) != (count,):
+    if spec.vocabulary and tuple(labels.shape) == (count, spec.length):
+        return labels.cpu()
+    if spec.vocabulary or tuple(labels.shape) != (count,):
         raise ValueError(f"there must be one label for each of {count} images, not {list(labels.shape)}")
     if not 0 <= int(labels.min()) <= int(labels.max()) <= spec.classes:
         found = f"{int(labels.min())} to {int(labels.max())}"

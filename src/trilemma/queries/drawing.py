@@ -6,6 +6,7 @@ The font that comes with Pillow has few signs beyond ASCII, so the words in pict
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from trilemma.images import to_display
+from trilemma.images import grid, to_display, to_pil
 
 Colour = tuple[int, int, int]
 Array = npt.NDArray[np.float64]
@@ -94,6 +95,17 @@ def framed(picture: Image.Image, margin: int = 12) -> Image.Image:
     canvas = Image.new("RGB", (picture.width + 2 * margin, picture.height + 2 * margin), PAPER)
     canvas.paste(picture, (margin, margin))
     return canvas
+
+
+def captioned(rows: Sequence[tuple[str, Tensor]], levels: int, columns: int = 10, wanted: int = 56) -> Image.Image:
+    """Each text beside its images, uint8 [N, C, H, W], which are brought to about ``wanted`` pixels."""
+    pictures = []
+    for text, images in rows:
+        scale = scale_for(min(images.shape[2:]), wanted)
+        drawn = to_pil(grid(images, levels=levels, columns=columns, gap=1, scale=scale)).convert("RGB")
+        lines = textwrap.wrap(text or "(no caption)", 24) or [""]
+        pictures.append(beside([words(lines, 13, 180), drawn], 10))
+    return framed(below(pictures, 8))
 
 
 def colour_bar(width: int, ticks: Sequence[tuple[float, str]]) -> Image.Image:

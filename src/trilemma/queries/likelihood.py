@@ -62,7 +62,8 @@ def log_likelihood(
     Args:
         run: a run, or a model loaded from one.
         images: uint8 [N, C, H, W] with the levels the model was trained on.
-        labels: int64 [N], classes for a conditional model; by default "no class", that is P(x).
+        labels: int64 [N], classes for a conditional model, or captions int64 [N, length] as `Run.tokens` reads them; by
+            default "no class", that is P(x).
         samples: Monte-Carlo effort of families whose answer is not exact.
         seed: of the Monte-Carlo noise; that of image *i* depends on ``(seed, i)`` alone.
         device: where to compute.
@@ -78,12 +79,12 @@ def log_likelihood(
     if not len(images):
         raise ValueError("there are no images to score")
     classes = model.spec.classes
-    if labels is not None and not classes:
+    if labels is not None and not model.spec.conditional:
         raise ValueError("this model is unconditional: leave the labels out, or train it with --conditional")
-    if labels is not None and (int(labels.min()) < 0 or int(labels.max()) > classes):
+    if labels is not None and classes and (int(labels.min()) < 0 or int(labels.max()) > classes):
         raise ValueError(f"labels must be 0 to {classes - 1}, not {int(labels.min())} to {int(labels.max())}")
-    if classes and labels is None:
-        labels = torch.full((len(images),), classes)
+    if model.spec.conditional and labels is None:
+        labels = model.spec.unlabelled(len(images))
     starts = [s for i, s in enumerate(range(0, len(images), block)) if i % where.size == where.rank]
     mine: dict[int, Likelihood] = {}
     for start in starts:

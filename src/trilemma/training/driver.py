@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from trilemma import __version__
 from trilemma.config import RunConfig
 from trilemma.data import DataConfig, Dataset, load
+from trilemma.data.captions import Tokens
+from trilemma.families import FAMILIES
 from trilemma.images import grid, save_png
 from trilemma.noise import ImageNoise
 from trilemma.parallel import Ranks, ranks
@@ -33,6 +36,7 @@ def train(
     budget: str = "2m",
     seed: int = 0,
     conditional: bool = False,
+    text: bool = False,
     model: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -51,6 +55,7 @@ def train(
         budget: the total to train for, ``90s``, ``5000steps`` or ``1Mimages``; a resumed run counts what it has done.
         seed: decides the initial weights, the batches and all noise.
         conditional: train P(x|y) on the data's labels.
+        text: train P(x|caption) on the data's captions.
         model: fields of the family's config that differ from the preset.
         settings: fields of `TrainConfig` that differ from the preset.
         resume: continue the run in ``out`` if there is one; its final weights equal those of an uninterrupted run.
@@ -70,14 +75,18 @@ def train(
     board = tensorboard_writer(Path(out) / "tensorboard") if tensorboard else None
     where = ranks(device)
     dataset = data if isinstance(data, Dataset) else load(data, progress=where.first)
-    config = make_config(family, dataset, size=size, seed=seed, conditional=conditional, model=model, settings=settings)
+    resumed = Run.open(out) if resume and is_run(out) else None
+    tokens = read_captions(family, dataset, model or {}, resumed, say if where.first else None) if text else None
+    config = make_config(
+        family, dataset, size=size, seed=seed, conditional=conditional, tokens=tokens, model=model, settings=settings
+    )
     check_batch(config, dataset, where)
-    if resume and is_run(out):
-        run = Run.open(out)
+    if resumed:
+        run = resumed
         if difference := same_run(run.config, config):
             raise ValueError(f"cannot resume {out}: {difference}; leave that option out or choose another --out")
     else:
-        run = Run.create(out, config) if where.first else Run(Path(out), config)
+        run = Run.create(out, config, tokens) if where.first else Run(Path(out), config)
     where.wait()
     if not where.first:
         return _drive(run, dataset, limit, where, None, lambda line: None)
@@ -92,11 +101,14 @@ def make_config(
     size: str = "tiny",
     seed: int = 0,
     conditional: bool = False,
+    tokens: Tokens | None = None,
     model: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """The whole config of a run, as `train` would save it."""
+    """The whole config of a run, as `train` would save it; ``tokens`` where it is trained on captions."""
     spec = dataset.spec(conditional)
+    if tokens:
+        spec = replace(spec, vocabulary=tokens.vocabulary, length=tokens.length)
     model_config, train_config = configure(family, size, spec, model, settings)
     return RunConfig(
         family=family,
@@ -110,6 +122,36 @@ def make_config(
         class_names=dataset.class_names if conditional else (),
         version=__version__,
     )
+
+
+def read_captions(
+    family: str, dataset: Dataset, model: Mapping[str, Any], resumed: Run | None, say: Callable[[str], None] | None
+) -> Tokens:
+    """How captions are to be read: as the run to be resumed does, or learnt from those of the training images.
+
+    Raises:
+        ValueError: the family reads none, or there are none, in one line.
+    """
+    if family in FAMILIES and not FAMILIES[family].reads_text:
+        able = " and ".join(name for name, cls in FAMILIES.items() if cls.reads_text)
+        raise ValueError(f"{family} reads no captions, {able} do: leave --text out, or train one of them")
+    if dataset.captions is None:
+        raise ValueError(
+            f"{dataset.name} has no captions to condition on: put a metadata.jsonl with file_name and text beside the "
+            "images, or train without --text"
+        )
+    captions = [dataset.captions[i] for i in dataset.train]
+    if resumed and (tokens := resumed.tokens()):
+        return tokens
+    name, revision = str(model.get("text_encoder") or ""), str(model.get("text_revision") or "")
+    tokens = Tokens.pretrained(name, revision, captions) if name else Tokens.train(captions)
+    for count, what in (
+        (captions.count(""), "training images have no caption: they stand for every caption"),
+        (tokens.too_long(captions), f"captions are cut to {tokens.length} tokens"),
+    ):
+        if count and say:
+            say(f"{count:,} of {len(captions):,} {what}")
+    return tokens
 
 
 def check_batch(config: RunConfig, dataset: Dataset, where: Ranks) -> None:
@@ -185,6 +227,9 @@ def draw(run: Run, learner: Learner, dataset: Dataset, progress: Progress) -> No
     spec, count = run.config.spec, 40
     device = model.device
     labels = torch.arange(count, device=device) % 10 % spec.classes if spec.classes else None
+    if spec.vocabulary:  # the first ten held-out captions, one a column
+        captions = run.conditions(dataset, dataset.test[:10])
+        labels = captions[torch.arange(count) % len(captions)].to(device) if captions is not None else None
     with torch.no_grad():
         images = model.sample(ImageNoise(run.config.seed, range(count), device), labels)
     model.train(training)

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trilemma.config import RunConfig, TrainConfig
 from trilemma.data import Dataset
+from trilemma.data.captions import Tokens
 from trilemma.families.family import Family, Loss, Objective
 from trilemma.noise import BatchNoise, Noise, derive_seed
 from trilemma.parallel import Ranks, autocast
@@ -79,6 +80,7 @@ class Learner:
     optimizers: list[torch.optim.Optimizer]
     modules: list[nn.Module]
     statistics: list[Tensor]
+    tokens: Tokens | None = None
 
     @classmethod
     def build(cls, run: Run, where: Ranks) -> Learner:
@@ -99,7 +101,7 @@ class Learner:
             modules.append(DistributedDataParallel(step, broadcast_buffers=False) if where.size > 1 else step)
         kept = set(model.state_dict())
         statistics = [b for name, b in model.named_buffers() if name in kept and b.is_floating_point()]
-        return cls(model, ema, objectives, optimizers, modules, statistics)
+        return cls(model, ema, objectives, optimizers, modules, statistics, run.tokens())
 
     def state(self, progress: Progress) -> State:
         return State(
@@ -142,6 +144,7 @@ def steps(
     batches = Batches(data.train, derive_seed(config.seed, "batches"))
     rows = where.share(settings.batch)
     draws = max(objective.repeats for objective in learner.objectives)
+    captions = learner.tokens.rows(data.captions or []) if learner.tokens else None  # [N, length], of all images
 
     def noise(*key: int | str) -> BatchNoise:
         return BatchNoise((config.seed, progress.step, *key), settings.batch, rows.start, rows.stop, where.device)
@@ -153,13 +156,14 @@ def steps(
             (config.seed, progress.step, "binarise", repeat), settings.batch, rows.start, rows.stop, torch.device("cpu")
         )
         x = data.batch(indices, cpu_noise).to(where.device)
-        if not spec.classes:
+        if not spec.conditional:
             return x, None
-        labels = data.label_batch(indices)
+        labels = data.label_batch(indices) if captions is None else captions[indices]
         assert labels is not None
         labels = labels.to(where.device)
         dropped = noise("labels", repeat).uniform() < settings.label_dropout
-        return x, torch.where(dropped, spec.classes, labels)
+        null = spec.unlabelled(len(labels), where.device)
+        return x, torch.where(dropped.view(-1, *[1] * (labels.ndim - 1)), null, labels)
 
     while True:
         drawn = [batch(repeat) for repeat in range(draws)]

@@ -46,6 +46,7 @@ class Denoising(Family, Completing):
 
     samplers: ClassVar[Sequence[str]] = tuple(SAMPLERS)
     """The samplers that suit the family, for whoever tries them all."""
+    reads_text = True
     Options = DiffusionOptions
     CompletionOptions = RePaintOptions
 
@@ -77,7 +78,7 @@ class Denoising(Family, Completing):
         if labels is None or guidance == 1:
             output, share = self.split(self.predict(x_t, times, labels))
         else:
-            null = torch.full_like(labels, self.spec.classes)
+            null = self.spec.unlabelled(len(labels), labels.device)
             both = self.predict(x_t.repeat(2, 1, 1, 1), times.repeat(2), torch.cat([labels, null]))
             (conditional, share), (unconditional, _) = (self.split(half) for half in both.chunk(2))
             output = unconditional + guidance * (conditional - unconditional)
@@ -89,10 +90,10 @@ class Denoising(Family, Completing):
         """The denoiser that a sampler asks, for images with these labels.
 
         Raises:
-            ValueError: if a guidance weight is given to a model without classes.
+            ValueError: if a guidance weight is given to a model without classes or captions.
         """
-        if guidance != 1 and not self.spec.classes:
-            raise ValueError("guidance needs a class-conditional model: this one was trained without labels")
+        if guidance != 1 and not self.spec.conditional:
+            raise ValueError("guidance needs a conditional model: this one was trained without labels or captions")
         return lambda x_t, t: self.estimate(x_t, t, labels, guidance)
 
     def asked(self, labels: Tensor | None, options: DiffusionOptions, watch: Watch | None = None) -> Denoiser:

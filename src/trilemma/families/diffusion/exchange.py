@@ -59,6 +59,7 @@ def export_diffusers(model: Denoising, folder: str | os.PathLike[str]) -> Path:
         ValueError: a model that has no counterpart there, in one line.
     """
     net = model.net
+    _refuse_text(model)
     if not isinstance(model, Diffusion) or not isinstance(net, DDPMUNet):
         raise ValueError(
             "diffusers has no network with these layers: train diffusion with --model.network ddpm, or export to ONNX"
@@ -166,6 +167,11 @@ def import_diffusers(folder: str | os.PathLike[str]) -> Diffusion:
     return model.eval().requires_grad_(False)
 
 
+def _refuse_text(model: Denoising) -> None:
+    if model.spec.vocabulary:
+        raise ValueError("a model that reads captions cannot be exported: its tokenizer has no place in the file")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text())
@@ -212,6 +218,7 @@ def export_onnx(model: Denoising, path: str | os.PathLike[str]) -> Path:
 
     Needs the packages onnx and onnxscript.
     """
+    _refuse_text(model)
     spec, path = model.spec, Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     inputs: tuple[Tensor, ...] = (torch.zeros(2, *spec.shape), torch.ones(2))

@@ -66,6 +66,14 @@ class DiffusionConfig:
     """unet: ours; ddpm: that of Ho et al. 2020, without patch, in which weights are exchanged with diffusers"""
     attention_levels: tuple[int, ...] | None = None
     """ddpm only: the levels with self-attention, from 0, in place of the deepest ones"""
+    text_width: int = 128
+    """captions only: size of the vectors that the network reads, a multiple of 64"""
+    text_layers: int = 2
+    """captions only: layers of the transformer that is trained along to read them"""
+    text_encoder: str = ""
+    """captions only: a pretrained encoder in place of one trained along: a Hub id or a folder of CLIP or T5"""
+    text_revision: str = ""
+    """captions only: the revision of the pretrained encoder on the Hub"""
 
 
 class Diffusion(Denoising):

@@ -8,6 +8,8 @@ from typing import Any
 
 from trilemma.images import Spec
 from trilemma.nets.ddpm_unet import DDPMUNet
+from trilemma.nets.pretrained import PretrainedText
+from trilemma.nets.text import Encoder, TextEncoder
 from trilemma.nets.unet import UNet
 
 
@@ -24,7 +26,10 @@ def network(config: Any, spec: Spec, outputs: int) -> UNet | DDPMUNet:
             classes=spec.classes,
             patch=config.patch,
             outputs=outputs,
+            text=text_encoder(config, spec) if spec.vocabulary else None,
         )
+    if spec.vocabulary:
+        raise ValueError("the network ddpm reads no captions: train it without --text, or use the network unet")
     if spec.height % 2 ** (levels - 1) or spec.width % 2 ** (levels - 1):
         raise ValueError(
             f"the network ddpm halves the image {levels - 1} times, which {spec.height} x {spec.width} does not allow: "
@@ -43,6 +48,13 @@ def network(config: Any, spec: Spec, outputs: int) -> UNet | DDPMUNet:
     )
 
 
+def text_encoder(config: Any, spec: Spec) -> Encoder:
+    """What reads the captions: a transformer trained along, or a pretrained one that stays as it is."""
+    if config.text_encoder:
+        return PretrainedText(config.text_encoder, config.text_revision, spec.length, config.text_width)
+    return TextEncoder(spec.vocabulary, spec.length, config.text_width, config.text_layers)
+
+
 def check_net(config: Any) -> None:
     """Raise ``ValueError`` with one line on the first field of the network that will not do."""
     if config.width < 16 or config.width % 16:
@@ -53,6 +65,11 @@ def check_net(config: Any) -> None:
         raise ValueError(f"blocks must be at least 1, not {config.blocks}")
     if config.patch not in (1, 2):
         raise ValueError(f"patch must be 1 or 2, not {config.patch}")
+    if config.text_width < 64 or config.text_width % 64 or config.text_layers < 1:
+        raise ValueError(
+            f"text_width must be a positive multiple of 64 and text_layers at least 1, not {config.text_width} and "
+            f"{config.text_layers}"
+        )
     check_choice("network", config.network, ("unet", "ddpm"))
 
 
