@@ -68,7 +68,7 @@ class Bench:
 
     @property
     def labels(self) -> Tensor | None:
-        """What a conditional model is asked for: the classes of held-out images, in turn."""
+        """What a conditional model is asked for: the classes or captions of held-out images, in turn."""
         return self.run.conditions(self.real.dataset, self.real.held_out_indices)
 
     def measure(self, options: Any, progress: Progress | None) -> tuple[Scores, float]:
