@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import App, Parameter
+from torch import Tensor
 
 from trilemma.cli.flags import Device, Json, parse_labels, print_json
 from trilemma.cli.progress import Bars
 from trilemma.config import parse_text
+from trilemma.data import load
 from trilemma.families import FAMILIES
 from trilemma.images import grid, save_png, to_display
 from trilemma.parallel import join
 from trilemma.run import Run
 from trilemma.sampling import Samples
 from trilemma.sampling import sample as draw
+from trilemma.vectors import scatter
 
 MAX_TILES = 10_000
 
@@ -67,8 +71,8 @@ def sample(
         classes of a conditional run, by number or name: 3, or 0,1,2, or all (in turn), or none (no class); by default
         drawn at random
     out
-        grid.png (one picture), samples.npz (the arrays images and labels) or folder/ (one PNG each, with
-        metadata.jsonl); RUN/samples-SEED.png by default
+        grid.png (one picture; vectors as a scatter over real ones), samples.npz (the arrays images, or vectors, and
+        labels) or folder/ (one PNG each, with metadata.jsonl); RUN/samples-SEED.png by default
     options
         a sampling option of the run's family
     """
@@ -78,7 +82,12 @@ def sample(
     out = out or run / f"samples-{seed}.png"
     if out.suffix.lower() not in (".png", ".npz", ""):
         raise ValueError(f"--out {out} must end in .png, in .npz, or be a folder")
-    if out.suffix.lower() == ".png" and n > MAX_TILES:
+    vector = opened.config.spec.vector
+    if vector and not out.suffix:
+        raise ValueError(
+            f"vectors are no pictures that a folder could hold: write --out {out}.npz, or .png for a scatter"
+        )
+    if out.suffix.lower() == ".png" and n > MAX_TILES and not vector:
         raise ValueError(f"{n} images do not fit in one picture: write --out samples.npz or --out folder/")
     with join(device) as where, Bars() as bars:
         drawn = draw(
@@ -92,12 +101,17 @@ def sample(
         )
     if not where.first:
         return
-    write(drawn, out, opened.config.class_names)
+    if vector and out.suffix.lower() == ".png":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_png(scatter(drawn.images, _real(opened, n)), out)
+    else:
+        write(drawn, out, opened.config.class_names)
     record = {"out": str(out), "n": n, "seed": seed, "images_per_second": round(drawn.images_per_second, 3)}
     if json:
         print_json(record | {"options": dataclasses.asdict(chosen)})
     else:
-        print(f"{out}: {n} images at {drawn.images_per_second:,.1f} images/s")
+        what = "vectors" if vector else "images"
+        print(f"{out}: {n} {what} at {drawn.images_per_second:,.1f} {what}/s")
 
 
 def write(drawn: Samples, out: Path, class_names: tuple[str, ...]) -> None:
@@ -105,7 +119,10 @@ def write(drawn: Samples, out: Path, class_names: tuple[str, ...]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     labels = np.full(len(drawn.images), -1) if drawn.labels is None else drawn.labels.numpy()
     if out.suffix.lower() == ".npz":
-        np.savez_compressed(out, images=drawn.images.numpy(), labels=labels, levels=np.array(drawn.spec.levels))
+        if drawn.spec.vector:
+            np.savez_compressed(out, vectors=drawn.images.numpy(), labels=labels)
+        else:
+            np.savez_compressed(out, images=drawn.images.numpy(), labels=labels, levels=np.array(drawn.spec.levels))
         return
     if out.suffix.lower() == ".png":
         save_png(grid(drawn.images, levels=drawn.spec.levels), out)
@@ -119,6 +136,14 @@ def write(drawn: Samples, out: Path, class_names: tuple[str, ...]) -> None:
         known = 0 <= label < len(class_names)
         lines.append(f'{{"file_name": "{name}"' + (f', "label": {_text(class_names[label])}' if known else "") + "}\n")
     (out / "metadata.jsonl").write_text("".join(lines))
+
+
+def _real(run: Run, count: int) -> Tensor | None:
+    """Some held-out vectors of the run's own data to draw under its samples; None where it is no longer there."""
+    with suppress(ValueError, OSError):
+        dataset = load(run.config.data, progress=False)
+        return dataset.batch(dataset.test[:count])
+    return None
 
 
 def _text(value: str) -> str:

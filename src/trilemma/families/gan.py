@@ -21,9 +21,13 @@ from torch import Tensor
 
 from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
 from trilemma.families.observation import at_least_float32
-from trilemma.images import Spec, from_unit, to_unit
+from trilemma.images import Spec
 from trilemma.nets.convnets import Discriminator, Generator
+from trilemma.nets.mlp import VectorDiscriminator, VectorGenerator
 from trilemma.noise import Noise
+
+VECTOR_DEPTH = 3
+"""Hidden layers of both networks for vectors."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class GANConfig:
     """Hyperparameters of `GAN`."""
 
     width: int = 80
-    """Channels of both networks at half the image's resolution; they double with each halving."""
+    """Channels of both networks at half the image's resolution; they double with each halving. For vectors the units
+    of a layer."""
     latent: int = 64
     """Dimensions of z."""
     loss: Literal["nonsaturating", "minimax"] = "nonsaturating"
@@ -79,12 +84,18 @@ class GAN(Family):
             raise ValueError(f"label_smoothing must be at least 0 and below 0.5, not {config.label_smoothing}")
         if config.discriminator_steps < 1:
             raise ValueError(f"discriminator_steps must be at least 1, not {config.discriminator_steps}")
-        self.generator = Generator(spec.shape, config.width, config.latent, spec.classes)
-        self.discriminator = Discriminator(spec.shape, config.width, spec.classes)
+        self.generator: VectorGenerator | Generator
+        self.discriminator: VectorDiscriminator | Discriminator
+        if spec.vector:
+            self.generator = VectorGenerator(spec.dims, config.width, VECTOR_DEPTH, config.latent, spec.classes)
+            self.discriminator = VectorDiscriminator(spec.dims, config.width, VECTOR_DEPTH, spec.classes)
+        else:
+            self.generator = Generator(spec.image_shape, config.width, config.latent, spec.classes)
+            self.discriminator = Discriminator(spec.image_shape, config.width, spec.classes)
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images, uint8 ``[B, C, H, W]``, of ``[B, latent]``."""
-        return from_unit(self.generator(z.to(self._dtype), labels), self.spec.levels)
+        return self.spec.from_unit(self.generator(z.to(self._dtype), labels))
 
     def objectives(self) -> list[Objective]:
         steps = self.config.discriminator_steps
@@ -97,7 +108,7 @@ class GAN(Family):
         with torch.no_grad():
             fake = self.generator(noise.normal(self.config.latent).to(self._dtype), labels)
         # Two batches, not one: batch norm must not show D the two kinds side by side.
-        real_logits = self.discriminator(to_unit(x, self.spec.levels).to(self._dtype), labels)
+        real_logits = self.discriminator(self.spec.to_unit(x).to(self._dtype), labels)
         fake_logits = self.discriminator(fake, labels)
         loss = discriminator_loss(real_logits, fake_logits, self.config.label_smoothing)
         with torch.no_grad():

@@ -113,7 +113,7 @@ class Encoder(nn.Module):
         classes: number of labels the encoder sees; 0 for none.
     """
 
-    def __init__(self, shape: tuple[int, int, int], width: int, depth: int, outputs: int, classes: int = 0) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int, depth: int, outputs: int, classes: int = 0) -> None:
         super().__init__()
         self.ladder = Ladder.of(*shape[1:])
         channels = self.ladder.channels(width)
@@ -144,7 +144,7 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], width: int, depth: int, latent: int, outputs: int, classes: int = 0
+        self, shape: tuple[int, ...], width: int, depth: int, latent: int, outputs: int, classes: int = 0
     ) -> None:
         super().__init__()
         self.ladder = Ladder.of(*shape[1:])
