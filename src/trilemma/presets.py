@@ -69,7 +69,7 @@ CODES = Preset(
     large=dict(width=272, depth=2, latent=128),
     train=dict(batch=64, lr=2e-3, warmup=50),
     vector=dict(width=128, depth=3, latent=4),
-    vector_train=dict(batch=256, lr=1e-3, precision="fp32"),
+    vector_train=dict(batch=256, lr=1e-3, anneal=0.3, precision="fp32"),
 )
 """The nets of an encoder and a decoder: those of the autoencoder are those of the VAE."""
 
@@ -114,7 +114,7 @@ PRESETS: dict[str, Preset] = {
         large=dict(width=192, multipliers=(1, 1, 2), patch=1),
         train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50),
         vector=dict(width=128, blocks=3),
-        vector_train=dict(batch=256, lr=1e-3, precision="fp32"),
+        vector_train=dict(batch=256, lr=1e-3, anneal=0.3, precision="fp32"),
     ),
     "flow": Preset(
         width="width",
@@ -125,7 +125,7 @@ PRESETS: dict[str, Preset] = {
         large=dict(width=192, multipliers=(1, 1, 2), patch=1),
         train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50),
         vector=dict(width=128, blocks=3),
-        vector_train=dict(batch=256, lr=1e-3, precision="fp32"),
+        vector_train=dict(batch=256, lr=1e-3, anneal=0.3, precision="fp32"),
     ),
 }
 

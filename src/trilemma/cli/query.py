@@ -24,6 +24,7 @@ from trilemma.cli.query_latent import ask_interpolate_codes
 from trilemma.cli.query_latent_flags import LATENT_MODES, LATENT_QUESTIONS, LatentFlags
 from trilemma.cli.query_order import ask_causality, ask_complete, ask_receptive, ask_surprise
 from trilemma.cli.query_scores import ask_classify, ask_likelihood, ask_ood
+from trilemma.cli.query_vectors import ask_density, refuse_image_questions
 from trilemma.families import FAMILIES
 from trilemma.families.diffusion import Denoising
 from trilemma.parallel import join
@@ -57,6 +58,7 @@ trilemma query runs/diffusion --ode -n 32 --samples 4
 trilemma query runs/diffusion --invert -n 6
 trilemma query runs/diffusion --interpolate -n 8
 trilemma query runs/diffusion --curve -n 2000 --counts 1,2,5,10,20,50,100
+trilemma query runs/ring --density
 ```
 """,
     help_format="markdown",
@@ -87,6 +89,7 @@ MODES = {
     "invert": Mode(ask_invert, frozenset({"images", "n", "labels", "counts", "out", "options"})),
     "interpolate": Mode(ask_interpolate, frozenset({"images", "n", "labels", "points", "out", "options"})),
     "curve": Mode(ask_curve, frozenset({"n", "counts", "features", "out", "options"})),
+    "density": Mode(ask_density, frozenset({"labels", "samples", "out"})),
 } | LATENT_MODES
 QUESTIONS = tuple(name for name in MODES if name != "likelihood")
 
@@ -110,6 +113,7 @@ def query(
     invert: Ask = False,
     interpolate: Ask = False,
     curve: Ask = False,
+    density: Ask = False,
     keep: str | None = None,
     copies: int | None = None,
     particles: int | None = None,
@@ -167,6 +171,8 @@ def query(
         their noises (diffusion, flow)
     curve
         speed against quality: every sampler at several numbers of steps, and the cheapest good one (diffusion, flow)
+    density
+        draw log p over the plane of 2-D vectors (vae, diffusion, flow)
     keep
         with --complete: top (exact where there is an order; the default), left, grid4 (one pixel in every 4 x 4, to
         draw a finer picture), none, or a picture of the images' size that is white where they are kept
@@ -199,7 +205,9 @@ def query(
     """
     given = latent or LatentFlags()
     early = (causality, receptive, complete, surprise, classify, ood)
-    asked_here = dict(zip(QUESTIONS, (*early, forward, reverse, terms, ode, invert, interpolate, curve), strict=False))
+    asked_here = dict(
+        zip(QUESTIONS, (*early, forward, reverse, terms, ode, invert, interpolate, curve, density), strict=False)
+    )
     questions = asked_here | {name: vars(given)[name] for name in LATENT_QUESTIONS}
     chosen = [name for name, value in questions.items() if value not in (None, False)]
     if len(chosen) > 1:
@@ -215,6 +223,7 @@ def query(
         tell = (lambda done, total: bars.tell(opened.config.family, name, done, total)) if where.first else None
         value = questions.get(name)
         asked = Asked(opened, flags, value if isinstance(value, str) else None, seed, device, where.first, tell)
+        refuse_image_questions(asked, name)
         reply = MODES[name].answer(asked)
     if not where.first:
         return

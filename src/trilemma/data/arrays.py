@@ -166,11 +166,11 @@ def _vectors(rows: Array, where: str) -> Vectors:
         )
     with np.errstate(over="ignore"):
         converted = rows.astype(np.float32)
-    bad: npt.NDArray[np.bool_] = ~np.isfinite(converted).all(axis=1)
-    if bad.any():
+    bad = np.flatnonzero(~np.isfinite(converted).all(axis=1))
+    if len(bad):
         raise ValueError(
-            f"{where}: {int(bad.sum()):,} of {len(bad):,} vectors hold a value that is not finite, the first is row "
-            f"{int(bad.argmax())}: leave such rows out"
+            f"{where}: {len(bad):,} of {len(rows):,} vectors hold a value that is not finite, the first is row "
+            f"{bad[0]}: leave such rows out"
         )
     return converted
 

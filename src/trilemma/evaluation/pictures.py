@@ -18,6 +18,7 @@ from trilemma.evaluation.subject import Subject
 from trilemma.images import grid, save_png, to_display, to_pil
 from trilemma.metrics import nearest
 from trilemma.sampling import sample
+from trilemma.vectors import scatter
 
 COLUMNS = 10
 TILE = 56
@@ -28,6 +29,8 @@ def of_run(subject: Subject, real: Reference, options: Any | None, device: str) 
     """Eighty samples for a grid of ten columns, every class in turn; with more than ten classes, the first ten."""
     assert subject.model is not None
     spec = subject.model.spec
+    if spec.vector:
+        return torch.empty(0)  # the scatter is of the samples that are scored
     labels = [i % COLUMNS % spec.classes for i in range(80)] if spec.classes else None
     drawn = sample(subject.model, 80, seed=real.protocol.seed, labels=labels, options=options, device=device)
     return to_display(drawn.images, spec.levels)
@@ -35,6 +38,11 @@ def of_run(subject: Subject, real: Reference, options: Any | None, device: str) 
 
 def save(place: Path, drawn: Pool, shown: Tensor | None, real: Reference, remembered: Memory | None) -> dict[str, str]:
     """Write the pictures into a folder; returns their names."""
+    if real.dataset.vector:
+        save_png(
+            scatter(drawn.images, display(real.dataset, real.dataset.test[: len(drawn.images)])), place / "samples.png"
+        )
+        return {"samples": "samples.png"}
     named = {"samples": drawn.images[:80] if shown is None else shown}
     save_png(grid(named["samples"], columns=COLUMNS), place / "samples.png")
     saved = {"samples": "samples.png"}
