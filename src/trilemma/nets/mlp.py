@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from trilemma.nets.blocks import TimeEmbedding, zero
 from trilemma.nets.convnets import embed, label_embedding
+from trilemma.nets.spectral import normalise_spectrally
 
 OCTAVES = 6
 """Frequencies in which a denoiser sees each value, from half a period over the unit range up by factors of two."""
@@ -109,23 +110,31 @@ class VectorGenerator(nn.Module):
 
 
 class VectorDiscriminator(nn.Module):
-    """Vectors ``[B, D]`` and labels to the logits ``[B]`` of "this is real": hidden layers with leaky ReLU, no norm.
+    """Vectors and labels to the logits of "this is real": hidden layers with leaky ReLU, no norm.
 
-    A label enters as a projection on the features, as in the image discriminator.
+    ``[B, pack·D]`` and ``[B·pack]`` labels to ``[B]``: ``pack`` vectors stand side by side and are judged together. A
+    label enters as a projection on the features, as in the image discriminator.
     """
 
-    def __init__(self, dims: int, width: int, depth: int, classes: int = 0) -> None:
+    def __init__(
+        self, dims: int, width: int, depth: int, classes: int = 0, *, pack: int = 1, spectral: bool = False
+    ) -> None:
         super().__init__()
+        self.pack = pack
         layers: list[nn.Module] = []
-        for below, above in pairwise([dims, *[width] * depth]):
+        for below, above in pairwise([pack * dims, *[width] * depth]):
             layers += [nn.Linear(below, above), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(width, 1)
-        self.label = label_embedding(classes, width, std=0.02)
+        self.label = label_embedding(classes, pack * width, std=0.02)
+        if spectral:
+            normalise_spectrally(self)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         features = self.layers(x)
         logits: Tensor = self.head(features).squeeze(1)
-        if (label := embed(self.label, labels, len(x))) is not None:
-            logits = logits + (label * features).sum(1)
+        if (label := embed(self.label, labels, len(x) * self.pack)) is not None:
+            # Of each vector the embedding that belongs to its place in the pack: [B, vector, place, features].
+            each = label.view(len(x), self.pack, self.pack, -1)
+            logits = logits + (each.diagonal(dim1=1, dim2=2).sum(-1) * features).sum(1)
         return logits

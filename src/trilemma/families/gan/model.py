@@ -13,38 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
-from trilemma.families.observation import at_least_float32
+from trilemma.families.gan.losses import PROBABILITIES, discriminator_loss, generator_loss
+from trilemma.families.gan.options import GANConfig
+from trilemma.families.gan.packing import by_class, filled, packed
+from trilemma.families.gan.penalties import gradient_penalty, squared_slope
 from trilemma.images import Spec
-from trilemma.nets.convnets import Discriminator, Generator
+from trilemma.nets.dcgan import Discriminator, Generator
 from trilemma.nets.mlp import VectorDiscriminator, VectorGenerator
 from trilemma.noise import Noise
 
 VECTOR_DEPTH = 3
 """Hidden layers of both networks for vectors."""
-
-
-@dataclass(frozen=True)
-class GANConfig:
-    """Hyperparameters of `GAN`."""
-
-    width: int = 80
-    """Channels of both networks at half the image's resolution; they double with each halving. For vectors the units
-    of a layer."""
-    latent: int = 64
-    """Dimensions of z."""
-    loss: Literal["nonsaturating", "minimax"] = "nonsaturating"
-    """What G minimises: -log D(G(z)), or the game's own log(1 - D(G(z))), which has little gradient early."""
-    discriminator_steps: int = 1
-    """Steps of D for each step of G: the paper's k."""
-    label_smoothing: float = 0.0
-    """D is told that real images are real with one minus this probability (Salimans et al. 2016, one-sided)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +41,8 @@ class GAN(Family):
     """DCGAN's generator and discriminator; with labels, G gets an embedding beside z and D a projection.
 
     Logs: ``D(x)`` and ``D(G(z))``, the mean probabilities that D gives to real and to generated images; ½ both when
-    it cannot tell them apart.
+    it cannot tell them apart. Under a loss whose D is a critic they are ``critic(x)`` and ``critic(G(z))``, mean
+    values on no fixed scale; with the wasserstein loss their difference estimates the Wasserstein distance.
     """
 
     name: ClassVar[str] = "gan"
@@ -80,18 +66,43 @@ class GAN(Family):
 
     def __init__(self, config: GANConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        if not 0 <= config.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing must be at least 0 and below 0.5, not {config.label_smoothing}")
-        if config.discriminator_steps < 1:
-            raise ValueError(f"discriminator_steps must be at least 1, not {config.discriminator_steps}")
         self.generator: VectorGenerator | Generator
         self.discriminator: VectorDiscriminator | Discriminator
         if spec.vector:
             self.generator = VectorGenerator(spec.dims, config.width, VECTOR_DEPTH, config.latent, spec.classes)
-            self.discriminator = VectorDiscriminator(spec.dims, config.width, VECTOR_DEPTH, spec.classes)
-        else:
-            self.generator = Generator(spec.image_shape, config.width, config.latent, spec.classes)
-            self.discriminator = Discriminator(spec.image_shape, config.width, spec.classes)
+            self.discriminator = VectorDiscriminator(
+                spec.dims,
+                config.discriminator_width or config.width,
+                VECTOR_DEPTH,
+                spec.classes,
+                pack=config.pack,
+                spectral=config.spectral_norm,
+            )
+            return
+        self.generator = Generator(
+            spec.image_shape,
+            config.width,
+            config.latent,
+            spec.classes,
+            strided=config.strided,
+            fully_connected=config.fully_connected,
+            norm="none" if config.generator_norm == "none" else "batch",
+            norm_output=config.generator_norm == "everywhere",
+            activation=config.generator_activation,
+            output=config.output,
+        )
+        self.discriminator = Discriminator(
+            spec.image_shape,
+            config.discriminator_width or config.width,
+            spec.classes,
+            pack=config.pack,
+            strided=config.strided,
+            fully_connected=config.fully_connected,
+            norm=config.norm_of_discriminator,
+            norm_input=config.discriminator_norm == "everywhere",
+            activation=config.discriminator_activation,
+            spectral=config.spectral_norm,
+        )
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images, uint8 ``[B, C, H, W]``, of ``[B, latent]``."""
@@ -105,19 +116,57 @@ class GAN(Family):
         ]
 
     def _discriminator_loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
+        config = self.config
+        if labels is not None and config.pack > 1:
+            order = by_class(labels)
+            x, labels = x[order], labels[order]
         with torch.no_grad():
-            fake = self.generator(noise.normal(self.config.latent).to(self._dtype), labels)
+            fake = self.generator(noise.normal(config.latent).to(self._dtype), labels)
+        real = self.spec.to_unit(x).to(self._dtype)
+        real, fake, labels = self._packs(real), self._packs(fake), self._pack_labels(labels)
+        if config.r1:
+            real.requires_grad_()
         # Two batches, not one: batch norm must not show D the two kinds side by side.
-        real_logits = self.discriminator(self.spec.to_unit(x).to(self._dtype), labels)
-        fake_logits = self.discriminator(fake, labels)
-        loss = discriminator_loss(real_logits, fake_logits, self.config.label_smoothing)
-        with torch.no_grad():
-            logs = {"D(x)": real_logits.float().sigmoid().mean(), "D(G(z))": fake_logits.float().sigmoid().mean()}
-        return Loss({"discriminator": loss}, logs)
+        real_answers = self.discriminator(real, labels)
+        fake_answers = self.discriminator(fake, labels)
+        terms = {
+            "discriminator": discriminator_loss(
+                real_answers,
+                fake_answers,
+                config.loss,
+                label_smoothing=config.label_smoothing,
+                targets=config.targets,
+            )
+        }
+        if config.r1:
+            terms["R1"] = config.r1 / 2 * squared_slope(real_answers, real).mean()
+        if config.penalty_weight:
+            epsilon = noise.uniform()[: len(real)]
+            penalty = gradient_penalty(lambda between: self.discriminator(between, labels), real, fake, epsilon)
+            terms["gradient penalty"] = config.penalty_weight * penalty
+        return Loss(terms, self._answers(real_answers, fake_answers))
+
+    @torch.no_grad()
+    def _answers(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """D's mean answers, by the name of what they are."""
+        if self.config.loss in PROBABILITIES:
+            return {"D(x)": real.float().sigmoid().mean(), "D(G(z))": fake.float().sigmoid().mean()}
+        return {"critic(x)": real.float().mean(), "critic(G(z))": fake.float().mean()}
 
     def _generator_loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
+        if labels is not None and self.config.pack > 1:
+            labels = labels[by_class(labels)]
         fake = self.generator(noise.normal(self.config.latent).to(self._dtype), labels)
-        return Loss({"generator": generator_loss(self.discriminator(fake, labels), self.config.loss)})
+        answers = self.discriminator(self._packs(fake), self._pack_labels(labels))
+        return Loss({"generator": generator_loss(answers, self.config.loss, targets=self.config.targets)})
+
+    def _packs(self, x: Tensor) -> Tensor:
+        """``[B, C, …]`` as the discriminator takes them, ``[packs, pack * C, …]``."""
+        return packed(x, self.config.pack)
+
+    def _pack_labels(self, labels: Tensor | None) -> Tensor | None:
+        """The labels ``[packs * pack]`` of the images of `_packs`."""
+        return None if labels is None else filled(labels, self.config.pack)
 
     @torch.no_grad()
     def sample(
@@ -151,19 +200,3 @@ class GAN(Family):
             "the discriminator has won: it is over 98 % sure of real images and of generated ones, which leaves the "
             "generator little to learn from; lower the learning rate, set label_smoothing to 0.1 or try another seed"
         ]
-
-
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """-V(D, G), the mean of -log D(x) plus that of -log(1 - D(G(z))), from logits ``[B]``, in nats.
-
-    With one-sided smoothing s the first becomes -(1-s) log D(x) - s log(1 - D(x)).
-    """
-    real_logits, fake_logits = at_least_float32(real_logits), at_least_float32(fake_logits)
-    real = (1 - label_smoothing) * F.softplus(-real_logits) + label_smoothing * F.softplus(real_logits)
-    return real.mean() + F.softplus(fake_logits).mean()
-
-
-def generator_loss(fake_logits: Tensor, kind: Literal["nonsaturating", "minimax"]) -> Tensor:
-    """The mean of -log D(G(z)), or of log(1 - D(G(z))) for ``minimax``, from logits ``[B]``, in nats."""
-    fake_logits = at_least_float32(fake_logits)
-    return F.softplus(-fake_logits).mean() if kind == "nonsaturating" else -F.softplus(fake_logits).mean()
