@@ -21,14 +21,33 @@ SPECS = [
     Spec((1, 7, 10), levels=2, classes=2),
     Spec((3, 9, 6), levels=2),
 ]
+VECTORS = [
+    Spec((2,), levels=0, center=(1.0, -2.0), scale=(3.0, 0.5)),
+    Spec((5,), levels=0, classes=3, center=(0.0,) * 5, scale=(1.0,) * 5),
+]
+VECTOR_NAMES = [name for name, cls in FAMILIES.items() if cls.vectors]
 names = pytest.mark.parametrize("name", list(FAMILIES))
-specs = pytest.mark.parametrize("spec", SPECS, ids=lambda s: "x".join(map(str, s.shape)) + f"-{s.levels}-{s.classes}")
+
+
+def shown(spec: Spec) -> str:
+    return "x".join(map(str, spec.shape)) + f"-{spec.levels}-{spec.classes}"
+
+
+specs = pytest.mark.parametrize("spec", SPECS, ids=shown)
+everything = pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        pytest.param(name, spec, id=f"{name}-{shown(spec)}")
+        for name in FAMILIES
+        for spec in (SPECS + VECTORS if name in VECTOR_NAMES else SPECS)
+    ],
+)
 
 
 def build(name: str, spec: Spec) -> Family:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return FAMILIES[name](configure(name, "tiny")[0], spec)
+        return FAMILIES[name](configure(name, "tiny", spec if spec.vector else Spec((1, 28, 28)))[0], spec)
 
 
 def quick(name: str) -> object:
@@ -40,6 +59,8 @@ def quick(name: str) -> object:
 
 def batch(spec: Spec, count: int = 4) -> tuple[torch.Tensor, torch.Tensor | None]:
     noise = ImageNoise(3, range(count))
+    if spec.vector:
+        return noise.normal(*spec.shape), (torch.arange(count) % (spec.classes + 1) if spec.classes else None)
     x = noise.integers(spec.levels, *spec.shape).to(torch.uint8)
     # The last label is "no class", which training mixes in.
     return x, (torch.arange(count) % (spec.classes + 1) if spec.classes else None)
@@ -60,8 +81,7 @@ def test_says_what_it_is(name: str) -> None:
     assert set(SIZES) <= set(vars(PRESETS[name]))
 
 
-@names
-@specs
+@everything
 def test_objectives_cover_every_parameter_and_each_gets_a_gradient(name: str, spec: Spec) -> None:
     model = build(name, spec)
     objectives = model.objectives()
@@ -78,14 +98,17 @@ def test_objectives_cover_every_parameter_and_each_gets_a_gradient(name: str, sp
         assert all(p.grad is not None for p in objective.parameters)
 
 
-@names
-@specs
+@everything
 def test_samples_are_images_of_the_spec(name: str, spec: Spec) -> None:
     model = build(name, spec).eval()
     drawn = sample(model, 3, options=quick(name), block=4)
     assert drawn.images.shape == (3, *spec.shape)
-    assert drawn.images.dtype == torch.uint8
-    assert int(drawn.images.max()) < spec.levels
+    if spec.vector:
+        assert drawn.images.dtype == torch.float32
+        assert torch.isfinite(drawn.images).all()
+    else:
+        assert drawn.images.dtype == torch.uint8
+        assert int(drawn.images.max()) < spec.levels
     if spec.classes:
         assert drawn.labels is not None
         given = sample(model, 3, labels=[1], options=quick(name), block=4)
@@ -93,8 +116,7 @@ def test_samples_are_images_of_the_spec(name: str, spec: Spec) -> None:
         assert given.labels.tolist() == [1, 1, 1]
 
 
-@names
-@specs
+@everything
 def test_image_i_depends_on_seed_and_i_alone(name: str, spec: Spec) -> None:
     model = build(name, spec).eval()
     few, many = (
@@ -110,11 +132,13 @@ def test_image_i_depends_on_seed_and_i_alone(name: str, spec: Spec) -> None:
             sample(exact, 4, seed=5, options=quick(name), block=4).images,
             sample(exact, 4, seed=5, options=quick(name), block=3).images,
         )
-    assert (one.int() - other.int()).abs().max() <= 1
+    if spec.vector:
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-5)
+    else:
+        assert (one.int() - other.int()).abs().max() <= 1
 
 
-@names
-@specs
+@everything
 def test_log_likelihood_says_what_it_is(name: str, spec: Spec) -> None:
     model = build(name, spec).eval()
     x, labels = batch(spec)
@@ -136,8 +160,14 @@ def test_log_likelihood_says_what_it_is(name: str, spec: Spec) -> None:
         assert again.nats is not None
         assert answer.nats.shape == (4,)
         assert torch.isfinite(answer.nats).all()
-        assert (answer.nats < 0).all()  # a probability of a discrete image
+        assert spec.vector or (answer.nats < 0).all()  # a probability of a discrete image
         assert torch.equal(answer.nats, again.nats)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in VECTOR_NAMES])
+def test_a_family_of_pixels_refuses_vectors_in_one_line(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^an autoregressive family predicts .*: use vae, gan, diffusion or flow$"):
+        configure(name, "tiny", VECTORS[0])
 
 
 @names

@@ -1,18 +1,21 @@
-"""The GAN: the game's closed forms, DCGAN's rules, the contract."""
+"""The GAN: DCGAN's rules and their ablations, the contract, the alarms. The losses are in test_gan_losses.py."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from trilemma.data import load
 from trilemma.families.family import QUESTIONS
-from trilemma.families.gan import GAN, GANConfig, GANOptions, discriminator_loss, generator_loss
+from trilemma.families.gan import GAN, GANConfig, GANOptions
 from trilemma.images import Spec, to_unit
-from trilemma.nets.convnets import Discriminator, Generator
+from trilemma.nets.dcgan import Discriminator, Generator
 from trilemma.noise import BatchNoise, ImageNoise
+from trilemma.training import train
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (1, 17, 23), (3, 8, 8)]
 
@@ -37,63 +40,6 @@ def freeze_all_but(model: GAN, parameters: object) -> None:
     for p in model.parameters():
         p.requires_grad_(id(p) in wanted)
         p.grad = None
-
-
-# --- the game --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("m", "js"), [(0.0, 0.0), (1.0, 0.111421), (2.0, 0.336831), (4.0, 0.632720)])
-def test_value_at_the_optimal_discriminator(m: float, js: float) -> None:
-    """V(D*) = -log 4 + 2 JS for N(0, 1) against N(m, 1), with D* = p/(p+q), whose logit is log p - log q."""
-    quantiles = (torch.arange(400_000, dtype=torch.float64) + 0.5) / 400_000
-    x = torch.special.ndtri(quantiles)  # a stratified sample of N(0, 1)
-
-    def value(scale: float, shift: float) -> float:
-        real, fake = (-0.5 * v.square() + 0.5 * (v - m).square() for v in (x, x + m))
-        return -discriminator_loss(scale * real + shift, scale * fake + shift).item()
-
-    assert value(1, 0) == pytest.approx(-math.log(4) + 2 * js, abs=3e-6)
-    assert value(1, 0.1) < value(1, 0)
-    assert value(1, -0.1) < value(1, 0)
-    assert m == 0 or value(0.9, 0) < value(1, 0) > value(1.1, 0)
-
-
-def test_generator_losses_at_half() -> None:
-    half = torch.zeros(5)
-    assert generator_loss(half, "nonsaturating").item() == pytest.approx(math.log(2))
-    assert generator_loss(half, "minimax").item() == pytest.approx(-math.log(2))
-    assert discriminator_loss(half, half).item() == pytest.approx(math.log(4))
-
-
-def test_minimax_saturates_where_nonsaturating_does_not() -> None:
-    gradients = {}
-    for kind in ("nonsaturating", "minimax"):
-        logits = torch.tensor([-12.0], requires_grad=True)
-        generator_loss(logits, kind).backward()  # type: ignore[arg-type]
-        gradients[kind] = logits.grad.item()  # type: ignore[union-attr]
-    assert gradients["nonsaturating"] == pytest.approx(-1, abs=1e-4)
-    assert -1e-4 < gradients["minimax"] < 0  # the same direction, hardly any push
-
-
-def test_label_smoothing_is_one_sided() -> None:
-    """The best D for real images alone answers 1 - s; fake images keep the label 0."""
-    logits = torch.linspace(-6, 6, 20001)
-    far = torch.tensor([-100.0])
-    losses = torch.stack([discriminator_loss(value[None], far, 0.1) for value in logits[::50]])
-    assert torch.sigmoid(logits[::50][losses.argmin()]).item() == pytest.approx(0.9, abs=0.01)
-    assert discriminator_loss(torch.tensor([100.0]), far, 0.0).item() == pytest.approx(0)
-
-
-def test_losses_are_finite_for_extreme_and_bfloat16_logits() -> None:
-    logits = torch.tensor([-1e4, 0.0, 1e4], dtype=torch.bfloat16, requires_grad=True)
-    for loss in (
-        discriminator_loss(logits, logits, 0.1),
-        *(generator_loss(logits, k) for k in ("nonsaturating", "minimax")),
-    ):  # type: ignore[arg-type]
-        assert loss.dtype == torch.float32
-        assert torch.isfinite(loss)
-        loss.backward()
-        assert torch.isfinite(logits.grad).all()  # type: ignore[arg-type]
 
 
 # --- the networks ----------------------------------------------------------------------------------------------------
@@ -183,10 +129,26 @@ def test_k_discriminator_steps() -> None:
     assert (d.name, d.repeats, g.name, g.repeats) == ("discriminator", 5, "generator", 1)
 
 
-@pytest.mark.parametrize("config", [{"discriminator_steps": 0}, {"label_smoothing": 0.5}])
-def test_bad_config_is_one_clear_line(config: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(config))):
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"discriminator_steps": 0},
+        {"label_smoothing": 0.5},
+        {"label_smoothing": 0.1, "loss": "hinge"},
+        {"gradient_penalty": -1.0},
+        {"gradient_penalty": 0.0, "loss": "wasserstein"},
+        {"gradient_penalty": 10.0, "discriminator_norm": "batch"},
+        {"r1": -1.0},
+        {"r1": 1.0, "discriminator_norm": "everywhere"},
+        {"pack": 0},
+        {"discriminator_width": 0},
+    ],
+    ids=str,
+)
+def test_bad_config_is_one_clear_line(config: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(config))) as refusal:
         gan(Spec((1, 8, 8)), **config)
+    assert "\n" not in str(refusal.value)
 
 
 def test_image_does_not_depend_on_its_batch_even_in_training_mode() -> None:
@@ -242,3 +204,74 @@ def test_fifty_steps_learn_blobs(loss: str) -> None:
     error = [(images - to_unit(x, 256)).square().mean().item() for images in (first, last)]
     assert all(math.isfinite(value) for value in losses)
     assert error[1] < 0.5 * error[0]
+
+
+# --- the guidelines, one by one --------------------------------------------------------------------------------------
+
+ABLATIONS: list[dict[str, object]] = [
+    {"strided": False},
+    {"fully_connected": True},
+    {"fully_connected": True, "discriminator_norm": "layer", "generator_norm": "none"},
+    {"generator_norm": "everywhere", "discriminator_norm": "everywhere"},
+    {"generator_norm": "none", "discriminator_norm": "none"},
+    {"generator_activation": "leaky-relu", "discriminator_activation": "relu"},
+    {"output": "linear"},
+    {"discriminator_width": 4},
+    {"pack": 3, "spectral_norm": True, "loss": "hinge"},
+    {"pack": 2, "loss": "wasserstein"},
+]
+
+
+@pytest.mark.parametrize("config", ABLATIONS, ids=str)
+@pytest.mark.parametrize("spec", [Spec((1, 16, 16)), Spec((3, 17, 12), classes=3)], ids=lambda s: str(s.shape))
+def test_every_ablation_trains_every_parameter(spec: Spec, config: dict[str, object]) -> None:
+    model = gan(spec, **config)
+    x, labels = random_images(spec, 7), torch.arange(7) % 4 if spec.classes else None
+    for objective in model.objectives():
+        freeze_all_but(model, objective.parameters)
+        loss = objective.loss(x, labels, batch_noise(7))
+        loss.total.backward()
+        assert all(math.isfinite(value.item()) for value in (loss.terms | loss.logs).values())
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in objective.parameters)
+    assert model.sample(ImageNoise(0, range(3))).shape == (3, *spec.shape)
+
+
+def test_each_switch_does_what_it_says() -> None:
+    def leaves(**config: object) -> tuple[list[nn.Module], list[nn.Module]]:
+        model = gan(Spec((1, 16, 16)), **config)
+        return list(model.generator.layers), list(model.discriminator.layers)
+
+    g, d = leaves(strided=False)
+    assert not any(isinstance(m, nn.ConvTranspose2d) for m in g)
+    assert sum(isinstance(m, nn.MaxPool2d) for m in d) == 2
+    assert all(m.stride == (1, 1) for m in (*g, *d) if isinstance(m, nn.Conv2d))
+    g, d = leaves(generator_norm="everywhere", discriminator_norm="everywhere")
+    assert isinstance(g[-1], nn.BatchNorm2d) and isinstance(d[1], nn.BatchNorm2d)
+    g, d = leaves(generator_norm="none", discriminator_norm="none")
+    assert not any(isinstance(m, nn.BatchNorm2d | nn.GroupNorm) for m in (*g, *d))
+    assert all(m.bias is not None for m in (*g, *d) if isinstance(m, nn.Conv2d | nn.ConvTranspose2d))
+    g, d = leaves(fully_connected=True)
+    assert isinstance(g[0], nn.Linear) and isinstance(d[-3], nn.Linear)
+    g, d = leaves(generator_activation="leaky-relu", discriminator_activation="relu")
+    assert any(isinstance(m, nn.LeakyReLU) for m in g) and not any(isinstance(m, nn.LeakyReLU) for m in d)
+    with torch.no_grad():
+        z = 1e4 * torch.randn(2, 6)
+        assert gan(Spec((1, 16, 16)), generator_norm="none").generator(z).abs().max() <= 1
+        assert gan(Spec((1, 16, 16)), generator_norm="none", output="linear").generator(z).abs().max() > 1
+
+
+def test_a_resumed_run_with_spectral_norm_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    data = load("mnist", limit=64, progress=False)
+    settings = {"batch": 16, "ema": 0.9, "pictures": 0}
+    model = {"width": 8, "latent": 4, "spectral_norm": True, "loss": "hinge", "pack": 2, "r1": 0.1}
+
+    def run(name: str, *budgets: str) -> dict[str, Tensor]:
+        for budget in budgets:
+            done = train(
+                "gan", data, out=tmp_path / name, budget=budget, model=model, settings=settings, resume=True, say=str
+            )
+        return done.load().model
+
+    once, twice = run("once", "6steps"), run("twice", "3steps", "6steps")
+    assert any(name.endswith(".u") for name in once)
+    assert once.keys() == twice.keys() and all(torch.equal(once[name], twice[name]) for name in once)

@@ -40,6 +40,7 @@ from trilemma.parallel import ranks
 from trilemma.report import write
 from trilemma.run import Run, is_run
 from trilemma.training import Budget, Diverged, Progress, Report, make_config, train
+from trilemma.vectors import scatter
 
 Tell = Callable[[str, str, float, float, str], None]
 """Called as ``tell(family, what, done, total, detail)``; the family is "" for what all share."""
@@ -93,6 +94,8 @@ def compare(
         raise ValueError(f"unknown family {unknown[0]!r}; there are {', '.join(FAMILIES)}")
     limit = Budget.parse(budget)
     dataset = data if isinstance(data, Dataset) else load(data)
+    if dataset.vector and not families:  # all that can be compared
+        names = [name for name in names if FAMILIES[name].vectors]
     protocol = protocol or Protocol(seed=seed, metrics=standard_metrics(dataset))
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -194,7 +197,7 @@ def _kept(run: Run, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def standard_metrics(dataset: Dataset) -> str:
     """What a comparison measures unless something else is asked for: a classifier is cheap beside the training."""
-    return "default,accuracy,modes,mode_kl" if dataset.labels is not None else "default"
+    return "default,accuracy,modes,mode_kl" if dataset.labels is not None and not dataset.vector else "default"
 
 
 def _ladder(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -251,6 +254,8 @@ def _draw_real(dataset: Dataset, conditional: bool, seed: int, out: Path) -> str
         chosen = np.array([members[row % len(members)] for row in range(8) for members in filled], np.int64)
     else:
         chosen = order[:80]
+    if dataset.vector:
+        return save_png(scatter(dataset.batch(order[:2000]), None), out / "real.png").name
     return save_png(grid(dataset.batch(chosen), levels=dataset.levels, columns=10), out / "real.png").name
 
 

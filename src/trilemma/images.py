@@ -1,7 +1,8 @@
-"""The one currency: ``uint8 [N, C, H, W]`` images with a stated number of levels.
+"""The one currency: ``uint8 [N, C, H, W]`` images with a stated number of levels, or ``float32 [N, D]`` vectors.
 
 Every boundary of the library carries images in this form, whatever a family computes with inside.
-A pixel is an integer in ``0 … levels - 1``; binary images have two levels, photographs 256.
+A pixel is an integer in ``0 … levels - 1``; binary images have two levels, photographs 256. Vectors are real-valued:
+they have no levels, and what is said of their probability is a density.
 """
 
 from __future__ import annotations
@@ -28,18 +29,22 @@ class Spec:
     that begin with `START` and are filled up with `PADDING`; the empty caption means "no label".
 
     Attributes:
-        shape: ``(channels, height, width)`` of one image.
-        levels: number of values a pixel takes, 2 or 256.
+        shape: ``(channels, height, width)`` of one image, or ``(D,)`` of a vector.
+        levels: number of values a pixel takes, 2 or 256; 0 for vectors.
         classes: number of classes the model is conditioned on; 0 for none.
         vocabulary: number of tokens of the captions the model is conditioned on; 0 for none.
         length: tokens in a caption, filled up.
+        center, scale: of vectors, the mean and the standard deviation of each value in the training data, so that nets
+            and noise schedules see values of unit size; empty for images.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     levels: int = 256
     classes: int = 0
     vocabulary: int = 0
     length: int = 0
+    center: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.classes and self.vocabulary:
@@ -61,25 +66,66 @@ class Spec:
         return rows
 
     @property
+    def vector(self) -> bool:
+        """Whether the data are real-valued vectors and not images."""
+        return self.levels == 0
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)``; ``ValueError`` for vectors, which have none."""
+        if self.vector:
+            raise ValueError(f"this works on images, and these are vectors of {self.dims} values")
+        channels, height, width = self.shape
+        return channels, height, width
+
+    @property
     def channels(self) -> int:
-        return self.shape[0]
+        return self.image_shape[0]
 
     @property
     def height(self) -> int:
-        return self.shape[1]
+        return self.image_shape[1]
 
     @property
     def width(self) -> int:
-        return self.shape[2]
+        return self.image_shape[2]
 
     @property
     def dims(self) -> int:
-        """Number of discrete values in one image, the D of bits per dimension."""
+        """Number of values in one image or vector, the D of bits per dimension."""
         return math.prod(self.shape)
+
+    def to_unit(self, x: Tensor) -> Tensor:
+        """Images to floats on [-1, 1]; vectors to mean 0 and standard deviation 1, without a limit."""
+        if not self.vector:
+            return to_unit(x, self.levels)
+        center, scale = self._moments(x)
+        return (x.float() - center) / scale
+
+    def from_unit(self, values: Tensor) -> Tensor:
+        """The inverse of `to_unit`: uint8 images, to the nearest level, or float32 vectors."""
+        if not self.vector:
+            return from_unit(values, self.levels)
+        center, scale = self._moments(values)
+        return values.float() * scale + center
+
+    @property
+    def log_volume(self) -> float:
+        """log of the volume that a unit of `to_unit` has in the data: log p(x) = log p(to_unit(x)) - log_volume.
+
+        0 for images, whose probabilities are of levels and not densities.
+        """
+        return sum(map(math.log, self.scale))
+
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        center = torch.tensor(self.center or (0.0,), device=x.device)
+        return center, torch.tensor(self.scale or (1.0,), device=x.device)
 
 
 def check_images(images: Tensor, spec: Spec) -> Tensor:
     """Return ``images`` unchanged, or raise ``ValueError`` with one line on what is wrong with them."""
+    if spec.vector:
+        return _check_vectors(images, spec)
     if images.dtype != torch.uint8:
         raise ValueError(
             f"images must be uint8 with values 0 to {spec.levels - 1}, not {images.dtype}: "
@@ -94,6 +140,17 @@ def check_images(images: Tensor, spec: Spec) -> Tensor:
     return images
 
 
+def _check_vectors(vectors: Tensor, spec: Spec) -> Tensor:
+    if vectors.dtype != torch.float32:
+        raise ValueError(f"vectors must be float32, not {vectors.dtype}")
+    if vectors.ndim != 2 or tuple(vectors.shape[1:]) != spec.shape:
+        raise ValueError(f"vectors must have shape [N, {spec.shape[0]}], not {list(vectors.shape)}")
+    if not bool(torch.isfinite(vectors).all()):
+        row = int((~torch.isfinite(vectors)).any(1).nonzero()[0])
+        raise ValueError(f"vector {row} holds a value that is not finite: leave such rows out")
+    return vectors
+
+
 def to_unit(images: Tensor, levels: int) -> Tensor:
     """Levels ``0 … levels-1`` to floats evenly spaced on [-1, 1]."""
     return images.float() * (2 / (levels - 1)) - 1
@@ -105,8 +162,8 @@ def from_unit(values: Tensor, levels: int) -> Tensor:
 
 
 def to_display(images: Tensor, levels: int) -> Tensor:
-    """Levels to 0 … 255, for eyes, files and feature networks."""
-    if levels == 256:
+    """Levels to 0 … 255, for eyes, files and feature networks; vectors (0 levels) stay as they are."""
+    if levels in (0, 256):
         return images
     return (images.float() * (255 / (levels - 1))).round().to(torch.uint8)
 

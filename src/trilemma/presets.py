@@ -7,17 +7,21 @@ A size fixes the arithmetic of one training step per image, forward and backward
 so that an equal number of images, or an equal time, is an equal chance for every family. The rows below are for
 28 × 28 grey; at the resolution and channels of other data the width is scaled so that the arithmetic per pixel stays
 the same. Operations are counted, not guessed: `gflop` runs one step on shapes alone.
+
+Vectors have no resolution: for them a size is `VECTOR_GFLOP`, a 250th of that of images, whatever their number of
+values, and the width of the perceptron is scaled to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from trilemma.config import TrainConfig, decode, to_dict
 from trilemma.families import FAMILIES
@@ -27,6 +31,9 @@ from trilemma.noise import Noise
 SIZES = ("tiny", "small", "base", "large")
 GFLOP = {"tiny": 0.25, "small": 1.0, "base": 4.0, "large": 16.0}
 """Training operations per image (a product and a sum count as two), at 28 × 28."""
+
+VECTOR_GFLOP = {size: value / 250 for size, value in GFLOP.items()}
+"""The same per vector: 1, 4, 16 and 64 million."""
 
 REFERENCE = Spec((1, 28, 28))
 """The data that the rows below are written for."""
@@ -39,7 +46,8 @@ CLOSE = 0.15
 class Preset:
     """The model fields of each size, the training settings of a family, and what is scaled with the data.
 
-    ``width`` names the field that is scaled, in multiples of ``step``; the arithmetic grows with its square.
+    ``width`` names the field that is scaled, in multiples of ``step``; the arithmetic grows with its square. For
+    vectors ``vector`` and ``vector_train`` replace what the row of the size and ``train`` say.
     """
 
     width: str
@@ -49,6 +57,8 @@ class Preset:
     base: Mapping[str, Any]
     large: Mapping[str, Any]
     train: Mapping[str, Any]
+    vector: Mapping[str, Any] = field(default_factory=dict)
+    vector_train: Mapping[str, Any] = field(default_factory=dict)
 
 
 CODES = Preset(
@@ -59,6 +69,8 @@ CODES = Preset(
     base=dict(width=144, depth=2, latent=64),
     large=dict(width=272, depth=2, latent=128),
     train=dict(batch=64, lr=2e-3, warmup=50),
+    vector=dict(width=128, depth=3, latent=4),
+    vector_train=dict(batch=256, lr=1e-3, anneal=0.3, precision="fp32"),
 )
 """The nets of an encoder and a decoder: those of the autoencoder are those of the VAE."""
 
@@ -91,6 +103,8 @@ PRESETS: dict[str, Preset] = {
         base=dict(width=320, latent=100),
         large=dict(width=640, latent=100),
         train=dict(batch=64, lr=5e-4, betas=(0.5, 0.999), warmup=100, clip=0.0),
+        vector=dict(width=128, latent=2),
+        vector_train=dict(batch=128, lr=5e-4, precision="fp32"),
     ),
     "diffusion": Preset(
         width="width",
@@ -100,6 +114,8 @@ PRESETS: dict[str, Preset] = {
         base=dict(width=192, multipliers=(1, 1, 2), patch=2),
         large=dict(width=192, multipliers=(1, 1, 2), patch=1),
         train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50),
+        vector=dict(width=128, blocks=3),
+        vector_train=dict(batch=256, lr=1e-3, anneal=0.3, precision="fp32"),
     ),
     "flow": Preset(
         width="width",
@@ -109,6 +125,8 @@ PRESETS: dict[str, Preset] = {
         base=dict(width=192, multipliers=(1, 1, 2), patch=2),
         large=dict(width=192, multipliers=(1, 1, 2), patch=1),
         train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50),
+        vector=dict(width=128, blocks=3),
+        vector_train=dict(batch=256, lr=1e-3, anneal=0.3, precision="fp32"),
     ),
 }
 
@@ -132,14 +150,17 @@ def configure(
     preset, cls = PRESETS[family], FAMILIES[family].Config
     settings = decode(
         TrainConfig,
-        {**to_dict(TrainConfig()), **preset.train, **(train or {})},
+        {**to_dict(TrainConfig()), **preset.train, **(preset.vector_train if spec.vector else {}), **(train or {})},
         f"training settings of {family}",
     )
-    fields: dict[str, Any] = {**getattr(preset, size), **(model or {})}
+    fields: dict[str, Any] = {**getattr(preset, size), **(preset.vector if spec.vector else {}), **(model or {})}
     config: Any = decode(cls, fields, f"model settings of {family}")
     if preset.width in (model or {}):
         return config, settings
-    target = GFLOP[size] * spec.height * spec.width / (REFERENCE.height * REFERENCE.width)
+    if spec.vector:
+        target = VECTOR_GFLOP[size]
+    else:
+        target = GFLOP[size] * spec.height * spec.width / (REFERENCE.height * REFERENCE.width)
     for _ in range(2):  # the arithmetic is nearly quadratic in the width, so two corrections do
         excess = gflop(family, config, spec) / target
         if abs(excess - 1) < CLOSE:
@@ -162,18 +183,34 @@ class _Shapes(Noise):
     uniform = normal
 
 
-def gflop(family: str, config: Any, spec: Spec, batch: int = 2) -> float:
+class _Operations(TorchDispatchMode):
+    """Counts as `torch.utils.flop_counter.FlopCounterMode` does, which cannot follow a loss that differentiates inside
+    (a gradient penalty)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if (count := flop_registry.get(func.overloadpacket)) is not None:
+            self.total += count(*args, **kwargs, out_val=out)
+        return out
+
+
+def gflop(family: str, config: Any, spec: Spec, batch: int = 12) -> float:
     """Operations of one training step per image, forward and backward over all objectives, in 1e9.
 
-    Nothing is computed: shapes flow through the model on the meta device.
+    Nothing is computed: shapes flow through the model on the meta device. Twelve images fill whole packs of 2, 3 and 4.
     """
     with torch.random.fork_rng(devices=[]):
         model = FAMILIES[family](config, spec).to("meta").train()
-    x = torch.empty(batch, *spec.shape, dtype=torch.uint8, device="meta")
+    x = torch.empty(batch, *spec.shape, dtype=torch.float32 if spec.vector else torch.uint8, device="meta")
     labels = spec.unlabelled(batch, "meta") if spec.conditional else None
-    with FlopCounterMode(display=False) as counter:
+    with _Operations() as counter:
         for objective in model.objectives():
             objective.freeze_others(model)
             for _ in range(objective.repeats):
                 objective.loss(x, labels, _Shapes(batch)).total.backward()  # type: ignore[no-untyped-call]
-    return float(counter.get_total_flops()) / batch / 1e9
+    return counter.total / batch / 1e9

@@ -31,7 +31,7 @@ class Samples:
     """What a sampler gives.
 
     Attributes:
-        images: uint8 [N, C, H, W] with ``spec.levels`` levels.
+        images: uint8 [N, C, H, W] with ``spec.levels`` levels, or float32 [N, D] vectors.
         labels: int64 [N], the class each image was drawn from; ``spec.classes`` where no class was given; None where
             the model is not conditioned on classes.
         spec: the shape and levels of the images.

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from trilemma.cli.flags import DataFlags, data_config
 from trilemma.data import describe, load
 from trilemma.images import grid, save_png
+from trilemma.vectors import scatter
 
 app = App(
     name="data",
@@ -37,12 +38,17 @@ def data(
     Parameters
     ----------
     source
-        mnist (built in), fashion-mnist, cifar10, a folder or zip of images, an .npz, .npy or idx file, or a Hub id
+        mnist, ring, grid (built in), fashion-mnist, cifar10, a folder or zip of images, an .npz, .npy,
+        .csv or idx file, or a Hub id
     out
-        draw the first training images into this PNG
+        draw the first training images into this PNG; vectors as a scatter
     """
     dataset = load(data_config(source, images))
     print(describe(dataset))
     if out is not None:
+        if dataset.vector:
+            save_png(scatter(dataset.batch(dataset.train[:2000]), None), out)
+            print(f"{out}: the first {min(2000, len(dataset.train)):,} training vectors")
+            return
         save_png(grid(dataset.batch(dataset.train[:100]), levels=dataset.levels), out)
         print(f"{out}: the first {min(100, len(dataset.train))} training images")

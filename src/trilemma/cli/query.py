@@ -24,6 +24,7 @@ from trilemma.cli.query_latent_flags import LATENT_MODES, LATENT_QUESTIONS, Late
 from trilemma.cli.query_order import ask_causality, ask_complete, ask_receptive, ask_surprise
 from trilemma.cli.query_quality import ask_curve, ask_guidance
 from trilemma.cli.query_scores import ask_classify, ask_likelihood, ask_ood
+from trilemma.cli.query_vectors import ask_density, refuse_image_questions
 from trilemma.families import FAMILIES
 from trilemma.families.diffusion import Denoising
 from trilemma.parallel import join
@@ -59,6 +60,7 @@ trilemma query runs/diffusion --invert -n 6
 trilemma query runs/diffusion --interpolate -n 8
 trilemma query runs/diffusion --curve -n 2000 --counts 1,2,5,10,20,50,100
 trilemma query runs/digits --guidance-sweep -n 2000 --weights 0,1,2,4 --steps 20
+trilemma query runs/ring --density
 ```
 """,
     help_format="markdown",
@@ -90,6 +92,7 @@ MODES = {
     "interpolate": Mode(ask_interpolate, frozenset({"images", "n", "labels", "text", "points", "out", "options"})),
     "curve": Mode(ask_curve, frozenset({"n", "counts", "features", "reference", "out", "options"})),
     "guidance-sweep": Mode(ask_guidance, frozenset({"n", "weights", "features", "reference", "out", "options"})),
+    "density": Mode(ask_density, frozenset({"labels", "samples", "out"})),
 } | LATENT_MODES
 QUESTIONS = tuple(name for name in MODES if name != "likelihood")
 
@@ -114,6 +117,7 @@ def query(
     interpolate: Ask = False,
     curve: Ask = False,
     guidance_sweep: Ask = False,
+    density: Ask = False,
     keep: str | None = None,
     copies: int | None = None,
     particles: int | None = None,
@@ -178,6 +182,8 @@ def query(
     guidance_sweep
         precision against recall, and the share of samples that are the class asked for, for each weight w of guidance
         u + w(c − u); goes on after a kill (class-conditional diffusion, flow)
+    density
+        draw log p over the plane of 2-D vectors (vae, diffusion, flow)
     keep
         with --complete: top (exact where there is an order; the default), left, grid4 (one pixel in every 4 x 4, to
         draw a finer picture), none, or a picture of the images' size that is white where they are kept
@@ -217,7 +223,7 @@ def query(
     """
     given = latent or LatentFlags()
     early = (causality, receptive, complete, surprise, classify, ood)
-    denoised = (forward, reverse, terms, ode, invert, interpolate, curve, guidance_sweep)
+    denoised = (forward, reverse, terms, ode, invert, interpolate, curve, guidance_sweep, density)
     asked_here = dict(zip(QUESTIONS, (*early, *denoised), strict=False))
     questions = asked_here | {name: vars(given)[name] for name in LATENT_QUESTIONS}
     chosen = [name for name, value in questions.items() if value not in (None, False)]
@@ -240,6 +246,7 @@ def query(
         tell = (lambda done, total: bars.tell(opened.config.family, name, done, total)) if where.first else None
         value = questions.get(name)
         asked = Asked(opened, flags, value if isinstance(value, str) else None, seed, device, where.first, tell)
+        refuse_image_questions(asked, name)
         reply = MODES[name].answer(asked)
     if not where.first:
         return

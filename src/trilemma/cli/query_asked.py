@@ -80,6 +80,10 @@ class Asked:
             dataset = load(config.data)
             return dataset, subset(dataset.test, n, self.seed)
         spec = config.spec
+        if spec.vector:
+            dataset = load(replace(config.data, source=images, limit=None), split=False)
+            everything = np.arange(len(dataset.images))
+            return dataset, everything if len(everything) <= n else np.sort(subset(everything, n, self.seed))
         size, color = (spec.height, spec.width), "rgb" if spec.channels == 3 else "grey"
         dataset = load(replace(config.data, source=images, size=size, color=color, limit=None), split=False)  # type: ignore[arg-type]
         everything = np.arange(len(dataset.images))

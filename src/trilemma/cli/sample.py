@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import App, Parameter
 from PIL import Image
+from torch import Tensor
 
 from trilemma.cli.flags import Device, Json, parse_labels, print_json
 from trilemma.cli.progress import Bars
 from trilemma.config import parse_text
+from trilemma.data import load
 from trilemma.families import FAMILIES
 from trilemma.images import grid, save_png, to_display
 from trilemma.parallel import join
@@ -21,6 +24,7 @@ from trilemma.queries import drawing
 from trilemma.run import Run
 from trilemma.sampling import Samples
 from trilemma.sampling import sample as draw
+from trilemma.vectors import scatter
 
 MAX_TILES = 10_000
 
@@ -74,8 +78,8 @@ def sample(
     text
         a caption, of a run trained with --text; several in turn, a row of the picture for each
     out
-        grid.png (one picture), samples.npz (the arrays images and labels, or text) or folder/ (one PNG each, with
-        metadata.jsonl); RUN/samples-SEED.png by default
+        grid.png (one picture; vectors as a scatter over real ones), samples.npz (the arrays images, or vectors, and
+        labels or text) or folder/ (one PNG each, with metadata.jsonl); RUN/samples-SEED.png by default
     options
         a sampling option of the run's family
     """
@@ -86,7 +90,12 @@ def sample(
     out = out or run / f"samples-{seed}.png"
     if out.suffix.lower() not in (".png", ".npz", ""):
         raise ValueError(f"--out {out} must end in .png, in .npz, or be a folder")
-    if out.suffix.lower() == ".png" and n > MAX_TILES:
+    vector = opened.config.spec.vector
+    if vector and not out.suffix:
+        raise ValueError(
+            f"vectors are no pictures that a folder could hold: write --out {out}.npz, or .png for a scatter"
+        )
+    if out.suffix.lower() == ".png" and n > MAX_TILES and not vector:
         raise ValueError(f"{n} images do not fit in one picture: write --out samples.npz or --out folder/")
     with join(device) as where, Bars() as bars:
         drawn = draw(
@@ -101,12 +110,17 @@ def sample(
         )
     if not where.first:
         return
-    write(drawn, out, opened.config.class_names)
+    if vector and out.suffix.lower() == ".png":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_png(scatter(drawn.images, _real(opened, n)), out)
+    else:
+        write(drawn, out, opened.config.class_names)
     record = {"out": str(out), "n": n, "seed": seed, "images_per_second": round(drawn.images_per_second, 3)}
     if json:
         print_json(record | {"options": dataclasses.asdict(chosen)})
     else:
-        print(f"{out}: {n} images at {drawn.images_per_second:,.1f} images/s")
+        what = "vectors" if vector else "images"
+        print(f"{out}: {n} {what} at {drawn.images_per_second:,.1f} {what}/s")
 
 
 def write(drawn: Samples, out: Path, class_names: tuple[str, ...]) -> None:
@@ -114,7 +128,11 @@ def write(drawn: Samples, out: Path, class_names: tuple[str, ...]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     labels = np.full(len(drawn.images), -1) if drawn.labels is None else drawn.labels.numpy()
     if out.suffix.lower() == ".npz":
-        arrays = {"images": drawn.images.numpy(), "labels": labels, "levels": np.array(drawn.spec.levels)}
+        arrays: dict[str, np.ndarray[Any, Any]] = {"labels": labels}
+        if drawn.spec.vector:
+            arrays["vectors"] = drawn.images.numpy()
+        else:
+            arrays |= {"images": drawn.images.numpy(), "levels": np.array(drawn.spec.levels)}
         if drawn.text:
             arrays["text"] = np.array(drawn.text)
         np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
@@ -144,3 +162,11 @@ def by_text(drawn: Samples) -> Image.Image:
     return drawing.captioned(
         [(text, drawn.images[row]) for text, row in zip(texts, rows, strict=True)], drawn.spec.levels
     )
+
+
+def _real(run: Run, count: int) -> Tensor | None:
+    """Some held-out vectors of the run's own data to draw under its samples; None where it is no longer there."""
+    with suppress(ValueError, OSError):
+        dataset = load(run.config.data, progress=False)
+        return dataset.batch(dataset.test[:count])
+    return None

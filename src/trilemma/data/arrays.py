@@ -1,6 +1,8 @@
 """Images that already are arrays: ``.npz``, ``.npy``, and the idx files of the original MNIST.
 
-Nothing is unpickled. Pixels may be uint8, booleans, whole numbers or floats; what was done to them is noted.
+Nothing is unpickled. Pixels may be uint8, booleans, whole numbers or floats; what was done to them is noted. An array
+of images has three or four dimensions; one of two, [N, D], holds vectors and must be of floats, so that neither is ever
+taken for the other.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trilemma.data.config import DataConfig
-from trilemma.data.dataset import Indices, Raw, number_classes
+from trilemma.data.dataset import Indices, Raw, Vectors, number_classes
 from trilemma.data.decoded import with_progress
 from trilemma.data.fit import Pixels, convert_array, reason
 
@@ -33,24 +35,34 @@ CHANNELS = (1, 3, 4)
 def load_npz(path: Path, config: DataConfig, progress: bool) -> Raw:
     """``x_train, y_train, x_test, y_test, classes``, or ``images, labels, classes``; all but the images optional.
 
-    ``text`` holds a caption for each image, those of the test images last.
+    ``vectors`` may stand in the place of ``images``; ``text`` holds a caption for each image, those of the test images
+    last.
     """
     arrays = read_npz(path)
-    known = {"x_train", "y_train", "x_test", "y_test", "images", "labels", "classes", "levels", "text"}
+    known = {"x_train", "y_train", "x_test", "y_test", "images", "vectors", "labels", "classes", "levels", "text"}
     notes = [f"arrays not used: {', '.join(sorted(arrays.keys() - known))}"] if arrays.keys() - known else []
+    if "vectors" in arrays and arrays["vectors"].ndim != 2:
+        raise ValueError(f"{path}: vectors must be [N, D], not {list(arrays['vectors'].shape)}")
     if "x_train" in arrays:
         images, labels = [arrays["x_train"]], [arrays.get("y_train")]
         if "x_test" in arrays:
             images, labels = [*images, arrays["x_test"]], [*labels, arrays.get("y_test")]
-    elif "images" in arrays:
-        images, labels = [arrays["images"]], [arrays.get("labels")]
-        if "levels" in arrays and int(arrays["levels"]) == 2 and arrays["images"].dtype == np.uint8:
+    elif "images" in arrays or "vectors" in arrays:
+        images, labels = [arrays["images" if "images" in arrays else "vectors"]], [arrays.get("labels")]
+        if (
+            "levels" in arrays
+            and "images" in arrays
+            and int(arrays["levels"]) == 2
+            and arrays["images"].dtype == np.uint8
+        ):
             images = [arrays["images"] * np.uint8(255)]  # binary samples, as `trilemma sample` writes them
             notes.append("two levels, read as black and white")
         if labels[0] is not None and len(labels[0]) and (labels[0] == -1).all():
             labels = [None]  # samples of an unconditional model
     else:
-        raise ValueError(f"{path} has neither x_train nor images, only {', '.join(sorted(arrays)) or 'nothing'}")
+        raise ValueError(
+            f"{path} has none of x_train, images and vectors, only {', '.join(sorted(arrays)) or 'nothing'}"
+        )
     raw = from_arrays(path.stem, str(path), images, labels, arrays.get("classes"), config, progress, notes)
     if "text" in arrays:
         raw.captions = _join_captions(arrays["text"], len(raw.images), str(path))
@@ -135,7 +147,8 @@ def from_arrays(
     notes: list[str],
 ) -> Raw:
     """One or two parts (training, test) of images and labels → ``Raw``. ``where`` names the source in errors."""
-    parts = [_channels_first(part, where, notes) for part in images]
+    vectors = all(part.ndim == 2 for part in images)
+    parts = [part if vectors else _channels_first(part, where, notes) for part in images]
     kinds = [f"{part.dtype} {list(part.shape[1:])}" for part in parts]
     if len(set(kinds)) > 1:
         raise ValueError(f"{where}: training and test images differ, {' and '.join(kinds)}: make them alike")
@@ -144,8 +157,26 @@ def from_arrays(
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if not whole.size:
         raise ValueError(f"{where} holds no images")
-    pixels = _convert(_to_bytes(whole, where, notes), config, progress, notes)
+    pixels = _vectors(whole, where) if vectors else _convert(_to_bytes(whole, where, notes), config, progress, notes)
     return Raw(name, pixels, numbers, None, class_names, is_test, notes=notes)
+
+
+def _vectors(rows: Array, where: str) -> Vectors:
+    """[N, D] of floats → float32."""
+    if rows.dtype.kind != "f":
+        raise ValueError(
+            f"{where}: an array {list(rows.shape)} of {rows.dtype} may be flattened images or vectors: save images as "
+            "[N, H, W], and vectors as floats"
+        )
+    with np.errstate(over="ignore"):
+        converted = rows.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(converted).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{where}: {len(bad):,} of {len(rows):,} vectors hold a value that is not finite, the first is row "
+            f"{bad[0]}: leave such rows out"
+        )
+    return converted
 
 
 def _to_bytes(images: Array, where: str, notes: list[str]) -> Pixels:

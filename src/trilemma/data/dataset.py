@@ -1,7 +1,8 @@
-"""A data set in the one currency: ``uint8 [N, C, H, W]``, with labels, captions and one fixed split."""
+"""A data set in the one currency: ``uint8 [N, C, H, W]`` or ``float32 [N, D]``, with labels, captions and one split."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from trilemma.images import Spec
 from trilemma.noise import ImageNoise, Noise
 
 Indices = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
 Digests = npt.NDArray[np.uint64]
 
 TEST_SHARE = 0.1
@@ -28,7 +30,7 @@ class Raw:
     """What a reader hands over: all images in one array, not yet split.
 
     Attributes:
-        images: uint8 [N, C, H, W] with 256 levels.
+        images: uint8 [N, C, H, W] with 256 levels, or vectors float32 [N, D].
         labels: int64 [N] with values ``0 … len(class_names) - 1``.
         is_test: bool [N] where the source has a test split of its own.
         sorted_by_name: the order of the images says something about them (a folder lists one class after the other),
@@ -36,7 +38,7 @@ class Raw:
     """
 
     name: str
-    images: Pixels
+    images: Pixels | Vectors
     labels: Indices | None = None
     captions: list[str] | None = None
     class_names: tuple[str, ...] = ()
@@ -52,7 +54,8 @@ class Dataset:
     Attributes:
         name: for people.
         config: what was asked for; a local source is written as an absolute path.
-        images: uint8 [N, C, H, W] with 256 levels (before any binarising), in memory or mapped from a file.
+        images: uint8 [N, C, H, W] with 256 levels (before any binarising), in memory or mapped from a file; or vectors
+            float32 [N, D].
         labels: int64 [N] with values ``0 … len(class_names) - 1``, or None.
         captions: N strings (empty where an image has none), or None.
         class_names: the name of each label.
@@ -64,7 +67,7 @@ class Dataset:
 
     name: str
     config: DataConfig
-    images: Pixels
+    images: Pixels | Vectors
     labels: Indices | None
     captions: list[str] | None
     class_names: tuple[str, ...]
@@ -75,8 +78,24 @@ class Dataset:
 
     @property
     def levels(self) -> int:
-        """Number of values a pixel of `batch` takes: 2 where the images are binarised, else 256."""
+        """Number of values a pixel of `batch` takes: 2 where the images are binarised, else 256; 0 for vectors."""
+        if self.vector:
+            return 0
         return 256 if self.config.binarize == "none" else 2
+
+    @property
+    def vector(self) -> bool:
+        """Whether these are vectors and not images."""
+        return self.images.ndim == 2
+
+    @functools.cached_property
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Of vectors, the mean and the standard deviation of each value in training; 1 for one that never changes."""
+        train = self.images[self.train].astype(np.float64)
+        scale = train.std(0)
+        rounded = (map(float, (f"{value:.6g}" for value in values)) for values in (train.mean(0), scale + (scale == 0)))
+        center, spread = (tuple(values) for values in rounded)
+        return center, spread
 
     def spec(self, conditional: bool = False) -> Spec:
         """What a model is told. Raises ``ValueError`` where ``conditional`` and there are no labels."""
@@ -85,8 +104,11 @@ class Dataset:
                 f"{self.name} has no labels to condition on: sort the images into one subfolder per class, "
                 "or train an unconditional model"
             )
-        _, channels, height, width = self.images.shape
-        return Spec((channels, height, width), self.levels, len(self.class_names) if conditional else 0)
+        classes = len(self.class_names) if conditional else 0
+        if self.vector:
+            center, scale = self.moments
+            return Spec(self.images.shape[1:], 0, classes, center=center, scale=scale)
+        return Spec(self.images.shape[1:], self.levels, classes)
 
     def batch(self, indices: Sequence[int] | Indices | Tensor, noise: Noise | None = None) -> Tensor:
         """The images at absolute ``indices``.
@@ -101,7 +123,8 @@ class Dataset:
             noise: of B rows; ignored unless the data set is binarised dynamically.
 
         Returns:
-            uint8 [B, C, H, W] with `levels` levels, on the CPU, or on the noise's device where noise is used.
+            uint8 [B, C, H, W] with `levels` levels, or float32 [B, D], on the CPU, or on the noise's device
+            where noise is used.
         """
         rows = _rows(indices)
         x = torch.from_numpy(np.ascontiguousarray(self.images[rows]))
@@ -132,6 +155,8 @@ class Dataset:
 def assemble(raw: Raw, config: DataConfig, split: bool = True) -> Dataset:
     """Split, limit and fingerprint what a reader delivered."""
     notes = list(raw.notes)
+    if raw.images.ndim == 2:
+        _refuse_image_options(raw.name, config)
     digests = image_digests(raw.images)
     if not split:
         is_test = np.zeros(len(digests), np.bool_)
@@ -163,6 +188,17 @@ def assemble(raw: Raw, config: DataConfig, split: bool = True) -> Dataset:
     )
 
 
+def _refuse_image_options(name: str, config: DataConfig) -> None:
+    asked = {
+        "image-size": config.size is not None,
+        "binarize": config.binarize != "none",
+        "color": config.color != "auto",
+        "fit": config.fit != "crop",
+    }
+    if wrong := next((option for option, given in asked.items() if given), None):
+        raise ValueError(f"{name} holds vectors, and --{wrong} says something to images only: leave it out")
+
+
 def number_classes(classes: Sequence[str], notes: list[str]) -> tuple[Indices | None, tuple[str, ...]]:
     """Class names per image → (labels int64 [N], names), in alphabetical or, where all are numbers, numerical order."""
     if not any(classes):
@@ -181,7 +217,7 @@ def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit()
 
 
-def image_digests(images: Pixels) -> Digests:
+def image_digests(images: Pixels | Vectors) -> Digests:
     """A 64-bit hash of each image, uint64 [N]."""
     hashes = (hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest() for image in images)
     return np.frombuffer(b"".join(hashes), "<u8").astype(np.uint64)
@@ -206,12 +242,7 @@ def split_by_content(digests: Digests, name: str) -> npt.NDArray[np.bool_]:
 
 def describe(dataset: Dataset) -> str:
     """A few lines for people: size, shape, classes with their counts, and the notes."""
-    _, channels, height, width = dataset.images.shape
-    colour = {1: "grey", 3: "RGB"}[channels]
-    lines = [
-        f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images, "
-        f"{height} x {width} {colour}, {dataset.levels} levels"
-    ]
+    lines = [_headline(dataset)]
     if dataset.labels is not None:
         used = dataset.labels[np.concatenate([dataset.train, dataset.test])]
         counts = Counter(used.tolist())
@@ -223,6 +254,17 @@ def describe(dataset: Dataset) -> str:
             f"  {sum(map(bool, dataset.captions)):,} captions, such as {next(filter(None, dataset.captions))!r}"
         )
     return "\n".join(lines + [f"  {note}" for note in dataset.notes])
+
+
+def _headline(dataset: Dataset) -> str:
+    counts = f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test"
+    if dataset.vector:
+        center, scale = dataset.moments
+        spread = ", ".join(f"{m:.3g} ± {s:.3g}" for m, s in zip(center[:8], scale[:8], strict=True))
+        return f"{counts} vectors of {len(center)} values: {spread}{', …' if len(center) > 8 else ''}"
+    _, channels, height, width = dataset.images.shape
+    colour = {1: "grey", 3: "RGB"}[channels]
+    return f"{counts} images, {height} x {width} {colour}, {dataset.levels} levels"
 
 
 def _rows(indices: Sequence[int] | Indices | Tensor) -> Indices:

@@ -16,6 +16,9 @@ from trilemma.data.embedded import NAMES, load_named
 from trilemma.data.fit import SUFFIXES
 from trilemma.data.folder import load_folder, load_zip
 from trilemma.data.hub import load_hub
+from trilemma.data.mixtures import MIXTURES
+from trilemma.data.mixtures import draw as draw_mixture
+from trilemma.data.table import load_csv
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
@@ -36,9 +39,10 @@ def load(
     """Load a data set.
 
     Args:
-        source: ``mnist``, ``fashion-mnist`` or ``cifar10``; the path of a folder of images, a zip of one, an npz, npy
-            or idx file (write ``./mnist`` for a folder of that name); a Hub id such as ``owner/name``, with
-            ``owner/name:configuration`` and ``hub:name`` for the others; or a whole config.
+        source: ``mnist``, ``fashion-mnist`` or ``cifar10``; ``ring`` or ``grid``, which are vectors; the path of a
+            folder of images, a zip of one, an npz, npy, idx or csv file (write ``./mnist`` for a folder of that
+            name); a Hub id such as ``owner/name``, with ``owner/name:configuration`` and ``hub:name`` for the others;
+            or a whole config.
         size, fit, color, background, binarize, limit, max_bad: as in `DataConfig`; what is not given stays at the
             config's value or the default.
         split: hold images out; without, all are ``train``, as for images that are only looked at or scored.
@@ -59,10 +63,14 @@ def load(
     }  # fmt: skip
     assert given.keys() == {field.name for field in fields(DataConfig)} - {"source"}
     config = replace(config, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    if config.source in MIXTURES:
+        return assemble(draw_mixture(config.source), config, split)
     if config.source in NAMES:
         return assemble(load_named(config.source, config, progress), config, split)
     if not config.source.strip():
-        raise ValueError(f"the source is empty: give one of {', '.join(NAMES)}, a path, or a Hub id (owner/name)")
+        raise ValueError(
+            f"the source is empty: give one of {', '.join([*NAMES, *MIXTURES])}, a path, or a Hub id (owner/name)"
+        )
     path = Path(config.source).expanduser()
     if _exists(path):
         config = replace(config, source=str(path.resolve()))
@@ -77,12 +85,12 @@ def _load_path(path: Path, config: DataConfig, progress: bool) -> Raw:
         return load_idx(path, config, progress)
     if path.is_dir():
         return load_folder(path, config, progress)
-    readers = {".zip": load_zip, ".npz": load_npz, ".npy": load_npy}
+    readers = {".zip": load_zip, ".npz": load_npz, ".npy": load_npy, ".csv": load_csv}
     if path.suffix.lower() in readers:
         return readers[path.suffix.lower()](path, config, progress)
     if path.suffix.lower() in SUFFIXES:
         raise ValueError(f"{path} is a single image: give the folder it lies in")
-    raise ValueError(f"{path} is no data set: give a folder of images, a zip of one, or an npz, npy or idx file")
+    raise ValueError(f"{path} is no data set: give a folder of images, a zip of one, or an npz, npy, idx or csv file")
 
 
 def _exists(path: Path) -> bool:
@@ -93,12 +101,13 @@ def _exists(path: Path) -> bool:
 
 
 def _did_you_mean(source: str, path: Path) -> str:
-    names = list(NAMES)
+    names = [*NAMES, *MIXTURES]
     with suppress(OSError, ValueError):
         names += [str(path.with_name(item.name)) for item in path.parent.iterdir()]
-    close = get_close_matches(source.lower(), NAMES, 1) or get_close_matches(str(path), names, 1)
+    close = get_close_matches(source.lower(), [*NAMES, *MIXTURES], 1) or get_close_matches(str(path), names, 1)
     if close:
         return f": did you mean {close[0]}?"
     return (
-        f": give one of {', '.join(NAMES)}, the path of a folder, zip, npz, npy or idx file, or a Hub id (owner/name)"
+        f": give one of {', '.join([*NAMES, *MIXTURES])}, the path of a folder, zip, npz, npy, idx or csv file, or a "
+        "Hub id (owner/name)"
     )

@@ -51,6 +51,9 @@ def label_metrics(
         metrics |= _stacked(sample)
     if not asked:
         return metrics, per_class
+    if real.dataset.vector:
+        why = "undefined, because these are vectors: its classifier looks at images"
+        return metrics | {k: Metric(None, better=b, note=why) for k, b in BETTER.items() if k in asked}, per_class
     if real.dataset.labels is None:
         why = f"{real.dataset.name} has no labels"
         return metrics | {k: Metric(None, better=b, note=why) for k, b in BETTER.items() if k in asked}, per_class
@@ -184,7 +187,7 @@ def _per_class(sample: Pool, labels: Tensor, asked: bool, real: Reference) -> di
 
 def _stacked(sample: Pool) -> dict[str, Metric]:
     """The 1,000 modes of three digits in the colour channels."""
-    if sample.images.shape[1] != 3:
+    if sample.images.shape[1] != 3 or sample.images.ndim != 4:
         why = "stacked MNIST has three channels, these images have one"
         return {key: Metric(None, note=why) for key in ("stacked_modes", "stacked_kl")}
     height, width = sample.images.shape[-2:]

@@ -36,6 +36,8 @@ def climb(real: Reference, where: Ranks, tell: Tell | None = None) -> list[dict[
     """The rungs as plain values (name, strength, text, metrics), from the cache or measured; None if not asked for."""
     protocol = real.protocol
     wanted = [key for key in MEASURED if key in choose(protocol.metrics)]
+    if real.dataset.vector:  # the distortions are those of images
+        return None
     if protocol.ladder == "no" or not wanted or (protocol.ladder == "auto" and real.network.dims > CHEAP_DIMS):
         return None
     if "ladder" in real.memo:

@@ -31,7 +31,7 @@ def likelihood_metric(subject: Subject, real: Reference, device: str, tell: Tell
     if answer.mean is None or answer.bits is None:
         return Metric(None, unit="bits/dim", better="lower", kind=answer.kind, note=answer.reason), []
     mean, error = answer.mean
-    finite = math.isfinite(mean)
+    finite, what = math.isfinite(mean), "vector, a density" if dataset.vector else "image"
     metric = Metric(
         mean if finite else None,
         error if math.isfinite(error) else None,
@@ -39,9 +39,9 @@ def likelihood_metric(subject: Subject, real: Reference, device: str, tell: Tell
         "lower",
         len(indices),
         answer.kind,
-        f"of a held-out image{' given its class' if conditional else ''}; {answer.reason}",
-        None if finite else "not finite: some held-out image has probability 0 under the model",
-        f"{len(indices):,} held-out images, {dataset.levels} levels"
+        f"of a held-out {what}{' given its class' if conditional else ''}; {answer.reason}",
+        None if finite else "not finite: some held-out one has probability 0 under the model",
+        f"{len(indices):,} held-out {'vectors' if dataset.vector else f'images, {dataset.levels} levels'}"
         + (f", {protocol.likelihood_samples} Monte-Carlo samples" if protocol.likelihood_samples else ""),
     )
     return metric, [float(f"{bits:.6g}") for bits in answer.bits.tolist()] if finite else []

@@ -17,6 +17,7 @@ from trilemma.families.autoregressive import Autoregressive
 from trilemma.families.family import Density
 from trilemma.parallel import ranks
 from trilemma.queries.completion import complete, draw_completions, known_part
+from trilemma.queries.density import density_map, draw_density
 from trilemma.queries.outliers import draw_histograms, outliers
 from trilemma.queries.receptive import receptive_field
 from trilemma.queries.receptive_pictures import draw_field
@@ -50,6 +51,18 @@ def draw_exact(subject: Subject, real: Reference, place: Path, device: str) -> d
     return names
 
 
+def draw_map(subject: Subject, real: Reference, place: Path, device: str, tell: Tell | None) -> dict[str, str]:
+    """The density of a model of 2-D vectors as a picture; none where there is no such density."""
+    model = subject.model
+    if model is None or not model.spec.vector or model.spec.dims != 2:
+        return {}
+    if model.density not in (Density.TRACTABLE, Density.APPROXIMATE) or not ranks(device).first:
+        return {}
+    told = (lambda done, total: tell("density", done, total)) if tell else None
+    field = density_map(model, real.dataset.batch(real.dataset.test[:10_000]), progress=told)
+    return {"density": draw_density(field, place / "density.png").name}
+
+
 def out_of_distribution(
     subject: Subject, real: Reference, place: Path | None, device: str, tell: Tell | None
 ) -> dict[str, Any]:
@@ -58,11 +71,11 @@ def out_of_distribution(
     if model is None or not protocol.ood or model.density not in (Density.TRACTABLE, Density.APPROXIMATE):
         return {}
     spec = dataset.spec()
-    color = "rgb" if spec.channels == 3 else "grey"
-    other = load(
-        replace(dataset.config, source=protocol.ood, size=(spec.height, spec.width), color=color, limit=None),  # type: ignore[arg-type]
-        split=False,
-    )
+    config = replace(dataset.config, source=protocol.ood, limit=None)
+    if not spec.vector:
+        color = "rgb" if spec.channels == 3 else "grey"
+        config = replace(config, size=(spec.height, spec.width), color=color)  # type: ignore[arg-type]
+    other = load(config, split=False)
     indices = subset(dataset.test, protocol.likelihood_n, protocol.seed)
     others = subset(np.arange(len(other.images)), protocol.likelihood_n, protocol.seed)
     answer = outliers(

@@ -19,6 +19,7 @@ from trilemma.evaluation.labelled import label_metrics
 from trilemma.evaluation.likelihood import likelihood_metric
 from trilemma.evaluation.memorisation import Memory, memory
 from trilemma.evaluation.misuse import identical_images, trained_on_held_out
+from trilemma.evaluation.mixtures import density_gap, mixture_floor, mixture_scores
 from trilemma.evaluation.protocol import Metric, Protocol
 from trilemma.evaluation.reading import read
 from trilemma.evaluation.record import describe
@@ -143,10 +144,15 @@ def _evaluate(
     per_image: dict[str, list[float]] = {}
     if subject.run and protocol.wants("bits_per_dim"):
         metrics["bits_per_dim"], per_image["bits_per_dim"] = likelihood_metric(subject, real, device, tell)
+        metrics |= density_gap(metrics["bits_per_dim"], per_image["bits_per_dim"], real)
+    if sample is not None:
+        metrics |= mixture_scores(subject, sample, real, options, device)
     if subject.run and drawn and protocol.wants("images_per_second"):
         metrics["images_per_second"] = subject.speed(where)
     shown = pictures.of_run(subject, real, options, device) if subject.run and drawn and place else None
     exact = likelihoods.draw_exact(subject, real, place, device) if shown is not None and place else {}
+    if shown is not None and place:
+        exact |= likelihoods.draw_map(subject, real, place, device, tell)
     ood = likelihoods.out_of_distribution(subject, real, place, device, tell)
     if ood and place:
         exact["outliers"] = "outliers.png"
@@ -216,6 +222,7 @@ def real_scores(real: Reference) -> dict[str, Metric]:
         floor |= memory(images, real, held_out=True).metrics
         floor |= label_metrics(images, real.labels, real, None, held_out=True)[0]
         floor |= text_metrics(images, real, real.dataset.captions is not None)
+        floor |= mixture_floor(real)
         real.memo["floor"] = floor
     found: dict[str, Metric] = real.memo["floor"]
     return found

@@ -175,7 +175,9 @@ def _pairs(found: Copies, rows: Any, scale: float) -> list[Closest]:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """uint8 [N, C, H, W] to uint8 [N, D], averaged down to `SIDE` where they are larger."""
+    """uint8 [N, C, H, W] to uint8 [N, D], averaged down to `SIDE` where they are larger; vectors [N, D] as they are."""
+    if images.ndim == 2:
+        return images
     height, width = images.shape[-2:]
     side = max(height, width)
     if side > SIDE and len(images):
@@ -201,12 +203,13 @@ def _shown(images: Tensor) -> Tensor:
 
 def _median_distance(near: Nearness, train: Tensor) -> Metric:
     """Median distance to the nearest of all training images, and its error by the order statistics around it."""
+    unit = "" if train.is_floating_point() else "grey levels"
     ordered = (near.distance / math.sqrt(train.shape[1])).sort().values
     n = len(ordered)
     reach = math.sqrt(n) / 2  # one standard error of a median, in ranks
     low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach))
     return Metric(
-        float(ordered.median()), float(ordered[high] - ordered[low]) / 2, "grey levels", "none", n, None,
+        float(ordered.median()), float(ordered[high] - ordered[low]) / 2, unit, "none", n, None,
         ENTRIES["nearest_training"].meaning,
         protocol=f"root mean square over pixels, {n:,} images against {len(train):,} training images",
     )  # fmt: skip

@@ -20,6 +20,7 @@ from trilemma.images import grid, save_png, to_display, to_pil
 from trilemma.metrics import nearest
 from trilemma.queries import drawing
 from trilemma.sampling import sample
+from trilemma.vectors import scatter
 
 COLUMNS = 10
 TILE = 56
@@ -48,6 +49,8 @@ def of_run(subject: Subject, real: Reference, options: Any | None, device: str) 
     """
     assert subject.model is not None
     spec = subject.model.spec
+    if spec.vector:
+        return Shown(torch.empty(0))  # the scatter is of the samples that are scored
     if subject.captioned and subject.run is not None and real.dataset.captions is not None:
         chosen = real.held_out_indices[:8]
         captions = subject.run.conditions(real.dataset, chosen)
@@ -62,6 +65,11 @@ def of_run(subject: Subject, real: Reference, options: Any | None, device: str) 
 
 def save(place: Path, drawn: Pool, shown: Shown | None, real: Reference, remembered: Memory | None) -> dict[str, str]:
     """Write the pictures into a folder; returns their names."""
+    if real.dataset.vector:
+        save_png(
+            scatter(drawn.images, display(real.dataset, real.dataset.test[: len(drawn.images)])), place / "samples.png"
+        )
+        return {"samples": "samples.png"}
     (shown or Shown(drawn.images[:80])).save(place / "samples.png")
     saved = {"samples": "samples.png"}
     first = drawn.images[: 2 * COLUMNS]

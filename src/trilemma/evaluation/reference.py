@@ -21,6 +21,7 @@ from trilemma.evaluation.protocol import Protocol
 from trilemma.evaluation.stream import Pool, Supply, Tell, pool
 from trilemma.images import to_display
 from trilemma.metrics import Features, Moments, feature_network
+from trilemma.metrics.features import VectorFeatures
 from trilemma.parallel import Ranks, find_device, ranks
 
 Indices = np.ndarray[Any, Any]
@@ -63,6 +64,12 @@ class Reference:
             network: features of your own; by default those that ``protocol`` names.
         """
         where = ranks(device)
+        if dataset.vector and network is None:
+            if protocol.features not in ("small", "vectors"):
+                raise ValueError(
+                    f"--features {protocol.features} look at images, and {dataset.name} holds vectors: leave it out"
+                )
+            network = VectorFeatures(dataset.spec().dims)
         network = network or feature_network(protocol.network, str(find_device(device)))
         train = subset(dataset.train, protocol.reference, protocol.seed)
         held_out = subset(dataset.test, protocol.n, protocol.seed)

@@ -7,6 +7,7 @@ bit for any number of processes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -35,19 +36,19 @@ class Supply:
 
     Attributes:
         n: how many there are.
-        shape: (channels, height, width) of each.
-        draw: ``draw(start, stop)`` gives images ``start … stop``, uint8 [stop - start, C, H, W], values 0 … 255.
+        shape: (channels, height, width) of each, or (D,) of vectors.
+        draw: ``draw(start, stop)`` gives images ``start … stop``, uint8 [stop - start, C, H, W], values 0 … 255; or
+            vectors float32 [stop - start, D].
     """
 
     n: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     draw: Callable[[int, int], Tensor]
 
     @property
     def window(self) -> int:
         """Images between two gatherings: whole units, and no more than `WINDOW_BYTES` of pixels."""
-        channels, height, width = self.shape
-        return UNIT * max(1, min(32, WINDOW_BYTES // (UNIT * channels * height * width)))
+        return UNIT * max(1, min(32, WINDOW_BYTES // (UNIT * math.prod(self.shape))))
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,11 @@ def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> 
                 f"{found.name} has images of shape {list(found.spec().shape)}, {dataset.name} of {list(spec.shape)}: "
                 "load both at one size"
             )
+    elif spec.vector:
+        found = load(replace(dataset.config, source=str(source), limit=None), split=False)
+        if found.spec().shape != spec.shape:
+            what = f"vectors of {found.images.shape[1]} values" if found.vector else "images"
+            raise ValueError(f"{source} holds {what}, {dataset.name} vectors of {spec.dims}: compare like with like")
     else:
         color: Color = "rgb" if spec.channels == 3 else "grey"
         size = (spec.height, spec.width)
@@ -169,5 +174,5 @@ def samples_as_dataset(run: Run, reference: int, n: int, seed: int, device: str)
         is_test=held_out,
         notes=[f"drawn from {run.path} with seed {seed + 1}"],
     )
-    config = DataConfig(source=str(run.path), binarize="none" if drawn.spec.levels == 256 else "threshold")
+    config = DataConfig(source=str(run.path), binarize="threshold" if drawn.spec.levels == 2 else "none")
     return assemble(raw, config)

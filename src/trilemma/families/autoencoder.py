@@ -16,10 +16,11 @@ from torch import Tensor
 
 from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
 from trilemma.families.observation import at_least_float32
-from trilemma.images import Spec, from_unit, to_unit
+from trilemma.images import Spec
 from trilemma.metrics import Gaussian
 from trilemma.metrics.mixture import Mixture
 from trilemma.nets.convnets import Decoder, Encoder
+from trilemma.nets.dense import DenseDecoder, DenseEncoder
 from trilemma.noise import Noise
 from trilemma.parallel import ranks
 
@@ -90,8 +91,9 @@ class Autoencoder(Family):
 
     def __init__(self, config: AutoencoderConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.encoder = Encoder(spec.shape, config.width, config.depth, config.latent, spec.classes)
-        self.decoder = Decoder(spec.shape, config.width, config.depth, config.latent, spec.channels, spec.classes)
+        encoder, decoder = (DenseEncoder, DenseDecoder) if spec.vector else (Encoder, Decoder)
+        self.encoder = encoder(spec.shape, config.width, config.depth, config.latent, spec.classes)
+        self.decoder = decoder(spec.shape, config.width, config.depth, config.latent, spec.shape[0], spec.classes)
         self.register_buffer("code_mean", torch.zeros(config.latent))
         self.register_buffer("code_square", torch.ones(config.latent))  # the mean of z², not of (z - mean)²
         self.register_buffer("batches", torch.zeros(()))
@@ -100,11 +102,11 @@ class Autoencoder(Family):
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Codes ``[B, latent]`` of uint8 ``[B, C, H, W]`` images."""
-        return at_least_float32(self.encoder(to_unit(x, self.spec.levels).to(self._dtype), labels))
+        return at_least_float32(self.encoder(self.spec.to_unit(x).to(self._dtype), labels))
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images, uint8 ``[B, C, H, W]``, of codes ``[B, latent]``."""
-        return from_unit(self._decode(z, labels), self.spec.levels)
+        return self.spec.from_unit(self._decode(z, labels))
 
     def objectives(self) -> list[Objective]:
         return [Objective("reconstruction", list(self.parameters()), self._loss)]
@@ -117,7 +119,7 @@ class Autoencoder(Family):
 
     def distortion(self, x: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """‖x - x̂(z)‖² on [-1, 1], summed over the pixels: ``[B]``."""
-        return (to_unit(x, self.spec.levels) - self._decode(z, labels)).square().sum((1, 2, 3))
+        return (self.spec.to_unit(x) - self._decode(z, labels)).square().flatten(1).sum(1)
 
     @torch.no_grad()
     def _track(self, z: Tensor) -> None:

@@ -70,6 +70,7 @@ class Autoregressive(Family, Completing):
         "classify": "yes, by Bayes' rule when class-conditional",
     }
     gives_up = "fast sampling"
+    vectors = False
     Options = AutoregressiveOptions
     CompletionOptions = AutoregressiveOptions
 
@@ -117,7 +118,7 @@ class Autoregressive(Family, Completing):
 
         A quick test at five places; `queries.causality` proves it for all of them by differentiation.
         """
-        groups, (channels, height, width) = self.conditional.groups, self.spec.shape
+        groups, (channels, height, width) = self.conditional.groups, self.spec.image_shape
         generator = torch.Generator().manual_seed(0)
         places = torch.linspace(0, groups * height * width - 1, 5).long()
         order = torch.arange(groups * height * width).view(height, width, groups).permute(2, 0, 1)
@@ -207,7 +208,7 @@ class Autoregressive(Family, Completing):
             raise ValueError(f"{len(x)} images cannot be sets of {particles} particles")
         options = options or AutoregressiveOptions()
         labels = self.checked(labels, noise.count)
-        channels, height, width = self.spec.shape
+        channels, height, width = self.spec.image_shape
         shared = channels // self.conditional.groups  # channels in a group
         uniform, resampling = self._uniform(noise), noise.uniform(height).double()
         given: list[list[list[bool]]] = known.tolist()
@@ -253,7 +254,7 @@ class Autoregressive(Family, Completing):
         """The same images as `sample`, by a whole forward pass for every value: the oracle of the cached sampler."""
         options = options or AutoregressiveOptions()
         labels = self.checked(labels, noise.count)
-        channels, height, width = self.spec.shape
+        channels, height, width = self.spec.image_shape
         shared = channels // self.conditional.groups
         uniform = self._uniform(noise)
         x = torch.zeros(noise.count, *self.spec.shape, dtype=torch.uint8, device=self.device)
@@ -294,6 +295,11 @@ class Autoregressive(Family, Completing):
 
 def conditional(kind: str, components: int, spec: Spec) -> Conditional:
     """The distribution of a pixel that a config asks for: ``softmax`` or ``mixture``."""
+    if spec.vector:
+        raise ValueError(
+            "an autoregressive family predicts the levels of pixels one by one, and real-valued vectors have none: "
+            "use vae, gan, diffusion or flow"
+        )
     return Softmax(spec) if kind == "softmax" else LogisticMixture(spec, components)
 
 

@@ -69,7 +69,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """An answer to "what is log p(x)?", in nats per image over the discrete image.
+    """An answer to "what is log p(x)?", in nats per image over the discrete image (of vectors: of a density).
 
     ``kind`` says what ``nats`` is: ``exact``, a lower ``bound``, an ``estimate``, or ``undefined`` (then it is None).
     ``reason`` says in one clause how the number came about or why there is none.
@@ -95,6 +95,7 @@ class Family(nn.Module, ABC):
             is ``yes``, ``bound``, ``approximate`` or ``no``.
         gives_up: which corner of the trilemma the family is known to pay with, in a few words.
         reads_text: whether its condition may be a caption.
+        vectors: whether it also learns ``float32 [N, D]`` vectors.
         Config: its frozen dataclass of hyperparameters; every field has a default and a comment-docstring.
         Options: its frozen dataclass of sampling options (may be empty).
     """
@@ -106,6 +107,7 @@ class Family(nn.Module, ABC):
     answers: ClassVar[Mapping[str, str]]
     gives_up: ClassVar[str]
     reads_text: ClassVar[bool] = False
+    vectors: ClassVar[bool] = True
     Config: ClassVar[type]
     Options: ClassVar[type]
 
@@ -140,12 +142,14 @@ class Family(nn.Module, ABC):
             progress: told of the progress of a long sampler.
 
         Returns:
-            uint8 [N, C, H, W] with ``spec.levels`` levels.
+            uint8 [N, C, H, W] with ``spec.levels`` levels, or float32 [N, D] vectors.
         """
 
     @abstractmethod
     def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
         """log p(x), or log p(x|y) given labels, of uint8 [N, C, H, W] images, as honestly as the family can.
+
+        Of float32 [N, D] vectors it is a density, in nats for their own units.
 
         ``samples`` buys precision where the answer is a Monte-Carlo one (importance samples of a VAE, noise levels of
         a diffusion model); exact families ignore it.

@@ -1,7 +1,7 @@
 """Observation models p(x|z): what a decoder's numbers say about a discrete image.
 
 Each maps the decoder's output ``[B, outputs, H, W]`` to nats over the discrete image, to its mean image, and to a
-draw.
+draw; the last one does so for vectors, whose nats are those of a density.
 """
 
 from __future__ import annotations
@@ -129,6 +129,46 @@ class L2(Observation):
         mu = at_least_float32(decoded)
         u = uniform.to(mu.dtype).clamp(1e-7, 1 - 1e-7)
         return from_unit(mu + 0.5**0.5 * torch.special.ndtri(u), self.levels)
+
+
+class Gaussian(Observation):
+    """Real-valued vectors: each value is normal, with the decoder's mean μ in units of `Spec.to_unit`.
+
+    Its standard deviation is learnt for each value as a function of z (``pixel``) or as one number for each value
+    (``channel``), or it is ``fixed``. The nats are those of a density in the data's own units.
+    """
+
+    log_scale: Tensor | None
+
+    def __init__(self, spec: Spec, scale: Literal["pixel", "channel", "fixed"], fixed: float = 0.05) -> None:
+        super().__init__()
+        self.spec, (dims,) = spec, spec.shape
+        self.outputs = dims * (2 if scale == "pixel" else 1)
+        if scale == "fixed":
+            self.register_buffer("log_scale", torch.full((dims,), math.log(fixed)), persistent=False)
+        else:
+            self.log_scale = nn.Parameter(torch.full((dims,), -1.0)) if scale == "channel" else None
+
+    def parts(self, decoded: Tensor) -> tuple[Tensor, Tensor]:
+        """μ and log σ within `LOG_SCALES`, both ``[B, D]``, of values of unit size."""
+        decoded = at_least_float32(decoded)
+        if self.log_scale is not None:
+            return decoded, self.log_scale.clamp(*LOG_SCALES).expand_as(decoded)
+        mu, log_s = decoded.chunk(2, dim=1)
+        return mu, (log_s - 1).clamp(*LOG_SCALES)
+
+    def nats(self, x: Tensor, decoded: Tensor) -> Tensor:
+        mu, log_s = self.parts(decoded)
+        white = (self.spec.to_unit(x).to(mu.dtype) - mu) * torch.exp(-log_s)
+        return (0.5 * (white.square() + math.log(2 * math.pi)) + log_s).sum(1) + self.spec.log_volume
+
+    def mean(self, decoded: Tensor) -> Tensor:
+        return self.spec.from_unit(self.parts(decoded)[0])
+
+    def draw(self, decoded: Tensor, uniform: Tensor) -> Tensor:
+        mu, log_s = self.parts(decoded)
+        u = uniform.to(mu.dtype).clamp(1e-7, 1 - 1e-7)
+        return self.spec.from_unit(mu + log_s.exp() * torch.special.ndtri(u))
 
 
 def discretised_logistic(x: Tensor, mu: Tensor, log_s: Tensor, levels: int) -> Tensor:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
-from trilemma.families.observation import L2, Bernoulli, DiscretisedLogistic, Observation, at_least_float32
-from trilemma.images import Spec, to_unit
+from trilemma.families.observation import L2, Bernoulli, DiscretisedLogistic, Gaussian, Observation, at_least_float32
+from trilemma.images import Spec
 from trilemma.nets.convnets import Decoder, Encoder
 from trilemma.nets.dense import DenseDecoder, DenseEncoder
 from trilemma.noise import Noise
@@ -53,11 +53,13 @@ class VAEConfig:
     latent: int = 32
     """Dimensions of z."""
     observation: Literal["auto", "bernoulli", "logistic", "l2"] = "auto"
-    """p(x|z): Bernoulli pixels (auto for 2 levels), discretised logistic (auto for 256) or the plain L2 distance."""
+    """p(x|z): Bernoulli pixels (auto for 2 levels), discretised logistic (auto for 256) or the plain L2 distance; auto
+    for vectors is a Gaussian."""
     scale: Literal["pixel", "channel", "fixed"] = "pixel"
-    """The logistic's width: learnt for each pixel as a function of z, or as one number a channel, or not learnt."""
+    """The logistic's width, or the Gaussian's: learnt for each pixel (each value of a vector) as a function of z, or as
+    one number a channel (each value), or not learnt."""
     fixed_scale: float = 0.05
-    """The logistic's width on [-1, 1] where scale is fixed."""
+    """The width where scale is fixed: on [-1, 1], or in standard deviations of a vector's value."""
     importance: int = 1
     """Draws of z in the bound that is trained: 1 for the ELBO, k for the importance-weighted bound, IWAE-k."""
     beta: float = 1.0
@@ -85,9 +87,10 @@ class VAEConfig:
 class VAEOptions:
     """How `VAE.sample` draws."""
 
-    draw: Literal["mean", "sample"] = "mean"
+    draw: Literal["auto", "mean", "sample"] = "auto"
     """``mean``: z is random, the image is the centre of p(x|z), as pictures of VAEs are shown; ``sample``: the pixel
-    noise of p(x|z) is drawn too, which is what the likelihood speaks of."""
+    noise of p(x|z) is drawn too, which is what the likelihood speaks of; ``auto``: mean for images, sample for vectors,
+    whose centres alone would be narrower modes than the model has."""
 
 
 class VAE(Family):
@@ -122,7 +125,8 @@ class VAE(Family):
         super().__init__(config, spec)
         self.observation = _observation(config, spec)
         self._collapsed = 0
-        encoder, decoder = (Encoder, Decoder) if config.network == "conv" else (DenseEncoder, DenseDecoder)
+        conv = config.network == "conv" and not spec.vector
+        encoder, decoder = (Encoder, Decoder) if conv else (DenseEncoder, DenseDecoder)
         self.encoder = encoder(spec.shape, config.width, config.depth, 2 * config.latent, spec.classes)
         self.decoder = decoder(
             spec.shape, config.width, config.depth, config.latent, self.observation.outputs, spec.classes
@@ -132,7 +136,7 @@ class VAE(Family):
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x, y) for uint8 ``[B, C, H, W]`` images: two ``[B, latent]``."""
-        moments = at_least_float32(self.encoder(to_unit(x, self.spec.levels).to(_dtype(self)), labels))
+        moments = at_least_float32(self.encoder(self.spec.to_unit(x).to(_dtype(self)), labels))
         mu, logvar = moments.chunk(2, dim=1)
         return mu, logvar.clamp(-20, 10)  # e^10 is far beyond any use and keeps exp finite
 
@@ -193,7 +197,8 @@ class VAE(Family):
         progress: Progress | None = None,
     ) -> Tensor:
         decoded = self.decoder(noise.normal(self.config.latent).to(_dtype(self)), labels)
-        if (options or VAEOptions()).draw == "mean":
+        draw = (options or VAEOptions()).draw
+        if draw == "mean" or (draw == "auto" and not self.spec.vector):
             return self.observation.mean(decoded)
         return self.observation.draw(decoded, noise.uniform(*self.spec.shape))
 
@@ -251,6 +256,10 @@ def importance_bound(log_weights: Tensor) -> Tensor:
 
 def _observation(config: VAEConfig, spec: Spec) -> Observation:
     kind = config.observation
+    if spec.vector:
+        if kind != "auto":
+            raise ValueError(f"observation {kind!r} is one of pixels; vectors have a Gaussian: leave it at 'auto'")
+        return Gaussian(spec, config.scale, config.fixed_scale)
     if kind == "auto":
         kind = "bernoulli" if spec.levels == 2 else "logistic"
     if kind == "bernoulli":

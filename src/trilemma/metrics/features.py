@@ -15,6 +15,7 @@ from torch import Tensor
 
 FEATURES = (
     "small",
+    "vectors",
     "inception",
     "inception/clean-fid",
     "inception/pytorch-fid",
@@ -96,15 +97,36 @@ class CustomFeatures(Features):
         return features
 
 
+class VectorFeatures(Features):
+    """Vectors are features already: distances are measured between them as they are."""
+
+    name = "vectors"
+
+    def __init__(self, dims: int = 0) -> None:
+        self.dims = dims
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The float ``[N, D]`` vectors themselves; ``ValueError`` for images."""
+        if images.ndim != 2 or not images.is_floating_point():
+            raise ValueError(
+                f"the features 'vectors' take float vectors [N, D], not {images.dtype} {list(images.shape)}"
+            )
+        self.dims = images.shape[1]
+        return images.float().cpu()
+
+    def _features(self, images: Tensor) -> Tensor:
+        return images
+
+
 def feature_network(
     features: str | Features | Callable[[Tensor], Tensor] = "small", device: torch.device | str = "cpu", name: str = ""
 ) -> Features:
     """Make a feature space by name, or of a function.
 
     Args:
-        features: ``small``; ``inception``, which is ``inception/clean-fid``, or ``inception/`` and another
-            preprocessing; ``dinov2`` or ``clip``, or those with ``/`` and a size, a Hub id or a local folder; or a
-            function of images, as `CustomFeatures` takes it.
+        features: ``small``; ``vectors``, of data that are no images; ``inception``, that is ``inception/clean-fid``, or
+            ``inception/`` and another preprocessing; ``dinov2`` or ``clip``, or those with ``/`` and a size, a Hub id
+            or a local folder; or a function of images, as `CustomFeatures` takes it.
         device: where a network runs; ``small`` always runs on the CPU, a function where it likes.
         name: of a function; needed there, because cached statistics of real images go by it.
 
@@ -115,6 +137,8 @@ def feature_network(
         return features
     if not isinstance(features, str):
         return CustomFeatures(features, name)
+    if features == "vectors":
+        return VectorFeatures()
     kind, _, rest = features.partition("/")
     if features == "small":
         from trilemma.metrics.small import SmallFeatures

@@ -1,15 +1,14 @@
-"""Convolutional encoders and decoders, and the DCGAN pair, for any image size and number of channels.
+"""Convolutional encoders and decoders for any image size and number of channels.
 
-All four walk the same `Ladder`: an image is halved until its smaller side is 4 to 7 pixels (28 → 14 → 7,
-32 → 16 → 8 → 4), and a decoder climbs back up. Sizes that do not divide are padded on the way in and cropped on the
-way out. Channels double with each halving, up to eight times the width.
+They, and the DCGAN pair (`dcgan.py`), walk the same `Ladder`: an image is halved until its smaller side is 4 to 7
+pixels (28 → 14 → 7, 32 → 16 → 8 → 4), and a decoder climbs back up. Sizes that do not divide are padded on the way in
+and cropped on the way out. Channels double with each halving, up to eight times the width.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +112,7 @@ class Encoder(nn.Module):
         classes: number of labels the encoder sees; 0 for none.
     """
 
-    def __init__(self, shape: tuple[int, int, int], width: int, depth: int, outputs: int, classes: int = 0) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int, depth: int, outputs: int, classes: int = 0) -> None:
         super().__init__()
         self.ladder = Ladder.of(*shape[1:])
         channels = self.ladder.channels(width)
@@ -144,7 +143,7 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], width: int, depth: int, latent: int, outputs: int, classes: int = 0
+        self, shape: tuple[int, ...], width: int, depth: int, latent: int, outputs: int, classes: int = 0
     ) -> None:
         super().__init__()
         self.ladder = Ladder.of(*shape[1:])
@@ -176,69 +175,3 @@ class Seed(nn.Module):
         # Channels vary fastest: the result is a channels-last map without a copy.
         rows: Tensor = self.linear(z).unflatten(1, (*self.size, -1))
         return rows.permute(0, 3, 1, 2)
-
-
-class Generator(nn.Module):
-    """DCGAN's generator (Radford et al. 2015, section 3): ``[B, latent]`` and labels to images on [-1, 1].
-
-    Fractionally strided convolutions, batch norm and ReLU everywhere but at the output, which is a tanh. The label
-    embedding is appended to z.
-    """
-
-    def __init__(self, shape: tuple[int, int, int], width: int, latent: int, classes: int = 0) -> None:
-        super().__init__()
-        self.ladder = Ladder.of(*shape[1:])
-        channels = self.ladder.channels(width)[::-1]
-        # Labels start small beside z: as large as z, their steady gradient drowns it and each class is one image.
-        self.label = label_embedding(classes, width, std=0.1)
-        seed = Seed(latent + (width if classes else 0), channels[0], self.ladder, bias=False)
-        layers: list[nn.Module] = [seed, nn.BatchNorm2d(channels[0]), nn.ReLU()]
-        for below, above in pairwise(channels):
-            layers += [nn.ConvTranspose2d(below, above, 4, 2, 1, bias=False), nn.BatchNorm2d(above), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(channels[-1], shape[0], 4, 2, 1))
-        self.layers.apply(init_dcgan)
-
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        if (label := embed(self.label, labels, len(z))) is not None:
-            z = torch.cat([z, label], 1)
-        return torch.tanh(self.ladder.crop(self.layers(z)))
-
-
-class Discriminator(nn.Module):
-    """DCGAN's discriminator: images on [-1, 1] and labels to the logits ``[B]`` of "this image is real".
-
-    Strided convolutions, leaky ReLU of slope 0.2, batch norm everywhere but on the input. A label enters as a
-    projection (Miyato & Koyama 2018, "cGANs with projection discriminator", eq. 4): the inner product of its
-    embedding with the features, here of every place and not their sum over places, which on small images learns
-    classes much later.
-    """
-
-    def __init__(self, shape: tuple[int, int, int], width: int, classes: int = 0) -> None:
-        super().__init__()
-        self.ladder = Ladder.of(*shape[1:])
-        channels = self.ladder.channels(width)
-        layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for above, below in pairwise(channels):
-            layers += [nn.Conv2d(above, below, 4, 2, 1, bias=False), nn.BatchNorm2d(below), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers)
-        self.head = nn.Linear(channels[-1] * math.prod(self.ladder.seed), 1)
-        self.label = label_embedding(classes, self.head.in_features, std=0.02)
-        self.apply(init_dcgan)
-
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        features = self.layers(self.ladder.pad(x)).flatten(1)
-        logits: Tensor = self.head(features).squeeze(1)
-        if (label := embed(self.label, labels, len(x))) is not None:
-            logits = logits + (label * features).sum(1)
-        return logits
-
-
-def init_dcgan(module: nn.Module) -> None:
-    """N(0, 0.02) for weights, N(1, 0.02) for the gains of batch norm, 0 for biases."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        nn.init.normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-        nn.init.zeros_(module.bias)

@@ -28,9 +28,9 @@ def layers(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
 
 
 class DenseEncoder(nn.Module):
-    """Images to vectors: ``[B, C, H, W]`` on [-1, 1] and labels to ``[B, outputs]``; arguments as `Encoder`."""
+    """Images ``[B, C, H, W]``, or vectors, and labels to ``[B, outputs]``; arguments as `Encoder`."""
 
-    def __init__(self, shape: tuple[int, int, int], width: int, depth: int, outputs: int, classes: int = 0) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int, depth: int, outputs: int, classes: int = 0) -> None:
         super().__init__()
         self.label = label_embedding(classes, width)
         self.layers = layers(math.prod(shape) + (width if classes else 0), width, depth, outputs)
@@ -44,10 +44,11 @@ class DenseEncoder(nn.Module):
 
 
 class DenseDecoder(nn.Module):
-    """Vectors to images: ``[B, latent]`` and labels to ``[B, outputs, H, W]``, linear at the end; as `Decoder`."""
+    """``[B, latent]`` and labels to ``[B, outputs, H, W]`` (to ``[B, outputs]`` where ``shape`` is that of vectors),
+    linear at the end; as `Decoder`."""
 
     def __init__(
-        self, shape: tuple[int, int, int], width: int, depth: int, latent: int, outputs: int, classes: int = 0
+        self, shape: tuple[int, ...], width: int, depth: int, latent: int, outputs: int, classes: int = 0
     ) -> None:
         super().__init__()
         self.shape = (outputs, *shape[1:])

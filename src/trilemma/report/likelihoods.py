@@ -25,7 +25,17 @@ def likelihoods(family: dict[str, Any], folder: Path) -> str:
         if picture:
             figures.append(f"<figure>{picture.html(f'{title}: {name}')}<figcaption>{words}</figcaption></figure>")
     shown = f'<h4>What its exact likelihood shows</h4><div class="closest">{"".join(figures)}</div>' if figures else ""
-    return shown + _outliers(family, folder)
+    return _density(family, folder) + shown + _outliers(family, folder)
+
+
+def _density(family: dict[str, Any], folder: Path) -> str:
+    picture = load(folder, (family.get("pictures") or {}).get("density"))
+    if not picture:
+        return ""
+    words = "log p(x) over the plane of the data, light where it is high."
+    alt = f"{family['title']}: density"
+    figure = f"<figure>{picture.html(alt)}<figcaption>{words}</figcaption></figure>"
+    return f'<h4>Its density</h4><div class="closest">{figure}</div>'
 
 
 def _outliers(family: dict[str, Any], folder: Path) -> str:

@@ -43,6 +43,8 @@ def _spoken(budget: Any) -> str:
 
 
 def _described(data: dict[str, Any]) -> str:
+    if data["levels"] == 0:
+        return f"vectors of {data['shape'][0]} values"
     channels, height, width = data["shape"]
     colour = "binary" if data["levels"] == 2 else {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
     classes = f", {len(data['class_names']):,} classes" if data.get("class_names") else ""

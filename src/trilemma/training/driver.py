@@ -25,6 +25,7 @@ from trilemma.training.budget import Budget, Progress
 from trilemma.training.loop import Diverged, Learner, steps
 from trilemma.training.recorder import Board, Recorder, Report, tensorboard_writer
 from trilemma.training.stop import Stop
+from trilemma.vectors import scatter
 
 
 def train(
@@ -220,11 +221,12 @@ def _drive(
 
 
 def draw(run: Run, learner: Learner, dataset: Dataset, progress: Progress) -> None:
-    """Save a grid of samples from fixed seeds; rows of classes where the model is conditional."""
+    """Save a grid of samples from fixed seeds; rows of classes where the model is conditional. Vectors as a scatter."""
     model = learner.ema if learner.ema is not None else learner.model
     training = model.training
     model.eval()
-    spec, count = run.config.spec, 40
+    spec = run.config.spec
+    count = 1000 if spec.vector else 40
     device = model.device
     labels = torch.arange(count, device=device) % 10 % spec.classes if spec.classes else None
     if spec.vocabulary:  # the first ten held-out captions, one a column
@@ -233,4 +235,8 @@ def draw(run: Run, learner: Learner, dataset: Dataset, progress: Progress) -> No
     with torch.no_grad():
         images = model.sample(ImageNoise(run.config.seed, range(count), device), labels)
     model.train(training)
-    save_png(grid(images, levels=spec.levels, columns=10), run.picture(progress.step))
+    if spec.vector:
+        picture = scatter(images.cpu(), dataset.batch(dataset.train[:count]), f"step {progress.step:,}")
+    else:
+        picture = grid(images, levels=spec.levels, columns=10)
+    save_png(picture, run.picture(progress.step))

@@ -22,14 +22,15 @@ from trilemma.families.diffusion.estimate import (
     read,
     watched,
 )
-from trilemma.families.diffusion.exact import Angular, Dequantize, flow_log_likelihood
+from trilemma.families.diffusion.exact import Angular, Dequantize, flow_log_density, flow_log_likelihood
 from trilemma.families.diffusion.likelihood import Guess, RowDenoiser, variational_bound
 from trilemma.families.diffusion.network import check_net, network
 from trilemma.families.diffusion.options import SAMPLERS, DiffusionOptions
 from trilemma.families.diffusion.samplers import ddim_encode
-from trilemma.families.diffusion.schedule import Schedule, Variance
+from trilemma.families.diffusion.schedule import Schedule, Variance, rowwise
+from trilemma.families.diffusion.solvers import NOISE
 from trilemma.families.family import Completing, Completion, Family, Likelihood, Progress, Way
-from trilemma.images import Spec, check_images, from_unit, to_unit
+from trilemma.images import Spec, check_images
 from trilemma.noise import Noise
 from trilemma.parallel import autocast
 
@@ -79,7 +80,7 @@ class Denoising(Family, Completing):
             output, share = self.split(self.predict(x_t, times, labels))
         else:
             null = self.spec.unlabelled(len(labels), labels.device)
-            both = self.predict(x_t.repeat(2, 1, 1, 1), times.repeat(2), torch.cat([labels, null]))
+            both = self.predict(torch.cat([x_t, x_t]), times.repeat(2), torch.cat([labels, null]))
             (conditional, share), (unconditional, _) = (self.split(half) for half in both.chunk(2))
             output = unconditional + guidance * (conditional - unconditional)
         signal, sigma = float(self.schedule.signal[t]), float(self.schedule.sigma[t])
@@ -99,7 +100,7 @@ class Denoising(Family, Completing):
     def asked(self, labels: Tensor | None, options: DiffusionOptions, watch: Watch | None = None) -> Denoiser:
         """The denoiser as the options want it: guided, clipped, and watched."""
         denoise = self.denoiser(labels, options.guidance)
-        if options.clip:
+        if options.clip and not self.spec.vector:  # vectors have no range
             denoise = clipping(denoise, self.schedule)
         return watched(denoise, watch) if watch else denoise
 
@@ -142,7 +143,7 @@ class Denoising(Family, Completing):
         visited = options.times(self.schedule) if times is None else times
         with autocast(z.device, options.precision):
             x0 = SAMPLERS[options.sampler](denoise, self.schedule, visited, z, noise, options.walk, progress)
-        return from_unit(x0, self.spec.levels)
+        return self.spec.from_unit(x0)
 
     @torch.no_grad()
     def encode(
@@ -158,7 +159,7 @@ class Denoising(Family, Completing):
         Of the options only the spacing and the precision are read: guidance and clipping have no inverse.
         """
         options = options or DiffusionOptions(precision="fp32")
-        x0 = to_unit(check_images(x, self.spec), self.spec.levels).to(next(self.parameters()).dtype)
+        x0 = self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
         times = self.schedule.times(min(steps, self.schedule.T), options.spacing)
         with autocast(x0.device, options.precision):
             return ddim_encode(self.denoiser(labels), self.schedule, times, x0, progress)
@@ -187,7 +188,7 @@ class Denoising(Family, Completing):
         """Keep the ``known`` values of images and draw the others by `repaint`, unweighted: particles do nothing."""
         options = options or RePaintOptions()
         x = check_images(x, self.spec).to(self.device)
-        x0 = to_unit(x, self.spec.levels).to(next(self.parameters()).dtype)
+        x0 = self.spec.to_unit(x).to(next(self.parameters()).dtype)
         if options.level == 1:
             x0 = torch.where(known.to(x.device), x0, 0)  # the rest is not to be seen, not even in x_T
         denoise, times = self.asked(labels, options), options.times_below(self.schedule)
@@ -196,7 +197,7 @@ class Denoising(Family, Completing):
             drawn = repaint(
                 denoise, self.schedule, times, x0, known.to(x.device), noise, options.repeats, kind, progress
             )
-        images = torch.where(known.to(x.device), x, from_unit(drawn, self.spec.levels))
+        images = torch.where(known.to(x.device), x, self.spec.from_unit(drawn))
         return Completion(images, torch.zeros(len(x), dtype=torch.float64))
 
     # Likelihood
@@ -206,24 +207,26 @@ class Denoising(Family, Completing):
 
         def denoise(x_t: Tensor, t: Tensor) -> Guess:
             output, share = self.split(self.predict(x_t, t.to(x_t.device), labels))
-            signal, sigma = (
-                table[t][:, None, None, None].to(x_t) for table in (self.schedule.signal, self.schedule.sigma)
-            )
+            signal, sigma = (rowwise(table[t], x_t).to(x_t) for table in (self.schedule.signal, self.schedule.sigma))
             x0 = read(output, x_t, signal, sigma, self.prediction).x0
             # Clamped to where every image lies, so this only tightens the bound.
-            return Guess(x0.clamp(-1, 1), 0.0 if share is None else share)
+            return Guess(x0 if self.spec.vector else x0.clamp(-1, 1), 0.0 if share is None else share)
 
         return denoise
 
     def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
-        """The variational bound; ``samples`` is how many of its T terms to evaluate, spread over the times (32)."""
+        """The variational bound; ``samples`` is how many of its T terms to evaluate, spread over the times.
+
+        32 by default; all of them for vectors, whose network costs little.
+        """
         if samples is not None and samples < 1:
             raise ValueError(f"samples must be at least 1, not {samples}")
         T = self.schedule.T
-        x0 = to_unit(check_images(x, self.spec), self.spec.levels).to(next(self.parameters()).dtype)
-        count = min(samples or 32, T - 1)
+        x0 = self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
+        count = min(samples or (T if self.spec.vector else 32), T - 1)
         denoise = self.row_denoiser(labels)
         nats = variational_bound(denoise, x0, self.schedule, noise, levels=self.spec.levels, samples=count)
+        nats = nats - self.spec.log_volume
         how = "all" if count == T - 1 else f"{count} random"
         return Likelihood("bound", nats, f"variational bound, {how} of the {T - 1} terms of the chain")
 
@@ -239,13 +242,15 @@ class Denoising(Family, Completing):
             above = torch.searchsorted(angles, phi).clamp(1, self.schedule.T)
             share = (phi - angles[above - 1]) / (angles[above] - angles[above - 1])
             size = sizes[above - 1] + share * (sizes[above] - sizes[above - 1])
-            cosine, sine, size = (v.to(y)[:, None, None, None] for v in (phi.cos(), phi.sin(), size))
+            cosine, sine, size = (rowwise(v, y).to(y) for v in (phi.cos(), phi.sin(), size))
             given = None if labels is None else labels[rows.to(labels.device)]
             x_t = size * y
             output, _ = self.split(self.predict(x_t, (above - 1 + share).to(y.device), given))
+            estimate = read(output, x_t, size * cosine, size * sine, self.prediction)
+            if self.spec.vector:
+                return cosine * estimate.eps - sine * estimate.x0
             # The estimate of the image is clamped to the range of pixels, as in sampling: dy/dφ with ε from the rest.
-            x0 = read(output, x_t, size * cosine, size * sine, self.prediction).x0.clamp(-1, 1)
-            return (cosine * y - x0) / sine
+            return (cosine * y - estimate.x0.clamp(-1, 1)) / sine
 
         return velocity
 
@@ -258,8 +263,19 @@ class Denoising(Family, Completing):
         dequantize: Dequantize = "decoder",
         tolerance: float = 1e-4,
     ) -> tuple[Tensor, Tensor]:
-        """log P(x) of uint8 [N, C, H, W] by the probability-flow equation: see `exact.flow_log_likelihood`."""
-        x0 = to_unit(check_images(x, self.spec), self.spec.levels).to(next(self.parameters()).dtype)
+        """log P(x) of uint8 [N, C, H, W] by the probability-flow equation: see `exact.flow_log_likelihood`.
+
+        Of float32 [N, D] vectors the density, in nats: see `exact.flow_log_density`.
+        """
+        x0 = self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
+        if self.spec.vector:
+            visible = int((self.schedule.sigma <= NOISE * self.schedule.signal).sum()) - 1
+            ends = {"x0": (1, -1), "noise": (0, visible)}.get(self.prediction, (0, -1))
+            density, evaluations = flow_log_density(
+                self.angular_velocity(labels), x0, self.schedule, noise,
+                first=ends[0], last=ends[1], tolerance=tolerance,
+            )  # fmt: skip
+            return density - self.spec.log_volume, evaluations
         return flow_log_likelihood(
             self.angular_velocity(labels),
             self.row_denoiser(labels),

@@ -11,9 +11,9 @@ from torch import Tensor
 from trilemma.families.diffusion.denoising import Denoising
 from trilemma.families.diffusion.network import check_choice
 from trilemma.families.diffusion.options import FlowOptions
-from trilemma.families.diffusion.schedule import Schedule
+from trilemma.families.diffusion.schedule import Schedule, rowwise
 from trilemma.families.family import Density, Loss, Objective
-from trilemma.images import Spec, to_unit
+from trilemma.images import Spec
 from trilemma.noise import Noise
 
 __all__ = ["Flow", "FlowConfig", "FlowOptions"]
@@ -24,11 +24,11 @@ class FlowConfig:
     """Hyperparameters; the defaults are those of the ``tiny`` preset."""
 
     width: int = 48
-    """channels at the highest resolution, a multiple of 16"""
+    """channels at the highest resolution, or units of a layer for vectors; a multiple of 16"""
     multipliers: tuple[int, ...] = (1, 1, 2)
     """width of each level as a multiple of width; each level halves the resolution"""
     blocks: int = 1
-    """residual blocks a level, down and up"""
+    """residual blocks a level, down and up; or of the network for vectors, which has no levels"""
     attention: int = 1
     """how many of the deepest levels have self-attention"""
     patch: Literal[1, 2] = 2
@@ -88,10 +88,10 @@ class Flow(Denoising):
         Logs: ``mse q1`` … ``mse q4``, the error by quarter of the times, q1 the least noisy; each is estimated over
         the whole batch (times 4), and counts times as often as they are drawn.
         """
-        x0 = to_unit(x, self.spec.levels)
+        x0 = self.spec.to_unit(x)
         tau = noise.uniform() if self.config.times == "uniform" else noise.normal().sigmoid()  # [B] on 0 … 1
         eps = noise.normal(*self.spec.shape)
-        rows = tau[:, None, None, None]
+        rows = rowwise(tau, x0)
         velocity = self.predict((1 - rows) * x0 + rows * eps, tau * self.schedule.T, labels)
         errors = (velocity - (eps - x0)).square().flatten(1).mean(1)  # [B]
         quarter = (tau * 4).long().clamp(max=3)

@@ -3,7 +3,8 @@
     -log p(x) ≤ L_T + Σ_{t=2…T} L_{t-1} + L_0
 
 L_T says how much of the image is left in x_T, L_{t-1} how badly the model guesses one step of the chain, and L_0 is
-the discrete decoder: the probability that the last Gaussian gives to the bin of each pixel.
+the discrete decoder: the probability that the last Gaussian gives to the bin of each pixel; or, of vectors, which have
+no bins (0 levels), its density.
 
 The reverse variance is β^share · β̃^(1 - share): share 0 is the small one of Ho et al. 2020, 1 the large one, and a
 network may say the share of every pixel (Nichol & Dhariwal 2021, eq. 15).
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trilemma.families.diffusion.schedule import Schedule
+from trilemma.families.diffusion.schedule import Schedule, rowwise
 from trilemma.noise import Noise
 
 
@@ -47,10 +48,14 @@ def log_bin_mass(x0: Tensor, mean: Tensor, std: Tensor | float, levels: int) -> 
 
     Args:
         x0: pixels on [-1, 1]; mean: of the same shape.
+        levels: 0 for values without bins; then the logarithm of the density.
 
     Returns:
-        of the shape of ``x0``, all ≤ 0.
+        of the shape of ``x0``, all ≤ 0 where there are bins.
     """
+    if not levels:
+        log_std = std.log() if isinstance(std, Tensor) else math.log(std)
+        return -0.5 * (((x0 - mean) / std).square() + math.log(2 * math.pi)) - log_std
     half = 1 / (levels - 1)
     upper, lower = (x0 + half - mean) / std, (x0 - half - mean) / std
     flip = lower > 0  # of the two equal areas, take the one on the left, where log Φ is precise
@@ -119,7 +124,7 @@ def step_term(denoise: RowDenoiser, x0: Tensor, t: Tensor, schedule: Schedule, e
     tables = StepTables.of(schedule)
     guess = denoise(diffuse(x0, t, schedule, eps), t)
     share = guess.share.cpu().double() if isinstance(guess.share, Tensor) else guess.share
-    gap, weight = tables.gap[t][:, None, None, None], tables.weight[t][:, None, None, None]
+    gap, weight = rowwise(tables.gap[t], x0), rowwise(tables.weight[t], x0)
     error = (x0 - guess.x0).cpu().double()  # subtracted before it is rounded to less
     return divergence(error, Guess(torch.zeros_like(error), share), gap, weight).flatten(1).sum(1)
 
@@ -135,7 +140,7 @@ def decoder_term(denoise: RowDenoiser, x0: Tensor, schedule: Schedule, eps: Tens
 
 def diffuse(x0: Tensor, t: Tensor, schedule: Schedule, eps: Tensor) -> Tensor:
     """x_t = α_t x_0 + σ_t ε (eq. 4), for t int64 [N] on the CPU."""
-    signal, sigma = schedule.signal[t][:, None, None, None], schedule.sigma[t][:, None, None, None]
+    signal, sigma = rowwise(schedule.signal[t], x0), rowwise(schedule.sigma[t], x0)
     return signal.to(x0) * x0 + sigma.to(x0) * eps.to(x0)
 
 

@@ -16,9 +16,9 @@ from trilemma.families.diffusion.estimate import Estimate, read
 from trilemma.families.diffusion.likelihood import Guess, StepTables, divergence, log_bin_mass
 from trilemma.families.diffusion.network import check_choice
 from trilemma.families.diffusion.options import DiffusionOptions
-from trilemma.families.diffusion.schedule import Schedule, ScheduleName
+from trilemma.families.diffusion.schedule import Schedule, ScheduleName, rowwise
 from trilemma.families.family import Density, Loss, Objective
-from trilemma.images import Spec, to_unit
+from trilemma.images import Spec
 from trilemma.noise import Noise
 
 __all__ = ["Diffusion", "DiffusionConfig", "DiffusionOptions"]
@@ -32,11 +32,11 @@ class DiffusionConfig:
     """Hyperparameters; the defaults are those of the ``tiny`` preset."""
 
     width: int = 48
-    """channels at the highest resolution, a multiple of 16"""
+    """channels at the highest resolution, or units of a layer for vectors; a multiple of 16"""
     multipliers: tuple[int, ...] = (1, 1, 2)
     """width of each level as a multiple of width; each level halves the resolution"""
     blocks: int = 1
-    """residual blocks a level, down and up"""
+    """residual blocks a level, down and up; or of the network for vectors, which has no levels"""
     attention: int = 1
     """how many of the deepest levels have self-attention"""
     patch: Literal[1, 2] = 2
@@ -136,10 +136,10 @@ class Diffusion(Denoising):
         quarter goes undrawn.
         """
         config = self.config
-        x0 = to_unit(x, self.spec.levels)
+        x0 = self.spec.to_unit(x)
         t, importance = self.clock.draw(noise)  # [B], 1 … T
         eps = noise.normal(*self.spec.shape)
-        signal, sigma = self.signal[t][:, None, None, None], self.sigma[t][:, None, None, None]
+        signal, sigma = rowwise(self.signal[t], x0), rowwise(self.sigma[t], x0)
         x_t = signal * x0 + sigma * eps
         output, share = self.split(self.predict(x_t, t, labels))
         target = {"noise": eps, "x0": x0, "v": signal * eps - sigma * x0}[config.prediction]
@@ -167,12 +167,12 @@ class Diffusion(Denoising):
         L_0 at t = 1 and L_{t-1} above it; L_T, which no network changes, is left out.
         """
         share: Tensor | float = 0.0 if estimate.share is None else estimate.share
-        gap, weight = self.gap[t][:, None, None, None], self.step_weight[t][:, None, None, None]
+        gap, weight = rowwise(self.gap[t], x0), rowwise(self.step_weight[t], x0)
         between = divergence(x0, Guess(estimate.x0, share), gap, weight)
         std, gap_1 = self.decoder
         wide = std if isinstance(share, float) else std * (0.5 * gap_1 * share).exp()
         # The other rows are kept near, where nothing overflows, and then not used.
-        first = (t == 1)[:, None, None, None]
+        first = rowwise(t == 1, x0)
         mean = torch.where(first, estimate.x0, x0)
         terms = torch.where(first, -log_bin_mass(x0, mean, wide, self.spec.levels), between)
         return terms.flatten(1).mean(1) * (self.schedule.T / math.log(2))

@@ -8,13 +8,16 @@ from typing import Any
 
 from trilemma.images import Spec
 from trilemma.nets.ddpm_unet import DDPMUNet
+from trilemma.nets.mlp import TimeMLP
 from trilemma.nets.pretrained import PretrainedText
 from trilemma.nets.text import Encoder, TextEncoder
 from trilemma.nets.unet import UNet
 
 
-def network(config: Any, spec: Spec, outputs: int) -> UNet | DDPMUNet:
-    """The network that a config asks for."""
+def network(config: Any, spec: Spec, outputs: int) -> UNet | DDPMUNet | TimeMLP:
+    """The network that a config asks for; a perceptron of its width and blocks for vectors."""
+    if spec.vector:
+        return TimeMLP(spec.dims, width=config.width, blocks=config.blocks, classes=spec.classes, outputs=outputs)
     levels = len(config.multipliers)
     if config.network == "unet":
         return UNet(

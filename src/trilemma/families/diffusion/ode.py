@@ -133,16 +133,37 @@ def with_divergence(velocity: Callable[[Tensor, Tensor, Tensor], Tensor], probe:
     return field
 
 
+def with_exact_divergence(velocity: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Field:
+    """The field of `solve` from ``velocity(y, phi, rows)`` with div v itself, one derivative for each value of y."""
+
+    def field(y: Tensor, phi: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            v = velocity(y, phi, rows)
+            columns = v.flatten(1).sum(0)
+            slopes = [
+                torch.autograd.grad(column, y, retain_graph=i + 1 < len(columns))[0].flatten(1)[:, i]
+                for i, column in enumerate(columns)
+            ]
+        return v.detach(), torch.stack(slopes).sum(0).cpu().double()
+
+    return field
+
+
 def log_density(
     velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
     y: Tensor,
-    probe: Tensor,
+    probe: Tensor | None,
     start: float,
     stop: float,
     tolerance: float,
 ) -> tuple[Tensor, Tensor]:
-    """log p(y) at angle ``start``, if at angle ``stop`` it is standard normal: float64 [N], and the evaluations [N]."""
-    end = solve(with_divergence(velocity, probe), y, start, stop, tolerance)
+    """log p(y) at angle ``start``, if at angle ``stop`` it is standard normal: float64 [N], and the evaluations [N].
+
+    ``probe`` None asks for the divergence itself, which costs a derivative for each value.
+    """
+    field = with_exact_divergence(velocity) if probe is None else with_divergence(velocity, probe)
+    end = solve(field, y, start, stop, tolerance)
     z = end.y.cpu().double().flatten(1)
     normal = -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
     return normal + end.divergence, end.evaluations

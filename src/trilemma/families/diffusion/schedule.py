@@ -170,6 +170,11 @@ class Schedule:
         return sorted(set(times), reverse=True)
 
 
+def rowwise(values: Tensor, x: Tensor) -> Tensor:
+    """Values [N] as [N, 1, …] with as many dimensions as x [N, …], so that they multiply its rows."""
+    return values.view(-1, *[1] * (x.ndim - 1))
+
+
 def check_timesteps(timesteps: int) -> None:
     if timesteps < 2:
         raise ValueError(f"timesteps must be at least 2, not {timesteps}")

@@ -1,0 +1,202 @@
+"""The generative adversarial network (Goodfellow et al. 2014, arXiv 1406.2661) with the networks of DCGAN
+(Radford et al. 2015, arXiv 1511.06434).
+
+A generator G maps z ~ N(0, I) to images, a discriminator D says how probably an image is real, and they play
+(Goodfellow et al., eq. 1)
+
+    min_G max_D V(D, G) = E_x[log D(x)] + E_z[log(1 - D(G(z)))].
+
+G never sees an image and p(x) is never written down: it can be sampled and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
+from trilemma.families.gan.losses import PROBABILITIES, discriminator_loss, generator_loss
+from trilemma.families.gan.options import GANConfig
+from trilemma.families.gan.packing import by_class, filled, packed
+from trilemma.families.gan.penalties import gradient_penalty, squared_slope
+from trilemma.images import Spec
+from trilemma.nets.dcgan import Discriminator, Generator
+from trilemma.nets.mlp import VectorDiscriminator, VectorGenerator
+from trilemma.noise import Noise
+
+VECTOR_DEPTH = 3
+"""Hidden layers of both networks for vectors."""
+
+
+@dataclass(frozen=True)
+class GANOptions:
+    """`GAN.sample` has no options."""
+
+
+class GAN(Family):
+    """DCGAN's generator and discriminator; with labels, G gets an embedding beside z and D a projection.
+
+    Logs: ``D(x)`` and ``D(G(z))``, the mean probabilities that D gives to real and to generated images; ½ both when
+    it cannot tell them apart. Under a loss whose D is a critic they are ``critic(x)`` and ``critic(G(z))``, mean
+    values on no fixed scale; with the wasserstein loss their difference estimates the Wasserstein distance.
+    """
+
+    name: ClassVar[str] = "gan"
+    title: ClassVar[str] = "Generative adversarial network"
+    paper: ClassVar[str] = (
+        "Goodfellow et al. 2014, Generative adversarial nets, arXiv:1406.2661; "
+        "Radford et al. 2015, DCGAN, arXiv:1511.06434"
+    )
+    density: ClassVar[Density] = Density.IMPLICIT
+    answers: ClassVar[Mapping[str, str]] = {
+        "sample": "yes, in one pass",
+        "p(x)": "no, it can only be sampled",
+        "p(z|x)": "no, it has no encoder",
+        "complete": "no, it cannot infer the z of an image",
+        "interpolate": "yes, between random z, not between given images",
+        "classify": "no, it has no p(x|y) to compare",
+    }
+    gives_up: ClassVar[str] = "mode coverage"
+    Config: ClassVar[type] = GANConfig
+    Options: ClassVar[type] = GANOptions
+
+    def __init__(self, config: GANConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.generator: VectorGenerator | Generator
+        self.discriminator: VectorDiscriminator | Discriminator
+        if spec.vector:
+            self.generator = VectorGenerator(spec.dims, config.width, VECTOR_DEPTH, config.latent, spec.classes)
+            self.discriminator = VectorDiscriminator(
+                spec.dims,
+                config.discriminator_width or config.width,
+                VECTOR_DEPTH,
+                spec.classes,
+                pack=config.pack,
+                spectral=config.spectral_norm,
+            )
+            return
+        self.generator = Generator(
+            spec.image_shape,
+            config.width,
+            config.latent,
+            spec.classes,
+            strided=config.strided,
+            fully_connected=config.fully_connected,
+            norm="none" if config.generator_norm == "none" else "batch",
+            norm_output=config.generator_norm == "everywhere",
+            activation=config.generator_activation,
+            output=config.output,
+        )
+        self.discriminator = Discriminator(
+            spec.image_shape,
+            config.discriminator_width or config.width,
+            spec.classes,
+            pack=config.pack,
+            strided=config.strided,
+            fully_connected=config.fully_connected,
+            norm=config.norm_of_discriminator,
+            norm_input=config.discriminator_norm == "everywhere",
+            activation=config.discriminator_activation,
+            spectral=config.spectral_norm,
+        )
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images, uint8 ``[B, C, H, W]``, of ``[B, latent]``."""
+        return self.spec.from_unit(self.generator(z.to(self._dtype), labels))
+
+    def objectives(self) -> list[Objective]:
+        steps = self.config.discriminator_steps
+        return [
+            Objective("discriminator", list(self.discriminator.parameters()), self._discriminator_loss, steps),
+            Objective("generator", list(self.generator.parameters()), self._generator_loss),
+        ]
+
+    def _discriminator_loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
+        config = self.config
+        if labels is not None and config.pack > 1:
+            order = by_class(labels)
+            x, labels = x[order], labels[order]
+        with torch.no_grad():
+            fake = self.generator(noise.normal(config.latent).to(self._dtype), labels)
+        real = self.spec.to_unit(x).to(self._dtype)
+        real, fake, labels = self._packs(real), self._packs(fake), self._pack_labels(labels)
+        if config.r1:
+            real.requires_grad_()
+        # Two batches, not one: batch norm must not show D the two kinds side by side.
+        real_answers = self.discriminator(real, labels)
+        fake_answers = self.discriminator(fake, labels)
+        terms = {
+            "discriminator": discriminator_loss(
+                real_answers,
+                fake_answers,
+                config.loss,
+                label_smoothing=config.label_smoothing,
+                targets=config.targets,
+            )
+        }
+        if config.r1:
+            terms["R1"] = config.r1 / 2 * squared_slope(real_answers, real).mean()
+        if config.penalty_weight:
+            epsilon = noise.uniform()[: len(real)]
+            penalty = gradient_penalty(lambda between: self.discriminator(between, labels), real, fake, epsilon)
+            terms["gradient penalty"] = config.penalty_weight * penalty
+        return Loss(terms, self._answers(real_answers, fake_answers))
+
+    @torch.no_grad()
+    def _answers(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """D's mean answers, by the name of what they are."""
+        if self.config.loss in PROBABILITIES:
+            return {"D(x)": real.float().sigmoid().mean(), "D(G(z))": fake.float().sigmoid().mean()}
+        return {"critic(x)": real.float().mean(), "critic(G(z))": fake.float().mean()}
+
+    def _generator_loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
+        if labels is not None and self.config.pack > 1:
+            labels = labels[by_class(labels)]
+        fake = self.generator(noise.normal(self.config.latent).to(self._dtype), labels)
+        answers = self.discriminator(self._packs(fake), self._pack_labels(labels))
+        return Loss({"generator": generator_loss(answers, self.config.loss, targets=self.config.targets)})
+
+    def _packs(self, x: Tensor) -> Tensor:
+        """``[B, C, …]`` as the discriminator takes them, ``[packs, pack * C, …]``."""
+        return packed(x, self.config.pack)
+
+    def _pack_labels(self, labels: Tensor | None) -> Tensor | None:
+        """The labels ``[packs * pack]`` of the images of `_packs`."""
+        return None if labels is None else filled(labels, self.config.pack)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: GANOptions | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """As the contract; batch norm uses its running statistics whatever mode the model is in, so that an image does
+        not depend on its batch."""
+        training = self.generator.training
+        self.generator.eval()
+        try:
+            return self.decode(noise.normal(self.config.latent), labels)
+        finally:
+            self.generator.train(training)
+
+    def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
+        return Likelihood("undefined", None, "a GAN's density is implicit: it can be sampled but not evaluated")
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def alarms(self, logs: Mapping[str, float]) -> list[str]:
+        real, fake = logs.get("D(x)", 0.5), logs.get("D(G(z))", 0.5)
+        if real < 0.98 or fake > 0.02:
+            return []
+        return [
+            "the discriminator has won: it is over 98 % sure of real images and of generated ones, which leaves the "
+            "generator little to learn from; lower the learning rate, set label_smoothing to 0.1 or try another seed"
+        ]
