@@ -37,7 +37,8 @@ def data(
     Parameters
     ----------
     source
-        mnist (built in), fashion-mnist, cifar10, a folder or zip of images, an .npz, .npy or idx file, or a Hub id
+        mnist (built in), fashion-mnist, cifar10, stacked-mnist, a folder or zip of images, an .npz, .npy or idx file,
+        or a Hub id
     out
         draw the first training images into this PNG
     """

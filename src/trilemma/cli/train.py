@@ -92,7 +92,8 @@ def _command(cls: type[Family]) -> Callable[..., None]:
     Parameters
     ----------
     data
-        mnist (built in), fashion-mnist, cifar10, a folder or zip of images, an .npz, .npy or idx file, or a Hub id
+        mnist (built in), fashion-mnist, cifar10, stacked-mnist, a folder or zip of images, an .npz, .npy or idx file,
+        or a Hub id
     out
         the run folder to make
     size
