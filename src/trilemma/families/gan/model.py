@@ -24,9 +24,18 @@ from trilemma.families.gan.options import GANConfig
 from trilemma.families.gan.packing import by_class, filled, packed
 from trilemma.families.gan.penalties import gradient_penalty, squared_slope
 from trilemma.images import Spec
+from trilemma.metrics.modes import nearest_distance
 from trilemma.nets.dcgan import Discriminator, Generator
 from trilemma.nets.mlp import VectorDiscriminator, VectorGenerator
 from trilemma.noise import Noise
+
+COLLAPSED = 0.25
+"""Least `diversity` without an alarm. Measured on MNIST: 0.22 in the first steps, 0.82 after 255; on stacked MNIST 0.8
+to 0.9 after 1,200, though two thirds of the modes that 1,300 samples should reach were missing. So the alarm is for a
+collapse to few images; whether each of many modes is there, only an evaluation tells."""
+
+GRACE = 500
+"""Steps in which a generator may still draw one grey image."""
 
 VECTOR_DEPTH = 3
 """Hidden layers of both networks for vectors."""
@@ -43,6 +52,8 @@ class GAN(Family):
     Logs: ``D(x)`` and ``D(G(z))``, the mean probabilities that D gives to real and to generated images; ½ both when
     it cannot tell them apart. Under a loss whose D is a critic they are ``critic(x)`` and ``critic(G(z))``, mean
     values on no fixed scale; with the wasserstein loss their difference estimates the Wasserstein distance.
+    ``diversity`` is how far a generated image is from the nearest other one in its batch, in pixels, as a share of the
+    same for real images: about 1, and near 0 when modes collapse.
     """
 
     name: ClassVar[str] = "gan"
@@ -66,6 +77,7 @@ class GAN(Family):
 
     def __init__(self, config: GANConfig, spec: Spec) -> None:
         super().__init__(config, spec)
+        self._steps = 0  # since the model was built; only the alarms ask
         self.generator: VectorGenerator | Generator
         self.discriminator: VectorDiscriminator | Discriminator
         if spec.vector:
@@ -123,6 +135,8 @@ class GAN(Family):
         with torch.no_grad():
             fake = self.generator(noise.normal(config.latent).to(self._dtype), labels)
         real = self.spec.to_unit(x).to(self._dtype)
+        logs = {"diversity": (nearest_distance(fake) + 1e-6) / (nearest_distance(real) + 1e-6)}
+        self._steps += 1
         real, fake, labels = self._packs(real), self._packs(fake), self._pack_labels(labels)
         if config.r1:
             real.requires_grad_()
@@ -144,7 +158,7 @@ class GAN(Family):
             epsilon = noise.uniform()[: len(real)]
             penalty = gradient_penalty(lambda between: self.discriminator(between, labels), real, fake, epsilon)
             terms["gradient penalty"] = config.penalty_weight * penalty
-        return Loss(terms, self._answers(real_answers, fake_answers))
+        return Loss(terms, self._answers(real_answers, fake_answers) | logs)
 
     @torch.no_grad()
     def _answers(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
@@ -193,10 +207,17 @@ class GAN(Family):
         return next(self.parameters()).dtype
 
     def alarms(self, logs: Mapping[str, float]) -> list[str]:
+        found = []
         real, fake = logs.get("D(x)", 0.5), logs.get("D(G(z))", 0.5)
-        if real < 0.98 or fake > 0.02:
-            return []
-        return [
-            "the discriminator has won: it is over 98 % sure of real images and of generated ones, which leaves the "
-            "generator little to learn from; lower the learning rate, set label_smoothing to 0.1 or try another seed"
-        ]
+        if real >= 0.98 and fake <= 0.02:
+            found.append(
+                "the discriminator has won: it is over 98 % sure of real images and of generated ones, which leaves "
+                "the generator little to learn from; lower the learning rate, set label_smoothing to 0.1 or try "
+                "another seed"
+            )
+        if logs.get("diversity", 1.0) < COLLAPSED and self._steps > GRACE:
+            found.append(
+                "the modes collapse: generated images are less than a quarter as far from one another as real ones, so "
+                "the generator draws few different things; try --model.pack 2, --model.r1 1 or a lower learning rate"
+            )
+        return found
