@@ -23,6 +23,7 @@ from trilemma.evaluation.reading import read
 from trilemma.evaluation.record import describe
 from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.scores import fidelity
+from trilemma.evaluation.spectra import spectra
 from trilemma.evaluation.stream import Pool, Tell, pool
 from trilemma.evaluation.subject import Subject, image_subject, run_subject, samples_as_dataset, tensor_subject
 from trilemma.metrics import Features
@@ -57,8 +58,8 @@ def evaluate(
 
     Returns:
         A record of plain values: ``subject``, ``protocol``, ``metrics`` and ``floor`` (name → `Metric` as a
-        dictionary), ``flags``, ``memorisation``, ``ladder``, ``per_class`` and the names of its ``pictures``. Under
-        torchrun the work is shared and every process returns the same.
+        dictionary), ``flags``, ``memorisation``, ``spectrum``, ``ladder``, ``per_class`` and the names of its
+        ``pictures``. Under torchrun the work is shared and every process returns the same.
 
     Raises:
         ValueError: bad input, in one line.
@@ -183,6 +184,9 @@ def _judge(
             tell("scores", 0, 3)
         flags += identical_images(hashes, real)
         metrics |= fidelity(sample, real.train, real.network, real.protocol, real.against)
+        if real.protocol.wants("fine_detail"):
+            found, extra["spectrum"] = spectra(sample.images, real)
+            metrics |= found
         if tell:
             tell("scores", 1, 3)
         remembered = memory(sample, real)
@@ -211,6 +215,8 @@ def real_scores(real: Reference) -> dict[str, Metric]:
     if "floor" not in real.memo:
         floor = fidelity(real.held_out, real.train, real.network, real.protocol, real.against)
         images = replace(real.held_out, images=real.held_out_images)
+        if real.protocol.wants("fine_detail"):
+            floor |= spectra(images.images, real)[0]
         floor |= memory(images, real, held_out=True).metrics
         floor |= label_metrics(images, real.labels, real, None, held_out=True)[0]
         real.memo["floor"] = floor

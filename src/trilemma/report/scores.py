@@ -83,7 +83,7 @@ COLUMNS = _columns(
 """The first table."""
 
 MORE = _columns(
-    "kid", "frechet_infinity", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
+    "kid", "frechet_infinity", "fine_detail", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
     "authpct", "c_t", "train_closer", "nearest_training",
 )  # fmt: skip
 """The second table, of which only what was measured is shown."""
