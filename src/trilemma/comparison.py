@@ -238,6 +238,7 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
         "spectrum": record.get("spectrum", {}),
         "per_class": record.get("per_class", {}),
         "ood": record.get("ood", {}),
+        "latent": record.get("latent", {}),
         "pictures": {name: os.path.relpath(run.path / file, out) for name, file in record.get("pictures", {}).items()},
     }
 

@@ -15,6 +15,7 @@ from trilemma.data.dataset import image_digests
 from trilemma.evaluation import ladder, likelihoods, pictures
 from trilemma.evaluation.glossary import ENTRIES, place_of
 from trilemma.evaluation.labelled import label_metrics
+from trilemma.evaluation.latents import draw_latents
 from trilemma.evaluation.likelihood import likelihood_metric
 from trilemma.evaluation.memorisation import Memory, memory
 from trilemma.evaluation.misuse import identical_images, trained_on_held_out
@@ -58,8 +59,8 @@ def evaluate(
 
     Returns:
         A record of plain values: ``subject``, ``protocol``, ``metrics`` and ``floor`` (name → `Metric` as a
-        dictionary), ``flags``, ``memorisation``, ``spectrum``, ``ladder``, ``per_class`` and the names of its
-        ``pictures``. Under torchrun the work is shared and every process returns the same.
+        dictionary), ``flags``, ``memorisation``, ``spectrum``, ``ladder``, ``per_class``, ``latent`` and the names of
+        its ``pictures``. Under torchrun the work is shared and every process returns the same.
 
     Raises:
         ValueError: bad input, in one line.
@@ -147,6 +148,8 @@ def _evaluate(
         metrics["images_per_second"] = subject.speed(where)
     shown = pictures.of_run(subject, real, options, device) if subject.run and drawn and place else None
     exact = likelihoods.draw_exact(subject, real, place, device) if shown is not None and place else {}
+    latent, coded = draw_latents(subject, real, place, device) if shown is not None and place else ({}, {})
+    exact |= coded
     ood = likelihoods.out_of_distribution(subject, real, place, device, tell)
     if ood and place:
         exact["outliers"] = "outliers.png"
@@ -155,7 +158,7 @@ def _evaluate(
     if where.first:
         seen = np.concatenate(hashes) if hashes else None
         record, remembered = _judge(subject, sample, seen, metrics, real, rungs, device, tell)
-        record |= {"per_image": per_image} | ({"ood": ood} if ood else {})
+        record |= {"per_image": per_image} | ({"ood": ood} if ood else {}) | ({"latent": latent} if latent else {})
         if place is not None:
             if sample is not None:
                 record["pictures"] = pictures.save(place, sample, shown, real, remembered) | exact
