@@ -84,7 +84,7 @@ def test_pictures(tmp_path: Path) -> None:
     points = [RatePoint(4.0, 5.0, 120.0, 3, 8, 0.4), RatePoint(1.0, 20.0, 90.0, 8, 8, None)]
     paths = [
         draw_rate_distortion(points, tmp_path / "curve.png", "a sweep"),
-        draw_rate_distortion(points[:1], tmp_path / "one.png", "one point"),
+        draw_rate_distortion(points[:1], tmp_path / "one.png", "one point", {1.0: white(3)}),
         draw_spectra(
             {"real": power_spectrum(white(2)), "flat": power_spectrum(white(2) // 2)}, tmp_path / "p.png", "t"
         ),
