@@ -15,6 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 import trilemma
 from trilemma.data import DataConfig
 from trilemma.images import to_display
@@ -42,6 +44,7 @@ def main() -> None:
     held_out = data.batch(rows)
     spectra: dict[str, Spectrum] = {"held-out images": power_spectrum(to_display(held_out, data.levels))}
     points, extra = [], json.loads(args.model)
+    rows_of: dict[float, Tensor] = {}
     for beta in args.betas:
         folder = args.out / f"beta-{beta:g}"
         model: dict[str, Any] = {**extra, "beta": beta}
@@ -49,6 +52,7 @@ def main() -> None:
             "vae", data, out=folder, size=args.size, budget=args.budget, seed=args.seed, model=model
         )  # fmt: skip
         drawn = sample(run, args.n, seed=args.seed).images
+        rows_of[beta] = drawn[:10]
         spectra[f"beta {beta:g}"] = power_spectrum(to_display(drawn, data.levels))
         sharp = sharpness(spectra[f"beta {beta:g}"], spectra["held-out images"])
         point = rate_point(run, held_out, sharpness=sharp)
@@ -59,7 +63,8 @@ def main() -> None:
             flush=True,
         )
     title = f"{data.name}, {args.budget} each"
-    print(draw_rate_distortion(points, args.out / "rate-distortion.png", f"Rate and distortion: {title}"))
+    picture = args.out / "rate-distortion.png"
+    print(draw_rate_distortion(points, picture, f"Rate and distortion: {title}", rows_of, data.levels))
     print(draw_spectra(spectra, args.out / "spectra.png", f"Power of mean images: {title}"))
     record = {"data": data.name, "budget": args.budget, "n": len(rows), "points": [asdict(p) for p in points]}
     (args.out / "rate-distortion.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -600,3 +600,18 @@ def test_what_the_likelihood_says_of_other_images_is_on_the_page(report: dict[st
         "400 images",
     ):
         assert words in page
+
+
+def test_spectra_are_drawn_where_they_were_measured(report: dict[str, Any], tmp_path: Path) -> None:
+    assert "How sharp" not in render(report, tmp_path)
+    frequencies = [i / 20 for i in range(1, 11)]
+    report["families"][1]["spectrum"] = {
+        "frequencies": frequencies,
+        "power": [0.1 / (i + 1) for i in range(9)] + [0.0],
+        "real": [0.1] * 10,
+    }
+    report["families"][1]["metrics"]["fine_detail"] = metric(0.123, 0.004, "none")
+    page = Page(render(report, tmp_path))
+    assert "How sharp the samples are" in page.text
+    assert "0.123" in page.text
+    assert any("0.111 times at the finest" in (attrs.get("aria-label") or "") for _, attrs in page.elements)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
 from trilemma.images import Spec
-from trilemma.metrics.spectrum import power_spectrum, sharpness
+from trilemma.metrics.spectrum import power_spectrum, sharpness, sharpness_estimate
 from trilemma.queries.rate_distortion import RatePoint, draw_rate_distortion, draw_spectra, rate_point
 
 
@@ -84,7 +84,7 @@ def test_pictures(tmp_path: Path) -> None:
     points = [RatePoint(4.0, 5.0, 120.0, 3, 8, 0.4), RatePoint(1.0, 20.0, 90.0, 8, 8, None)]
     paths = [
         draw_rate_distortion(points, tmp_path / "curve.png", "a sweep"),
-        draw_rate_distortion(points[:1], tmp_path / "one.png", "one point"),
+        draw_rate_distortion(points[:1], tmp_path / "one.png", "one point", {1.0: white(3)}),
         draw_spectra(
             {"real": power_spectrum(white(2)), "flat": power_spectrum(white(2) // 2)}, tmp_path / "p.png", "t"
         ),
@@ -92,3 +92,17 @@ def test_pictures(tmp_path: Path) -> None:
     for path in paths:
         with Image.open(path) as picture:
             assert picture.size[0] > 300
+
+
+def test_the_error_of_the_sharpness_is_that_over_images() -> None:
+    real = power_spectrum(white(300, (16, 16), seed=100))
+    found = [sharpness_estimate(white(60, (16, 16), seed), real) for seed in range(40)]
+    spread = torch.tensor([each.value for each in found]).std()
+    mean = torch.tensor([each.error for each in found]).mean()
+    assert float(mean) == pytest.approx(float(spread), rel=0.35)
+    x = white(60, (16, 16))
+    assert sharpness_estimate(x, real).value == pytest.approx(sharpness(power_spectrum(x), real))
+    with pytest.raises(ValueError, match="at least 2 images"):
+        sharpness_estimate(x[:1], real)
+    with pytest.raises(ValueError, match="no fine detail"):
+        sharpness_estimate(x, power_spectrum(torch.zeros(2, 1, 16, 16, dtype=torch.uint8)))

@@ -241,8 +241,10 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
         "metrics": record.get("metrics", {}),
         "flags": record.get("flags", []),
         "memorisation": {k: v for k, v in record.get("memorisation", {}).items() if k != "pairs"},
+        "spectrum": record.get("spectrum", {}),
         "per_class": record.get("per_class", {}),
         "ood": record.get("ood", {}),
+        "latent": record.get("latent", {}),
         "pictures": {name: os.path.relpath(run.path / file, out) for name, file in record.get("pictures", {}).items()},
     }
 

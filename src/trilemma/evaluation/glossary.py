@@ -91,6 +91,16 @@ GLOSSARY = (
         "Naeem et al. 2020, arXiv:2002.09797",
     ),
     Entry(
+        "fine_detail",
+        "Fine detail",
+        "fidelity",
+        "Power of the samples in the finer half of the spatial frequencies, as a share of that of real images: 1 is as "
+        "sharp as real, below 1 is blurred, above 1 has noise that real images have not.",
+        "Blur and noise at different frequencies cancel in it, and a sharp image need not be a good one: look at the "
+        "curve and at the samples.",
+        "power spectra, after Durall et al. 2020, arXiv:2003.01826",
+    ),
+    Entry(
         "memorised",
         "Copied",
         "memorisation",

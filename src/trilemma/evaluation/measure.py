@@ -16,6 +16,7 @@ from trilemma.evaluation import ladder, likelihoods, pictures
 from trilemma.evaluation.captions import text_metrics
 from trilemma.evaluation.glossary import ENTRIES, place_of
 from trilemma.evaluation.labelled import label_metrics
+from trilemma.evaluation.latents import draw_latents
 from trilemma.evaluation.likelihood import likelihood_metric
 from trilemma.evaluation.memorisation import Memory, memory
 from trilemma.evaluation.misuse import identical_images, trained_on_held_out
@@ -25,6 +26,7 @@ from trilemma.evaluation.reading import read
 from trilemma.evaluation.record import describe
 from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.scores import fidelity
+from trilemma.evaluation.spectra import spectra
 from trilemma.evaluation.stacked import stacked_floor, stacked_metrics
 from trilemma.evaluation.stream import Pool, Tell, pool
 from trilemma.evaluation.subject import Subject, image_subject, run_subject, samples_as_dataset, tensor_subject
@@ -60,8 +62,8 @@ def evaluate(
 
     Returns:
         A record of plain values: ``subject``, ``protocol``, ``metrics`` and ``floor`` (name → `Metric` as a
-        dictionary), ``flags``, ``memorisation``, ``ladder``, ``per_class`` and the names of its ``pictures``. Under
-        torchrun the work is shared and every process returns the same.
+        dictionary), ``flags``, ``memorisation``, ``spectrum``, ``ladder``, ``per_class``, ``latent`` and the names of
+        its ``pictures``. Under torchrun the work is shared and every process returns the same.
 
     Raises:
         ValueError: bad input, in one line.
@@ -155,6 +157,8 @@ def _evaluate(
     exact = likelihoods.draw_exact(subject, real, place, device) if shown is not None and place else {}
     if shown is not None and place:
         exact |= likelihoods.draw_map(subject, real, place, device, tell)
+    latent, coded = draw_latents(subject, real, place, device) if shown is not None and place else ({}, {})
+    exact |= coded
     ood = likelihoods.out_of_distribution(subject, real, place, device, tell)
     if ood and place:
         exact["outliers"] = "outliers.png"
@@ -163,7 +167,7 @@ def _evaluate(
     if where.first:
         seen = np.concatenate(hashes) if hashes else None
         record, remembered = _judge(subject, sample, seen, metrics, real, rungs, device, tell)
-        record |= {"per_image": per_image} | ({"ood": ood} if ood else {})
+        record |= {"per_image": per_image} | ({"ood": ood} if ood else {}) | ({"latent": latent} if latent else {})
         if place is not None:
             if sample is not None:
                 record["pictures"] = pictures.save(place, sample, shown, real, remembered) | exact
@@ -192,6 +196,9 @@ def _judge(
             tell("scores", 0, 3)
         flags += identical_images(hashes, real)
         metrics |= fidelity(sample, real.train, real.network, real.protocol, real.against)
+        if real.protocol.wants("fine_detail"):
+            found, extra["spectrum"] = spectra(sample.images, real)
+            metrics |= found
         if tell:
             tell("scores", 1, 3)
         remembered = memory(sample, real)
@@ -221,6 +228,8 @@ def real_scores(real: Reference) -> dict[str, Metric]:
     if "floor" not in real.memo:
         floor = fidelity(real.held_out, real.train, real.network, real.protocol, real.against)
         images = replace(real.held_out, images=real.held_out_images)
+        if real.protocol.wants("fine_detail"):
+            floor |= spectra(images.images, real)[0]
         floor |= memory(images, real, held_out=True).metrics
         floor |= label_metrics(images, real.labels, real, None, held_out=True)[0]
         floor |= text_metrics(images, real, real.dataset.captions is not None)

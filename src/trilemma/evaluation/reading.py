@@ -25,6 +25,8 @@ def read(name: str, metric: Metric, floor: Metric | None, rungs: Sequence[dict[s
     if floor is None or floor.value is None:
         return metric
     spread = 2 * math.hypot(metric.error or 0.0, floor.error or 0.0)
+    if name == "fine_detail":
+        return replace(metric, reading=_sharp(metric.value, floor.value, spread))
     if metric.better == "higher":
         return replace(metric, reading=_share(name, metric.value, floor.value, spread))
     if metric.better == "lower":
@@ -33,6 +35,13 @@ def read(name: str, metric: Metric, floor: Metric | None, rungs: Sequence[dict[s
             metric, reading="as near as held-out real images" if near else _between(name, metric.value, rungs)
         )
     return metric
+
+
+def _sharp(value: float, floor: float, spread: float) -> str:
+    if abs(value - floor) <= spread:
+        return "as sharp as held-out real images"
+    share = f"{100 * value:.0f} % of the fine detail of real images"
+    return f"blurred: {share}" if value < floor else f"noise that real images have not: {share}"
 
 
 def _share(name: str, value: float, floor: float, spread: float) -> str:

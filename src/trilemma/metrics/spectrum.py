@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trilemma.metrics.estimate import Estimate, jackknife_error
+
 BLOCK = 256
 """Images transformed together."""
 
@@ -76,6 +78,29 @@ def sharpness(samples: Spectrum, real: Spectrum) -> float:
     if not bool(fine.any()):
         return math.nan
     return float((samples.power[fine] / real.power[fine]).log().mean().exp())
+
+
+def sharpness_estimate(samples: Tensor, real: Spectrum, groups: int = 20) -> Estimate:
+    """The `sharpness` of uint8 images ``[N, C, H, W]``, with its error by the jackknife over groups of images.
+
+    Raises:
+        ValueError: as `power_spectrum` and `sharpness`, or real images without fine detail, in one line.
+    """
+    groups = min(groups, len(samples))
+    if groups < 2:
+        raise ValueError(f"an error needs at least 2 images, not {len(samples)}")
+    parts = [power_spectrum(part) for part in samples.tensor_split(groups)]
+    powers = torch.stack([part.power * part.n for part in parts])
+    counts = torch.tensor([part.n for part in parts], dtype=torch.float64)
+
+    def share(power: Tensor, n: Tensor) -> float:
+        return sharpness(Spectrum(parts[0].frequencies, power / n, int(n)), real)
+
+    value = share(powers.sum(0), counts.sum())
+    if math.isnan(value):
+        raise ValueError("the real images have no fine detail")
+    without = [share(powers.sum(0) - powers[i], counts.sum() - counts[i]) for i in range(groups)]
+    return Estimate(value, jackknife_error(torch.tensor(without, dtype=torch.float64)))
 
 
 def _hann(size: int) -> Tensor:

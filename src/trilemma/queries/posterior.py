@@ -208,8 +208,10 @@ def draw_reconstructions(
         cells += [shown(copy) for copy in drawn[i]] if drawn is not None else []
         columns.append(drawing.below([*cells, drawing.words([f"{float(answer.distortion[i]):.1f}"], 11)], 4))
     rows = [drawing.beside(columns[i : i + 12], 6) for i in range(0, len(columns), 12)]
+    source = "its code" if answer.kind == "point" else "the mean of q(z|x)"
     below = "from draws of q(z|x), " if drawn is not None else ""
-    lines = [f"image, then decoded from the mean of q(z|x), then {below}-log p(x|z) in {unit}", answer.verdict]
+    what = f"-log p(x|z) in {unit}" if unit == "nats" else f"the {unit}"
+    lines = [f"image, then decoded from {source}, then {below}{what}", answer.verdict]
     return drawing.save(
         drawing.framed(drawing.below([drawing.words([title], 16), drawing.words(lines, 12), *rows], 10)), path
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from trilemma.families.family import Family
@@ -76,8 +77,20 @@ def rate_point(
     )
 
 
-def draw_rate_distortion(points: Sequence[RatePoint], path: str | os.PathLike[str], title: str) -> Path:
-    """The curve as a PNG: each β at its rate and distortion, with lines of equal bound through the best and worst."""
+def draw_rate_distortion(
+    points: Sequence[RatePoint],
+    path: str | os.PathLike[str],
+    title: str,
+    samples: Mapping[float, Tensor] | None = None,
+    levels: int = 256,
+) -> Path:
+    """The curve as a PNG: each β at its rate and distortion, with the line of the best bound, and what it looks like.
+
+    Args:
+        points: one for each β.
+        samples: β → uint8 [N, C, H, W], drawn as a row under the curve.
+        levels: of the samples.
+    """
     points = sorted(points, key=lambda point: point.rate)
     rates, distortions = [p.rate for p in points], [p.distortion for p in points]
     x, y = _span(rates, 0.08), _span(distortions, 0.12)
@@ -101,8 +114,19 @@ def draw_rate_distortion(points: Sequence[RatePoint], path: str | os.PathLike[st
             f"beta {point.beta:g}: rate {point.rate:.1f} + distortion {point.distortion:.1f} = {point.bound:.1f}, "
             f"{point.active} of {point.latents} latents active{blur}"
         )
-    parts = [drawing.words([title], 16), plot.finished(), drawing.words(lines, 12)]
+    told = [
+        "Rate: what the code says of an image. Distortion: what it leaves out. To the right codes say more and images",
+        "are told apart; to the left (large beta) they say less, and what they leave out is averaged: blur.",
+    ]
+    parts = [drawing.words([title], 16), drawing.words(told, 12), plot.finished(), drawing.words(lines, 12)]
+    parts += [_row(f"samples, beta {beta:g}", samples[beta], levels) for beta in sorted(samples)] if samples else []
     return drawing.save(drawing.framed(drawing.below(parts, 10)), path)
+
+
+def _row(name: str, images: Tensor, levels: int) -> Image.Image:
+    scale = drawing.scale_for(max(images.shape[2:]), 48)
+    pictures = [drawing.magnified(picture, scale) for picture in drawing.rgb(images, levels)]
+    return drawing.beside([drawing.words([name], 12, 130), drawing.beside(pictures, 3)], 4)
 
 
 def draw_spectra(spectra: Mapping[str, Spectrum], path: str | os.PathLike[str], title: str) -> Path:

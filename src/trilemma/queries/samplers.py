@@ -108,6 +108,7 @@ def samplers(
     answer = Samplers(frechet_distance(network(to_display(held_out, levels)), real), n, network.name, levels)
     kept = model.memory.clone(), model.seen.clone(), model.code_mean.clone(), model.code_square.clone()
     try:
+        model.seen.zero_()  # nothing of what training remembered, were there fewer codes than are kept
         model.remember(codes.to(model.device))
         model.code_mean.copy_(codes.mean(0))
         model.code_square.copy_(codes.square().mean(0))

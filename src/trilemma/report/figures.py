@@ -157,7 +157,7 @@ def scatter(points: Sequence[Point], floor: float | None, name: str, width: int 
     y = Scale(low, high, height - bottom, top, log)
     x = Scale(min(p.x for p in points) / 3, max(p.x for p in points) * 3, left, width - right, True)
     parts = [
-        _axes(x, y, x.ticks(), y.ticks()),
+        axes(x, y, x.ticks(), y.ticks()),
         f'<text x="0" y="13">{escape(name)}{" (log)" if log else ""} <tspan class="dim">↓ better</tspan></text>',
         f'<text class="end" x="{width - right}" y="{height - 4}">images per second (log) '
         '<tspan class="dim">→ better</tspan></text>',
@@ -238,7 +238,7 @@ def curve(points: Sequence[Sequence[float | None]], name: str, index: int, most_
         f'y="{top}" width="{width}" height="{height - bottom - top}" viewBox="0 {top} {width} {height - bottom - top}"'
     )
     parts = [
-        _axes(x, y, [0, x.high], y.ticks(3)),
+        axes(x, y, [0, x.high], y.ticks(3)),
         f'<svg {inner}><path class="curve" d="M{path}"/></svg>',  # an inner svg cuts what lies outside of it
         f'<circle class="end-dot" cx="{x(seen):.1f}" cy="{y(last):.1f}" r="3"/>',
         f'<text class="last" x="{x(seen) + 7:.1f}" y="{y(last) + 4:.1f}">{number(last)}</text>',
@@ -259,7 +259,7 @@ def _thin(pairs: list[tuple[float, float]], most: int) -> list[tuple[float, floa
 # ------------------------------------------------------------------------------------------------- shared pieces
 
 
-def _axes(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> str:
+def axes(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> str:
     """Hairlines and their numbers."""
     parts = []
     for value in y_ticks:

@@ -21,6 +21,7 @@ from trilemma.report.marks import badge, named
 from trilemma.report.pictures import load
 from trilemma.report.scores import COLUMNS, Score, check, distance_name, error_text, leaders, number
 from trilemma.report.sections import columns_caption, family_section, lead, method
+from trilemma.report.spectra import spectra
 from trilemma.report.tables import FLOOR, answers, comparison
 from trilemma.report.verdicts import told_apart, verdicts
 
@@ -50,7 +51,7 @@ def render(report: dict[str, Any], folder: Path) -> str:
             f"<header><h1>{title}</h1><p class='lead'>{lead(report)}</p>{_contents(report)}</header>",
             _pictures(report, folder),
             _trilemma(report),
-            _section("numbers", "The numbers", comparison(report) + _reading(report) + verdicts(report)),
+            _section("numbers", "The numbers", _numbers(report)),
             _scale(report, folder),
             _section("answers", "What each family can and cannot answer", answers(report)),
             _section(
@@ -261,6 +262,10 @@ def _findings(report: dict[str, Any]) -> str:
         if best:
             tiles.append(f"<li><span>{words}</span>{names}<span>{values}</span>{real}</li>")
     return f'<ul class="findings">{"".join(tiles)}</ul>' if tiles else ""
+
+
+def _numbers(report: dict[str, Any]) -> str:
+    return comparison(report) + _reading(report) + verdicts(report) + spectra(report)
 
 
 def _reading(report: dict[str, Any]) -> str:

@@ -83,8 +83,8 @@ COLUMNS = _columns(
 """The first table."""
 
 MORE = _columns(
-    "mixture_modes", "high_quality", "mixture_kl", "density_kl",
-    "kid", "frechet_infinity", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
+    "text_accuracy", "text_seen", "text_unseen", "mixture_modes", "high_quality", "mixture_kl", "density_kl",
+    "kid", "frechet_infinity", "fine_detail", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
     "authpct", "c_t", "train_closer", "nearest_training",
 )  # fmt: skip
 """The second table, of which only what was measured is shown."""
