@@ -20,7 +20,10 @@ SHOWN = 12
 
 
 def draw_latents(subject: Subject, real: Reference, place: Path, device: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """What was found, as plain values, and the names of the pictures in ``place``; both empty for other families and vectors."""
+    """What was found, as plain values, and the names of the pictures in ``place``.
+
+    Both are empty for other families, and for vectors.
+    """
     model, dataset, seed = subject.model, real.dataset, real.protocol.seed
     if not isinstance(model, VAE | Autoencoder) or dataset.vector:
         return {}, {}
