@@ -6,6 +6,7 @@ import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from trilemma.families.diffusion import DiffusionOptions
 from trilemma.families.diffusion.exchange import export_diffusers, export_onnx
 from trilemma.families.family import Family
 from trilemma.images import PADDING, START, Spec
+from trilemma.nets import pretrained
 from trilemma.nets.text import CrossAttention, TextEncoder
 from trilemma.noise import BatchNoise
 from trilemma.presets import configure, gflop
@@ -270,6 +272,85 @@ def test_the_command_draws_a_row_for_each_text(
     # One answer for another caption is another number.
     scores = [json.loads(call("query", run, "-n", "4", *more, "--json")) for more in ((), texts, ("--labels", "true"))]
     assert len({json.dumps(score["bits_per_dim"]) for score in scores}) == 3
+
+
+# A pretrained encoder
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """A tokenizer of whole words between marks, as those of pretrained encoders are."""
+    tokenizers = pytest.importorskip("tokenizers")
+    names = ["<pad>", "<s>", "</s>", "<unk>", "a", "square", "at", "the", "top", "bottom", "left", "right"]
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(names)}, "<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing("<s> $A </s>", None, [("<s>", 1), ("</s>", 2)])
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def check_pretrained(told_file: Path, folder: Path, out: Path, size: int) -> None:
+    model = {"text_encoder": str(folder), "text_width": 64}
+    run = fitted(told_file, out, model=model)
+    assert run.config.spec.vocabulary == 12 + 2
+    weights = run.load().model
+    assert weights["net.text.project.weight"].shape == (64, size)
+    assert not any("frozen" in name for name in weights)  # nothing of the encoder is saved, nor trained
+    loaded = Run.open(out).model()
+    assert sum(p.numel() for n, p in loaded.named_parameters() if ".text." in n) == 64 * size + 4 * 64
+    texts = ["a square at the top left", "a square at the bottom left", ""]
+    tokens = run.tokens()
+    assert tokens is not None
+    rows = tokens.rows(texts)
+    assert rows[0, :4].tolist() == [START, 1 + 2, 4 + 2, 5 + 2]
+    with torch.no_grad():
+        encoded = loaded.net.text(rows)  # type: ignore[union-attr, operator]
+        twice = loaded.net.text(rows)  # type: ignore[union-attr, operator]
+        others = loaded.net.text(torch.cat([rows[1:2], rows[2:]]))  # type: ignore[union-attr, operator]
+    assert torch.equal(encoded.tokens, twice.tokens)
+    assert not torch.equal(encoded.pooled[0], encoded.pooled[1])
+    assert torch.allclose(encoded.pooled[1:], others.pooled, atol=1e-5)
+    assert encoded.padding[2].tolist() == [False] + [True] * (rows.shape[1] - 1)
+    assert torch.isfinite(encoded.tokens).all()
+
+
+def test_a_pretrained_encoder_stays_as_it_is(told_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fake(torch.nn.Module):
+        """In the place of a Hub model: embeddings, and the mean over what the mask shows."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(12, 24).requires_grad_(False)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+            states = self.table(input_ids)
+            mask = attention_mask[:, :, None]
+            return SimpleNamespace(last_hidden_state=states + (states * mask).sum(1, True) / mask.sum(1, True))
+
+    network = Fake()
+    before = network.table.weight.clone()
+    monkeypatch.setattr(pretrained, "_load", lambda name, revision: (network, 24))
+    check_pretrained(told_file, write_tokenizer(tmp_path / "encoder"), tmp_path / "run", 24)
+    assert torch.equal(before, network.table.weight)
+
+
+def test_clip_reads_captions(told_file: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = write_tokenizer(tmp_path / "clip")
+    config = transformers.CLIPTextConfig(
+        vocab_size=12, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=77, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    transformers.CLIPTextModel(config).save_pretrained(folder)
+    check_pretrained(told_file, folder, tmp_path / "run", 32)
+
+
+def test_what_a_pretrained_encoder_needs(told_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot load the tokenizer"):
+        fitted(told_file, tmp_path / "run", model={"text_encoder": str(tmp_path)})
+    write_tokenizer(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"trilemma\[transformers\]|cannot load the text encoder"):
+        fitted(told_file, tmp_path / "run", model={"text_encoder": str(tmp_path / "empty")})
 
 
 # mnist-pairs

@@ -32,7 +32,8 @@ class TrainConfig:
         clip: largest norm of an objective's gradient; larger ones are scaled down. 0 for no clipping.
         ema: decay of the moving average of the weights that samples and answers come from; 0 for none. It starts low
             and rises as (1 + n) / (10 + n), so that short runs profit too.
-        label_dropout: share of labels replaced by "no label" in conditional training, which teaches P(x) beside P(x|y).
+        label_dropout: share of labels or captions replaced by "no label" in conditional training, which teaches P(x)
+            beside P(x|y).
         precision: arithmetic of training: bf16 autocast, fp32, or whichever is faster on the device.
         log_every: steps between two lines of the training log.
         save_every: seconds between two checkpoints.

@@ -160,7 +160,7 @@ def by_text(drawn: Samples) -> Image.Image:
     texts = list(dict.fromkeys(drawn.text or ()))
     rows = [[i for i, text in enumerate(drawn.text or ()) if text == wanted] for wanted in texts]
     return drawing.captioned(
-        [(text, drawn.images[row]) for text, row in zip(texts, rows, strict=True)], drawn.spec.levels
+        [(text, drawn.images[row]) for text, row in zip(texts, rows, strict=True)], drawn.spec.levels, wanted=112
     )
 
 

@@ -7,6 +7,7 @@ names it and its revision.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -75,8 +76,9 @@ class Frozen:
         return states
 
 
+@functools.lru_cache(maxsize=1)
 def _load(name: str, revision: str) -> tuple[Any, int]:
-    """The encoder and the length of its hidden states."""
+    """The encoder and the length of its hidden states; kept, because a run builds its model several times."""
     try:
         import transformers
     except ImportError:
@@ -90,7 +92,8 @@ def _load(name: str, revision: str) -> tuple[Any, int]:
         kinds = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
         kind = getattr(transformers, kinds.get(config.model_type, "AutoModel"))
         # Weights as safetensors only: nothing is unpickled.
-        network = kind.from_pretrained(name, use_safetensors=True, **source)
+        with torch.random.fork_rng(devices=[]):  # or the weights built next would depend on what was kept
+            network = kind.from_pretrained(name, use_safetensors=True, **source)
     except Exception as error:  # from half a dozen libraries below it
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(

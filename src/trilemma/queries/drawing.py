@@ -97,11 +97,12 @@ def framed(picture: Image.Image, margin: int = 12) -> Image.Image:
     return canvas
 
 
-def captioned(rows: Sequence[tuple[str, Tensor]], levels: int, columns: int = 10, wanted: int = 56) -> Image.Image:
-    """Each text beside its images, uint8 [N, C, H, W], which are brought to about ``wanted`` pixels."""
+def captioned(rows: Sequence[tuple[str, Tensor]], levels: int, columns: int = 10, wanted: int = 64) -> Image.Image:
+    """Each text beside its images, uint8 [N, C, H, W], whose longer side is brought to about ``wanted``
+    pixels."""
     pictures = []
     for text, images in rows:
-        scale = scale_for(min(images.shape[2:]), wanted)
+        scale = scale_for(max(images.shape[2:]), wanted)
         drawn = to_pil(grid(images, levels=levels, columns=columns, gap=1, scale=scale)).convert("RGB")
         lines = textwrap.wrap(text or "(no caption)", 24) or [""]
         pictures.append(beside([words(lines, 13, 180), drawn], 10))
