@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.dataset import image_digests
-from trilemma.evaluation import ladder, likelihoods, pictures
+from trilemma.evaluation import denoising, ladder, likelihoods, pictures
 from trilemma.evaluation.glossary import ENTRIES, place_of
 from trilemma.evaluation.labelled import label_metrics
 from trilemma.evaluation.likelihood import likelihood_metric
@@ -146,6 +146,7 @@ def _evaluate(
         metrics["images_per_second"] = subject.speed(where)
     shown = pictures.of_run(subject, real, options, device) if subject.run and drawn and place else None
     exact = likelihoods.draw_exact(subject, real, place, device) if shown is not None and place else {}
+    exact |= denoising.draw_denoising(subject, real, place, device) if shown is not None and place else {}
     ood = likelihoods.out_of_distribution(subject, real, place, device, tell)
     if ood and place:
         exact["outliers"] = "outliers.png"
