@@ -86,6 +86,19 @@ def test_the_equation_and_the_bound_on_a_gaussian() -> None:
     assert mean < total
 
 
+def test_a_few_terms_tell_as_much_as_all() -> None:
+    model = exact()
+    x = ((0.3 * ImageNoise(0, range(40)).normal(1, 4, 4) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    every, few = bound_by_time(model, x), bound_by_time(model, x, count=60)
+    assert every.evaluated == 999 and "one draw of every term" in every.how
+    assert 40 < few.evaluated <= 60 and f"{few.evaluated} of the 999 terms" in few.how
+    assert few.bits.shape == every.bits.shape
+    assert few.total[0] == pytest.approx(every.total[0], rel=0.03)
+    share_few, share_every = (terms.mean[:-1].cumsum(0) / terms.total[0] for terms in (few, every))
+    assert (share_few - share_every).abs().max() < 0.03
+    assert bound_by_time(exact(50), x[:2], count=60).evaluated == 49
+
+
 def test_inversion_errs_less_with_more_steps() -> None:
     """DDIM's error on a Gaussian falls as 1/steps; x_T of its own data is standard normal."""
     model = exact()

@@ -14,15 +14,17 @@ from test_cli import call
 from test_diffusion_queries import exact
 from torch import Tensor
 
-from trilemma.data import load
+from trilemma.data import Dataset, load
 from trilemma.evaluation.stream import Supply
 from trilemma.evaluation.subject import Subject
 from trilemma.evaluation.sweeps import kept
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions, Flow, FlowConfig
 from trilemma.families.diffusion.estimate import Estimate
 from trilemma.images import Spec, to_unit
+from trilemma.metrics import Classifier, train_classifier
 from trilemma.queries import curve, guidance
 from trilemma.queries.sweep import Ledger, Point, sweep
+from trilemma.report.denoising import denoising
 from trilemma.run import Run
 from trilemma.sampling import sample
 from trilemma.training import train
@@ -220,6 +222,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _quick_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hardly trained: how good it is, is not what is tested here."""
+
+    def trained(dataset: Dataset) -> Classifier:
+        x, labels = dataset.training()
+        assert labels is not None
+        return train_classifier(x, labels, len(dataset.class_names), steps=5)
+
+    monkeypatch.setattr("trilemma.evaluation.sweeps.trained_classifier", trained)
+
+
 @pytest.mark.parametrize(
     ("arguments", "count", "name"),
     [
@@ -252,6 +266,37 @@ def test_sweeps_answer_and_remember(
     code, out, err = call(capsys, *line)
     assert code == 0, err
     assert f"{count} of {count} points were there" in out
+
+
+def test_the_report_shows_what_was_asked(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The bound is drawn by every evaluation that asks for it; a sweep is shown if it is of the weights as they are."""
+    out = tmp_path / "out"
+    evaluate = (
+        "evaluate",
+        run.path,
+        "-n",
+        16,
+        "--steps",
+        2,
+        "--metrics",
+        "precision,bits_per_dim",
+        "--likelihood-n",
+        2,
+    )
+    line = ("query", run.path, "--guidance-sweep", "--weights", "1", "--steps", 2, "-n", 140)
+    assert call(capsys, *line, "--out", out / "guidance.png")[0] == 0
+    code, _, err = call(capsys, *evaluate, "--out", out)
+    assert code == 0, err
+    pictures = json.loads((out / "metrics.json").read_text())["pictures"]
+    assert pictures["terms"] == "bound.png" and pictures["guidance"] == "guidance.png" and "curve" not in pictures
+    page = denoising({"title": "Diffusion", "pictures": pictures}, out)
+    assert page.count("<figure>") == 2 and "u + w(c − u)" in page
+    assert denoising({"title": "GAN", "pictures": {"samples": "s.png"}}, out) == ""
+    record = json.loads((out / "guidance.json").read_text())
+    record["protocol"]["weights"] = "others"  # the run was trained on since
+    (out / "guidance.json").write_text(json.dumps(record))
+    assert call(capsys, *evaluate, "--out", out)[0] == 0
+    assert "guidance" not in json.loads((out / "metrics.json").read_text())["pictures"]
 
 
 def test_sweeps_out_of_place(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

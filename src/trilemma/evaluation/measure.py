@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.dataset import image_digests
-from trilemma.evaluation import ladder, likelihoods, pictures
+from trilemma.evaluation import denoising, ladder, likelihoods, pictures
 from trilemma.evaluation.captions import text_metrics
 from trilemma.evaluation.glossary import ENTRIES, place_of
 from trilemma.evaluation.labelled import label_metrics
@@ -157,6 +157,7 @@ def _evaluate(
     exact = likelihoods.draw_exact(subject, real, place, device) if shown is not None and place else {}
     if shown is not None and place:
         exact |= likelihoods.draw_map(subject, real, place, device, tell)
+        exact |= denoising.draw_denoising(subject, real, place, device)
     latent, coded = draw_latents(subject, real, place, device) if shown is not None and place else ({}, {})
     exact |= coded
     ood = likelihoods.out_of_distribution(subject, real, place, device, tell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -23,7 +24,7 @@ from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.scores import frechet
 from trilemma.evaluation.stream import Pool, Supply, pool
 from trilemma.evaluation.subject import Subject, drawn_from
-from trilemma.families.family import Progress
+from trilemma.families.family import Family, Progress
 from trilemma.metrics import Classifier, conditional_accuracy, frechet_flag, manifold_scores
 from trilemma.parallel import Ranks, ranks
 from trilemma.queries.diffusion_chain import denoising
@@ -65,6 +66,11 @@ class Bench:
                 "draw more images with -n, or train on more"
             )
         return cls(run, model, real, trained_classifier(real.dataset) if accuracy else None, where, place)
+
+    @functools.cached_property
+    def weights(self) -> str:
+        """What tells these weights from others."""
+        return weights_digest(self.model)
 
     @property
     def labels(self) -> Tensor | None:
@@ -116,8 +122,8 @@ class Bench:
         shared = {k: v for k, v in asdict(options).items() if k not in ("sampler", "steps", "guidance")}
         return {
             **asdict(self.real.protocol),
-            "run": self.run.config.data_fingerprint,
-            "step": self.run.progress()["step"],
+            "weights": self.weights,
+            "data": self.real.dataset.fingerprint,
             "train_n": self.real.train.n,
             "network": self.real.network.name,
             "scores": "accuracy" if self.classifier is not None else "",
@@ -155,6 +161,14 @@ class Bench:
     @property
     def flag(self) -> str | None:
         return frechet_flag(min(self.real.protocol.n, self.real.train.n), self.real.network.dims)
+
+
+def weights_digest(model: Family) -> str:
+    """A hash of all weights and buffers that are saved."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def kept(subject: Subject, folder: Path) -> Subject:

@@ -64,7 +64,7 @@ class Ledger:
 
     Args:
         path: the file.
-        protocol: plain values that decide a point beside its way: the run and its step, N, seed, features, options.
+        protocol: plain values that decide a point beside its way: the weights, N, seed, features, options.
     """
 
     def __init__(self, path: str | os.PathLike[str], protocol: Mapping[str, Any]) -> None:

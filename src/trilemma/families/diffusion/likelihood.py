@@ -13,7 +13,7 @@ network may say the share of every pixel (Nichol & Dhariwal 2021, eq. 15).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -190,11 +190,20 @@ def variational_bound(
 
 
 def bound_terms(
-    denoise: RowDenoiser, x0: Tensor, schedule: Schedule, noise: Noise, *, levels: int
+    denoise: RowDenoiser,
+    x0: Tensor,
+    schedule: Schedule,
+    noise: Noise,
+    *,
+    levels: int,
+    times: Iterable[int] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Every term of the bound, one draw each: ``(0, L_0)``, ``(1, L_1)``, … ``(T, L_T)``, nats, float64 [N]."""
+    """Every term of the bound, one draw each: ``(0, L_0)``, ``(1, L_1)``, … ``(T, L_T)``, nats, float64 [N].
+
+    ``times`` are those of the terms L_{t-1} between the ends, by default all of 2 … T.
+    """
     yield 0, decoder_term(denoise, x0, schedule, noise.normal(*x0.shape[1:]), levels)
-    for t in range(2, schedule.T + 1):
+    for t in times or range(2, schedule.T + 1):
         rows = torch.full((len(x0),), t)
         yield t - 1, step_term(denoise, x0, rows, schedule, noise.normal(*x0.shape[1:]))
     yield schedule.T, prior_term(x0, schedule)
