@@ -168,11 +168,16 @@ class GAN(Family):
         return {"critic(x)": real.float().mean(), "critic(G(z))": fake.float().mean()}
 
     def _generator_loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
+        answers = self.judge_samples(noise, labels)
+        return Loss({"generator": generator_loss(answers, self.config.loss, targets=self.config.targets)})
+
+    def judge_samples(self, noise: Noise, labels: Tensor | None) -> Tensor:
+        """D's answers ``[packs]`` to images drawn from ``noise``, which can be differentiated with respect to G."""
         if labels is not None and self.config.pack > 1:
             labels = labels[by_class(labels)]
         fake = self.generator(noise.normal(self.config.latent).to(self._dtype), labels)
-        answers = self.discriminator(self._packs(fake), self._pack_labels(labels))
-        return Loss({"generator": generator_loss(answers, self.config.loss, targets=self.config.targets)})
+        answers: Tensor = self.discriminator(self._packs(fake), self._pack_labels(labels))
+        return answers
 
     def _packs(self, x: Tensor) -> Tensor:
         """``[B, C, …]`` as the discriminator takes them, ``[packs, pack * C, …]``."""
