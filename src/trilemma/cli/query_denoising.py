@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trilemma.cli.query_asked import Asked, Reply, finite
-from trilemma.cli.query_scores import likelihood_record
+from trilemma.cli.query_scores import SIGNS, likelihood_record
 from trilemma.data import load
 from trilemma.evaluation import Protocol, Reference
 from trilemma.evaluation.protocol import hardware
@@ -148,8 +148,9 @@ def ask_ode(asked: Asked) -> Reply:
         "noise_bits_per_dim": finite(found.noise),
         "evaluations": found.evaluations,
     }
+    sign = SIGNS[answer.kind]
     line = (
-        f"≤ {mean:.4f} ± {error:.4f} bits/dim ({answer.reason}; {found.evaluations:.0f} evaluations a draw; "
+        f"{sign} {mean:.4f} ± {error:.4f} bits/dim ({answer.reason}; {found.evaluations:.0f} evaluations a draw; "
         f"{len(indices)} images of {dataset.name})"
     )
     return Reply(record, [line])
