@@ -193,14 +193,13 @@ def test_a_shift_and_a_scale_of_the_data_move_the_density_by_its_volume(name: st
 
 @names
 def test_training_reduces_the_loss_and_resumes_bit_by_bit(name: str, tmp_path: Path) -> None:
-    data = load("ring", limit=2000)
+    data, settings = load("ring", limit=2000), SMALL | {"anneal": 0.0, "lr": 3e-3}
 
     def run(out: Path, *budgets: str) -> Run:
         for budget in budgets:
             trained = train(
-                name, data, out=out, budget=budget, settings=SMALL | {"anneal": 0.0, "lr": 3e-3}, resume=True, device="cpu",
-                say=lambda line: None,
-            )  # fmt: skip
+                name, data, out=out, budget=budget, settings=settings, resume=True, device="cpu", say=lambda line: None
+            )
         return trained
 
     whole, parts = run(tmp_path / "whole", "60steps"), run(tmp_path / "parts", "20steps", "60steps")

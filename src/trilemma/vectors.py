@@ -120,7 +120,7 @@ def _dots(field: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], places: Tensor
     return len(places) - len(inside)
 
 
-def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+def _ticks(low: float, high: float, count: int = 6) -> list[float]:
     """About ``count`` round numbers between two."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))

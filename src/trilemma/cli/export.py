@@ -40,7 +40,10 @@ def export(run: Path, /, *, out: Path, json: Json = False) -> None:
     out
         a new folder, or a file that ends in .onnx
     """
-    model = denoising(Run.open(run).model(), "export")
+    opened = Run.open(run)
+    if opened.config.spec.vector:
+        raise ValueError(f"{run} draws vectors, and only denoisers of images are exported")
+    model = denoising(opened.model(), "export")
     if out.suffix.lower() == ".onnx":
         if importlib.util.find_spec("onnxscript") is None:
             raise ValueError('ONNX needs an extra: pip install "trilemma[onnx]"')

@@ -9,7 +9,7 @@ import torch
 
 from trilemma.cli.query_asked import Asked, Reply, finite
 from trilemma.cli.query_quality import parse_numbers
-from trilemma.cli.query_scores import likelihood_record
+from trilemma.cli.query_scores import SIGNS, likelihood_record
 from trilemma.families import FAMILIES
 from trilemma.families.diffusion.likelihood import prior_term
 from trilemma.families.family import Family
@@ -129,8 +129,9 @@ def ask_ode(asked: Asked) -> Reply:
         "noise_bits_per_dim": finite(found.noise),
         "evaluations": found.evaluations,
     }
+    sign = SIGNS[answer.kind]
     line = (
-        f"≤ {mean:.4f} ± {error:.4f} bits/dim ({answer.reason}; {found.evaluations:.0f} evaluations a draw; "
+        f"{sign} {mean:.4f} ± {error:.4f} bits/dim ({answer.reason}; {found.evaluations:.0f} evaluations a draw; "
         f"{len(indices)} images of {dataset.name})"
     )
     return Reply(record, [line])

@@ -32,7 +32,8 @@ def ask_likelihood(asked: Asked) -> Reply:
     (mean, error), sign = answer.mean, SIGNS[answer.kind]
     line = (
         f"{sign} {mean:.4f} ± {error:.4f} bits/dim, −log p(x) {sign} {-float(answer.nats.mean()):.2f} nats "
-        f"({answer.kind}: {answer.reason}; {len(indices)} images of {dataset.name})"
+        f"({'density, ' if dataset.vector else ''}{answer.kind}: {answer.reason}; {len(indices)} "
+        f"{'vectors' if dataset.vector else 'images'} of {dataset.name})"
     )
     return Reply(record, [line])
 
