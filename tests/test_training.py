@@ -250,6 +250,7 @@ def test_a_signal_saves_and_the_run_goes_on(number: signal.Signals, tmp_path: Pa
 
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     """For families without batch norm the same global batch gives the same weights."""
+    pytest.importorskip("tokenizers")
     data = write_blobs(tmp_path / "blobs.npz")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -258,8 +259,14 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     command += [two_processes.__file__, str(data), str(tmp_path / "two")]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr[-2000:]
-    for name in two_processes.FAMILIES_WITHOUT_BATCH_NORM:
-        one = two_processes.fit(name, str(data), tmp_path / "one").load()
+    for name in [*two_processes.FAMILIES_WITHOUT_BATCH_NORM, "captions"]:
+        told = name == "captions"
+        run = (
+            two_processes.fit_captions(str(data), tmp_path / "one")
+            if told
+            else two_processes.fit(name, str(data), tmp_path / "one")
+        )
+        one = run.load()
         two = Run.open(tmp_path / "two" / name).load()
         assert (one.step, one.images) == (two.step, two.images)
         for mine, theirs in ((one.model, two.model), (one.ema, two.ema)):
