@@ -350,6 +350,20 @@ def test_samplers_by_name_and_what_they_visit(kind: type[Diffusion] | type[Flow]
         assert torch.allclose(again, x_t, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"churn": 3.0}, "churn belongs to the sampler heun, not to ddim"),
+        ({"sampler": "heun", "churn": -1.0}, "churn must be 0 or more"),
+        ({"sampler": "heun", "churn_noise": math.nan}, "churn_noise must be 0 or more"),
+        ({"sampler": "heun", "churn_from": 5.0, "churn_to": 2.0}, "churn_to must lie between"),
+    ],
+)
+def test_churn_out_of_range(options: dict[str, object], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        DiffusionOptions(**options)  # type: ignore[arg-type]
+
+
 def test_defaults_of_the_options() -> None:
     assert DiffusionOptions().sampler == "ddim" and FlowOptions().sampler == "euler"
     long, short = Schedule.named("cosine", 1000), Schedule.named("cosine", 30)
