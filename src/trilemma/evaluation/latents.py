@@ -15,6 +15,8 @@ from trilemma.queries.samplers import KINDS, draw_samplers, samplers
 
 MOST = 1000
 """Images that are encoded, and decoded for each kind of codes, at most."""
+LEAST = 300
+"""Images without which the Fréchet distances of decoded codes would say nothing."""
 SHOWN = 12
 """Held-out images in the picture of reconstructions."""
 
@@ -29,6 +31,8 @@ def draw_latents(subject: Subject, real: Reference, place: Path, device: str) ->
         return {}, {}
     held_out = subset(dataset.test, MOST, seed)
     x = dataset.batch(held_out)
+    if x.ndim != 4:  # not images
+        return {}, {}
     labels = dataset.label_batch(held_out) if model.spec.classes == len(dataset.class_names) > 0 else None
     answer = posterior(model, x, labels, seed=seed, device=device)
     unit = distortion_unit(model)
@@ -45,7 +49,7 @@ def draw_latents(subject: Subject, real: Reference, place: Path, device: str) ->
     if ranks(device).first:
         title = f"{dataset.name}: images and what their codes keep of them"
         draw_reconstructions(answer, x[:SHOWN], None, place / saved["reconstructions"], title, unit)
-    if isinstance(model, Autoencoder) and min(len(dataset.train), len(x)) > 2 * real.network.dims:
+    if isinstance(model, Autoencoder) and min(len(dataset.train), len(x)) >= LEAST:
         train = dataset.batch(subset(dataset.train, MOST, seed))
         decoded = samplers(model, train, x, n=MOST, seed=seed, device=device)
         record["kinds"] = {

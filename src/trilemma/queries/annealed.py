@@ -33,7 +33,7 @@ from trilemma.families.gan import GAN
 from trilemma.families.vae import VAE
 from trilemma.noise import ImageNoise, Noise, derive_seed
 from trilemma.parallel import ranks
-from trilemma.queries.decoders import Joint, checked, evaluating, given_labels, joint, opened, unit_interval
+from trilemma.queries.decoders import Joint, checked, evaluating, given_labels, in_order, joint, opened, unit_interval
 from trilemma.queries.hamiltonian import Point, move, tuned
 from trilemma.run import Run
 
@@ -186,12 +186,7 @@ def _anneal(
             target = _target(model, x[rows], None if given is None else given[rows], settings, seed, numbers)
             known = None if posterior is None else posterior[rows]
             mine[start] = _both_ways(target, known, settings, seed, numbers, tell)
-    blocks: dict[int, list[Tensor]] = {}
-    for theirs in where.gather(mine):
-        blocks |= theirs
-    forward, backward, effective, acceptance = (
-        torch.cat([blocks[start][i] for start in sorted(blocks)]) for i in range(4)
-    )
+    forward, backward, effective, acceptance = in_order(where, mine)
     vae, c = isinstance(model, VAE), settings
     how = f"{c.temperatures} temperatures, {c.chains} chains of {c.leapfrogs} leapfrog steps from the {c.start}"
     of = "" if vae else f"; density of dequantised pixels on [0, 1] with the observation noise sigma = {c.sigma:g}"

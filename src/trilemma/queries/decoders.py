@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from trilemma.families.observation import L2
 from trilemma.families.vae import VAE
 from trilemma.images import Spec, check_images
 from trilemma.noise import ImageNoise, derive_seed
+from trilemma.parallel import Ranks
 from trilemma.run import Run
 
 Decoding = Autoencoder | VAE | GAN
@@ -81,6 +82,19 @@ def evaluating(model: Family) -> Iterator[None]:
         model.train(training)
         for parameter, flag in zip(model.parameters(), asked, strict=True):
             parameter.requires_grad_(flag)
+
+
+def in_order(where: Ranks, mine: Mapping[int, Sequence[Tensor]]) -> list[Tensor]:
+    """What the processes found of blocks of images, on all of them: each part concatenated over blocks.
+
+    Args:
+        where: the processes.
+        mine: the first row of a block → its parts, each [images of the block, …]; alike on all processes.
+    """
+    blocks: dict[int, Sequence[Tensor]] = {}
+    for theirs in where.gather(mine):
+        blocks |= theirs
+    return [torch.cat(part) for part in zip(*(blocks[start] for start in sorted(blocks)), strict=True)]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from trilemma.families.vae import ACTIVE, VAE, latent_kl
 from trilemma.noise import ImageNoise, derive_seed
 from trilemma.parallel import ranks
 from trilemma.queries import drawing
-from trilemma.queries.decoders import checked, decoding, encoding, evaluating, given_labels, opened
+from trilemma.queries.decoders import checked, decoding, encoding, evaluating, given_labels, in_order, opened
 from trilemma.run import Run
 
 BLOCK = 64
@@ -124,10 +124,7 @@ def posterior(
             mine[start] = tuple(part.cpu() for part in _encode(model, images[rows].to(model.device), y, noise))
         if progress:
             progress(rows.stop, len(images))
-    parts: dict[int, tuple[Tensor, ...]] = {}
-    for theirs in where.gather(mine):
-        parts |= theirs
-    mean, std, decoded, distortion = (torch.cat([parts[start][i] for start in sorted(parts)]) for i in range(4))
+    mean, std, decoded, distortion = in_order(where, mine)
     kind = "approximate" if isinstance(model, VAE) else "point"
     return Posterior(kind, mean.float(), std.float(), decoded, distortion.double(), model.spec.levels)
 
