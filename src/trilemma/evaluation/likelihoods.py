@@ -54,12 +54,12 @@ def draw_exact(subject: Subject, real: Reference, place: Path, device: str) -> d
 def draw_map(subject: Subject, real: Reference, place: Path, device: str, tell: Tell | None) -> dict[str, str]:
     """The density of a model of 2-D vectors as a picture; none where there is no such density."""
     model = subject.model
-    if model is None or not model.spec.vector or model.spec.dims != 2:
+    if model is None or not model.spec.vector or model.spec.dims != 2 or not real.protocol.wants("bits_per_dim"):
         return {}
     if model.density not in (Density.TRACTABLE, Density.APPROXIMATE) or not ranks(device).first:
         return {}
     told = (lambda done, total: tell("density", done, total)) if tell else None
-    field = density_map(model, real.dataset.batch(real.dataset.test[:10_000]), progress=told)
+    field = density_map(model, real.dataset.batch(real.dataset.test[:10_000]), side=40, progress=told)
     return {"density": draw_density(field, place / "density.png").name}
 
 
