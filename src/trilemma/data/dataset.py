@@ -88,7 +88,7 @@ class Dataset:
     @property
     def vector(self) -> bool:
         """Whether these are vectors and not images."""
-        return self.images.ndim == 2
+        return len(self.images.shape) == 2
 
     @functools.cached_property
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -157,7 +157,7 @@ class Dataset:
 def assemble(raw: Raw, config: DataConfig, split: bool = True) -> Dataset:
     """Split, limit and fingerprint what a reader delivered."""
     notes = list(raw.notes)
-    if raw.images.ndim == 2:
+    if len(raw.images.shape) == 2:
         _refuse_image_options(raw.name, config)
     digests = image_digests(raw.images) if raw.digests is None else raw.digests
     if not split:
