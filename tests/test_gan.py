@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from trilemma.data import load
 from trilemma.families.family import QUESTIONS
 from trilemma.families.gan import GAN, GANConfig, GANOptions
-from trilemma.images import Spec, to_unit
+from trilemma.families.gan.model import GRACE
+from trilemma.images import Spec, from_unit, to_unit
+from trilemma.metrics import nearest_distance
 from trilemma.nets.dcgan import Discriminator, Generator
 from trilemma.noise import BatchNoise, ImageNoise
 from trilemma.training import train
@@ -179,6 +181,53 @@ def test_alarm_when_the_discriminator_has_won() -> None:
     assert model.alarms({"D(x)": 0.99, "D(G(z))": 0.2}) == []
     (alarm,) = model.alarms({"D(x)": 0.995, "D(G(z))": 0.004})
     assert "discriminator has won" in alarm
+    assert model.alarms({"critic(x)": 0.995, "critic(G(z))": 0.004}) == []  # no probabilities
+
+
+def test_nearest_distance() -> None:
+    corners = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+    assert nearest_distance(corners).item() == pytest.approx((3 + 3 + 4) / 3)
+    assert nearest_distance(corners.repeat(20, 1)).item() == pytest.approx(0, abs=1e-2)
+    assert nearest_distance(corners[:1]).item() == 0
+
+
+def collapse(model: GAN, modes: int) -> None:
+    """Let the generator see only which of a few directions z lies nearest to."""
+    directions = torch.randn(modes, model.config.latent, generator=torch.Generator().manual_seed(3))
+
+    def forward(z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return original(3 * directions[(z @ directions.T).argmax(1)], labels)
+
+    original = model.generator.forward
+    model.generator.forward = forward  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("modes", [0, 1, 3])
+def test_alarm_when_the_modes_collapse(modes: int) -> None:
+    """It sounds when the generator draws one image or three, and not when it draws as many as it is asked for."""
+    model = gan(Spec((1, 12, 12)), latent=16)
+    if modes:
+        collapse(model, modes)
+    with torch.no_grad():
+        for p in model.generator.parameters():
+            p.mul_(3 if p.ndim > 1 else 1)  # as contrasted as real images
+    # Real images of the generator itself: whole, it is as diverse as they are.
+    real = gan(Spec((1, 12, 12)), latent=16)
+    with torch.no_grad():
+        for p in real.generator.parameters():
+            p.mul_(3 if p.ndim > 1 else 1)
+        x = from_unit(real.generator(torch.randn(64, 16, generator=torch.Generator().manual_seed(1))), 256)
+    loss = model.objectives()[0].loss
+    logs: dict[str, float] = {}
+    for step in range(GRACE + 1):
+        if step in (0, GRACE):
+            logs = {name: value.item() for name, value in loss(x, None, batch_noise(64, step)).logs.items()}
+            assert step or not model.alarms(logs)  # at the start any generator draws one grey image
+        else:
+            model._steps += 1
+    assert bool(model.alarms(logs)) == bool(modes)
+    assert not modes or "modes collapse" in model.alarms(logs)[0]
+    assert modes or 0.8 < logs["diversity"] < 1.25
 
 
 @pytest.mark.parametrize("loss", ["nonsaturating", "minimax"])

@@ -23,6 +23,7 @@ import numpy as np
 
 from trilemma import __version__
 from trilemma.data import DataConfig, Dataset, load
+from trilemma.data.stacked import is_stacked
 from trilemma.evaluation import (
     FORMAT,
     Protocol,
@@ -197,6 +198,8 @@ def _kept(run: Run, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def standard_metrics(dataset: Dataset) -> str:
     """What a comparison measures unless something else is asked for: a classifier is cheap beside the training."""
+    if is_stacked(dataset):  # its classes are counted digit by digit, which is among the default metrics
+        return "default"
     return "default,accuracy,modes,mode_kl" if dataset.labels is not None and not dataset.vector else "default"
 
 

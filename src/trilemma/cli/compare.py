@@ -55,7 +55,8 @@ def compare(
     Parameters
     ----------
     data
-        mnist (built in), fashion-mnist, cifar10, a folder or zip of images, an .npz, .npy or idx file, or a Hub id
+        mnist (built in), fashion-mnist, cifar10, stacked-mnist, a folder or zip of images, an .npz, .npy or idx file,
+        or a Hub id
     out
         the folder for the runs, report.html and report.json
     families

@@ -38,8 +38,8 @@ def data(
     Parameters
     ----------
     source
-        mnist, ring, grid (built in), fashion-mnist, cifar10, a folder or zip of images, an .npz, .npy,
-        .csv or idx file, or a Hub id
+        mnist, ring, grid (built in), stacked-mnist, fashion-mnist, cifar10, a folder or zip of images, an .npz,
+        .npy, .csv or idx file, or a Hub id
     out
         draw the first training images into this PNG; vectors as a scatter
     """

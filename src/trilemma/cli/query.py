@@ -20,6 +20,7 @@ from trilemma.cli.query_denoising import (
     ask_reverse,
     ask_terms,
 )
+from trilemma.cli.query_game import ask_gradients
 from trilemma.cli.query_latent import ask_interpolate_codes
 from trilemma.cli.query_latent_flags import LATENT_MODES, LATENT_QUESTIONS, LatentFlags
 from trilemma.cli.query_order import ask_causality, ask_complete, ask_receptive, ask_surprise
@@ -57,6 +58,7 @@ trilemma query runs/diffusion --terms -n 16
 trilemma query runs/diffusion --ode -n 32 --samples 4
 trilemma query runs/diffusion --invert -n 6
 trilemma query runs/diffusion --interpolate -n 8
+trilemma query runs/gan --gradients
 trilemma query runs/diffusion --curve -n 2000 --counts 1,2,5,10,20,50,100
 trilemma query runs/ring --density
 ```
@@ -90,6 +92,7 @@ MODES = {
     "interpolate": Mode(ask_interpolate, frozenset({"images", "n", "labels", "points", "out", "options"})),
     "curve": Mode(ask_curve, frozenset({"n", "counts", "features", "out", "options"})),
     "density": Mode(ask_density, frozenset({"labels", "samples", "out"})),
+    "gradients": Mode(ask_gradients, frozenset({"n", "out"})),
 } | LATENT_MODES
 QUESTIONS = tuple(name for name in MODES if name != "likelihood")
 
@@ -114,6 +117,7 @@ def query(
     interpolate: Ask = False,
     curve: Ask = False,
     density: Ask = False,
+    gradients: Ask = False,
     keep: str | None = None,
     copies: int | None = None,
     particles: int | None = None,
@@ -173,6 +177,8 @@ def query(
         speed against quality: every sampler at several numbers of steps, and the cheapest good one (diffusion, flow)
     density
         draw log p over the plane of 2-D vectors (vae, diffusion, flow)
+    gradients
+        why non-saturating: how hard either loss pulls at the generator, drawn against D(G(z)) (gan); -n 8 batches
     keep
         with --complete: top (exact where there is an order; the default), left, grid4 (one pixel in every 4 x 4, to
         draw a finer picture), none, or a picture of the images' size that is white where they are kept
@@ -206,7 +212,11 @@ def query(
     given = latent or LatentFlags()
     early = (causality, receptive, complete, surprise, classify, ood)
     asked_here = dict(
-        zip(QUESTIONS, (*early, forward, reverse, terms, ode, invert, interpolate, curve, density), strict=False)
+        zip(
+            QUESTIONS,
+            (*early, forward, reverse, terms, ode, invert, interpolate, curve, density, gradients),
+            strict=False,
+        )
     )
     questions = asked_here | {name: vars(given)[name] for name in LATENT_QUESTIONS}
     chosen = [name for name, value in questions.items() if value not in (None, False)]

@@ -92,8 +92,8 @@ def _command(cls: type[Family]) -> Callable[..., None]:
     Parameters
     ----------
     data
-        mnist, ring, grid (built in), fashion-mnist, cifar10, a folder or zip of images, an .npz, .npy,
-        .csv or idx file, or a Hub id
+        mnist, ring, grid (built in), stacked-mnist, fashion-mnist, cifar10, a folder or zip of images, an .npz,
+        .npy, .csv or idx file, or a Hub id
     out
         the run folder to make
     size

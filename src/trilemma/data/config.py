@@ -23,8 +23,8 @@ class DataConfig:
     """
 
     source: str = "mnist"
-    """A name (mnist, fashion-mnist, cifar10; ring and grid, which are vectors), a folder, zip, npz, npy, idx or csv
-    file, or the id of a Hub data set."""
+    """A name (mnist, fashion-mnist, cifar10, stacked-mnist; ring and grid, which are vectors), a folder, zip, npz, npy,
+    idx or csv file, or the id of a Hub data set."""
 
     size: tuple[int, int] | None = None
     """(height, width). By default the images' own size; for files of differing sizes, or larger than 256 pixels, a

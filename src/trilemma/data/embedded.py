@@ -1,4 +1,5 @@
-"""Data sets by name: MNIST lies in the package, Fashion-MNIST and CIFAR-10 are fetched once from their authors.
+"""Data sets by name: MNIST lies in the package (and so stacked MNIST, which is made of it); Fashion-MNIST and CIFAR-10
+are fetched once from their authors.
 
 MNIST is Y. LeCun's and C. Cortes's, under CC BY-SA 3.0 (see NOTICE).
 """
@@ -12,6 +13,7 @@ import tempfile
 import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from trilemma.data.config import DataConfig
 from trilemma.data.dataset import Raw
 from trilemma.data.decoded import cache_folder, with_progress, written_atomically
 from trilemma.data.fit import reason
+from trilemma.data.stacked import STACKED, stacked
 
 Opener = Callable[[str], AbstractContextManager[Any]]
 Arrays = dict[str, Array]
@@ -34,7 +37,7 @@ CLASSES = {
     ),
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }  # fmt: skip
-NAMES = tuple(CLASSES)
+NAMES = (*CLASSES, STACKED)
 
 FASHION_ADDRESS = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
 FASHION_FILES = {  # array → file and the MD5 that its authors publish
@@ -52,6 +55,8 @@ PIECE = 2**20
 
 def load_named(name: str, config: DataConfig, progress: bool) -> Raw:
     """One of `NAMES`. Raises ``ValueError`` where it is neither in the cache nor to be had from the network."""
+    if name == STACKED:
+        return stacked(load_named("mnist", replace(config, color="auto"), progress), config)
     arrays = read_npz(Path(__file__).with_name("mnist.npz")) if name == "mnist" else fetch(name, progress)
     images = [arrays["x_train"], arrays["x_test"]]
     labels: list[Array | None] = [arrays["y_train"], arrays["y_test"]]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trilemma.data import Dataset, load
+from trilemma.data import Dataset
 from trilemma.data.decoded import cache_folder, written_atomically
 from trilemma.evaluation.glossary import ENTRIES
 from trilemma.evaluation.protocol import Better, Metric
@@ -23,7 +23,6 @@ from trilemma.metrics import (
     classification_accuracy_score,
     conditional_accuracy,
     mode_coverage,
-    stacked_labels,
     train_classifier,
 )
 
@@ -47,8 +46,6 @@ def label_metrics(
     per_class: dict[str, Any] = {}
     protocol, names = real.protocol, real.dataset.class_names
     asked = [key for key in (*BETTER, "per_class") if protocol.wants(key)]
-    if protocol.wants("stacked_modes", "stacked_kl"):
-        metrics |= _stacked(sample)
     if not asked:
         return metrics, per_class
     if real.dataset.vector:
@@ -69,7 +66,7 @@ def label_metrics(
     )
     if "modes" in asked or "mode_kl" in asked:
         law = torch.bincount(torch.from_numpy(real.dataset.labels[real.dataset.train]), minlength=len(names))
-        metrics |= {k: m for k, m in _modes(seen, len(names), law, how).items() if k in asked}
+        metrics |= {k: m for k, m in mode_metrics(seen, len(names), law, how).items() if k in asked}
     for key in ("accuracy", "cas"):
         if key in asked:
             metrics[key] = _asked(key, sample, known, real, classifier, how, held_out)
@@ -96,7 +93,8 @@ def trained_classifier(dataset: Dataset) -> Classifier:
     return classifier
 
 
-def _modes(seen: Tensor, classes: int, law: Tensor | None, how: str) -> dict[str, Metric]:
+def mode_metrics(seen: Tensor, classes: int, law: Tensor | None, how: str) -> dict[str, Metric]:
+    """``modes`` and ``mode_kl`` of images of the classes ``seen``; ``law`` as in `mode_coverage`, ``how`` in words."""
     try:
         found = mode_coverage(seen, classes, law)
     except ValueError as problem:
@@ -180,19 +178,3 @@ def _per_class(sample: Pool, labels: Tensor, asked: bool, real: Reference) -> di
             key: {"value": m.value, "error": m.error, "flag": m.flag} for key, m in kept.items()
         }
     return {"labels": "asked for" if asked else "seen by the classifier", "classes": scores}
-
-
-# ---------------------------------------------------------------------------------------------------- stacked MNIST
-
-
-def _stacked(sample: Pool) -> dict[str, Metric]:
-    """The 1,000 modes of three digits in the colour channels."""
-    if sample.images.shape[1] != 3 or sample.images.ndim != 4:
-        why = "stacked MNIST has three channels, these images have one"
-        return {key: Metric(None, note=why) for key in ("stacked_modes", "stacked_kl")}
-    height, width = sample.images.shape[-2:]
-    classifier = trained_classifier(load("mnist", size=(height, width), progress=False))
-    digits = [classifier.labels(sample.images[:, channel : channel + 1].contiguous()) for channel in range(3)]
-    how = f"an MNIST classifier on each channel; {len(sample.images):,} images"
-    found = _modes(stacked_labels(*digits), 1000, None, how)
-    return {f"stacked_{key.removeprefix('mode_')}": metric for key, metric in found.items()}

@@ -24,6 +24,7 @@ from trilemma.evaluation.reading import read
 from trilemma.evaluation.record import describe
 from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.scores import fidelity
+from trilemma.evaluation.stacked import stacked_floor, stacked_metrics
 from trilemma.evaluation.stream import Pool, Tell, pool
 from trilemma.evaluation.subject import Subject, image_subject, run_subject, samples_as_dataset, tensor_subject
 from trilemma.metrics import Features
@@ -148,6 +149,7 @@ def _evaluate(
         metrics |= mixture_scores(subject, sample, real, options, device)
     if subject.run and drawn and protocol.wants("images_per_second"):
         metrics["images_per_second"] = subject.speed(where)
+    metrics |= stacked_metrics(subject, real, options, where, tell)
     shown = pictures.of_run(subject, real, options, device) if subject.run and drawn and place else None
     exact = likelihoods.draw_exact(subject, real, place, device) if shown is not None and place else {}
     if shown is not None and place:
@@ -220,6 +222,7 @@ def real_scores(real: Reference) -> dict[str, Metric]:
         floor |= memory(images, real, held_out=True).metrics
         floor |= label_metrics(images, real.labels, real, None, held_out=True)[0]
         floor |= mixture_floor(real)
+        floor |= stacked_floor(real)
         real.memo["floor"] = floor
     found: dict[str, Metric] = real.memo["floor"]
     return found

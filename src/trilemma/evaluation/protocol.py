@@ -60,6 +60,7 @@ class Protocol:
         ladder: distorted real images as a scale for the numbers: yes, no, or auto (where features are cheap).
         likelihood_n: held-out images whose log-likelihood is asked for.
         likelihood_samples: Monte-Carlo effort of families whose likelihood is not exact; 0 for their default.
+        modes_n: samples of a run in which the 1,000 modes of stacked MNIST are counted; a slow sampler may need fewer.
         ood: another source of images, whose likelihood is compared with that of held-out ones (out of distribution).
         seed: of the samples and of every subset.
     """
@@ -75,11 +76,12 @@ class Protocol:
     ladder: Literal["auto", "yes", "no"] = "auto"
     likelihood_n: int = 500
     likelihood_samples: int = 0
+    modes_n: int = 26_000
     ood: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"n": 16, "reference": 0, "k": 1, "kept": 16, "likelihood_n": 0, "likelihood_samples": 0}
+        least = {"n": 16, "reference": 0, "k": 1, "kept": 16, "likelihood_n": 0, "likelihood_samples": 0, "modes_n": 16}
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 flag = name.replace("_", "-")

@@ -21,7 +21,7 @@ from trilemma.metrics.kernel import kernel_distance
 from trilemma.metrics.likelihood import bits_per_dim
 from trilemma.metrics.manifold import Manifold, expected_coverage, manifold_scores
 from trilemma.metrics.memorisation import authpct, c_t, train_closer
-from trilemma.metrics.modes import Modes, mode_coverage, stacked_labels
+from trilemma.metrics.modes import Modes, mode_coverage, nearest_distance, stacked_labels
 from trilemma.metrics.moments import Gaussian, Moments
 from trilemma.metrics.neighbours import closest, nearest
 
@@ -61,6 +61,7 @@ __all__ = [
     "mean_of",
     "mode_coverage",
     "nearest",
+    "nearest_distance",
     "nearness",
     "share_of",
     "stacked_labels",

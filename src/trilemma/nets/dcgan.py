@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trilemma.nets.convnets import Ladder, Seed, embed, label_embedding
@@ -122,11 +123,15 @@ class Discriminator(nn.Module):
         layers = [*down(pack * shape[0], width, strided, first == "none"), *norm_of_maps(first, width), act(activation)]
         for above, below in pairwise(channels):
             layers += [*down(above, below, strided, norm == "none"), *norm_of_maps(norm, below), act(activation)]
-        layers.append(nn.Flatten())
         features = channels[-1] * math.prod(self.ladder.seed)
         if fully_connected:
             hidden = HIDDEN * width
-            layers += [nn.Linear(features, hidden, norm == "none"), *norm_of_rows(norm, hidden), act(activation)]
+            layers += [
+                nn.Flatten(),
+                nn.Linear(features, hidden, norm == "none"),
+                *norm_of_rows(norm, hidden),
+                act(activation),
+            ]
             features = hidden
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(features, 1)
@@ -137,12 +142,24 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         features = self.layers(self.ladder.pad(x))
-        logits: Tensor = self.head(features).squeeze(1)
-        if (label := embed(self.label, labels, len(x) * self.pack)) is not None:
+        weight, label = self.head.weight, embed(self.label, labels, len(x) * self.pack)
+        if label is not None:
             # Of each image the embedding that belongs to its place in the pack: [B, image, place, features].
             each = label.view(len(x), self.pack, self.pack, -1)
-            logits = logits + (each.diagonal(dim1=1, dim2=2).sum(-1) * features).sum(1)
-        return logits
+            label = each.diagonal(dim1=1, dim2=2).sum(-1)
+        if features.ndim == 4:
+            # Channels vary fastest in the maps. Rows in that order are no copy, and neither are their gradients, whose
+            # other order would make the activation's backward pass ten times slower.
+            size = features.shape[1:]
+            features, weight = rows(features), rows(weight.view(-1, *size))
+            label = label if label is None else rows(label.reshape(-1, *size))
+        logits = F.linear(features, weight, self.head.bias).squeeze(1)
+        return logits if label is None else logits + (label * features).sum(1)
+
+
+def rows(maps: Tensor) -> Tensor:
+    """``[B, C, H, W]`` to ``[B, H * W * C]``."""
+    return maps.permute(0, 2, 3, 1).flatten(1)
 
 
 def up(below: int, above: int, strided: bool, bias: bool) -> list[nn.Module]:
