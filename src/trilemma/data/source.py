@@ -40,8 +40,8 @@ def load(
 
     Args:
         source: ``mnist``, ``fashion-mnist``, ``cifar10`` or ``stacked-mnist``; ``ring`` or ``grid``, which are vectors;
-            the path of a folder of images, a zip of one, an npz, npy, idx or csv file (write ``./mnist`` for a folder of
-            that name); a Hub id such as ``owner/name``, with ``owner/name:configuration`` and ``hub:name`` for the
+            the path of a folder of images, a zip of one, an npz, npy, idx or csv file (write ``./mnist`` for a folder
+            of that name); a Hub id such as ``owner/name``, with ``owner/name:configuration`` and ``hub:name`` for the
             others; or a whole config.
         size, fit, color, background, binarize, limit, max_bad: as in `DataConfig`; what is not given stays at the
             config's value or the default.

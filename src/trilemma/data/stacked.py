@@ -64,7 +64,7 @@ def stacked(mnist: Raw, config: DataConfig) -> Raw:
     ]
     return Raw(
         STACKED,
-        cast(Pixels, Stacks(mnist.images, chosen)),
+        cast(Pixels, Stacks(cast(Pixels, mnist.images), chosen)),
         labels,
         class_names=tuple(f"{number:03d}" for number in range(1000)),
         is_test=np.repeat([False, True], [TRAIN, TEST]),
