@@ -79,9 +79,8 @@ def scatter(drawn: Tensor, real: Tensor | None, title: str = "") -> Tensor:
     if real is not None:
         _dots(field, plane.place(real[:MOST]), REAL)
     outside = _dots(field, plane.place(drawn[:MOST]), DRAWN)
-    told = f"{min(len(drawn), MOST):,} drawn (blue)" + (
-        f" over {min(len(real), MOST):,} real" if real is not None else ""
-    )
+    count = f"{min(len(drawn), MOST):,}"
+    told = f"{count} points" if real is None else f"{count} drawn (blue) over {min(len(real), MOST):,} real"
     told += f", {outside:,} of them outside" if outside else ""
     return framed(field, plane, f"{title}: {told}" if title else told)
 

@@ -39,9 +39,9 @@ def stacked_metrics(
     drawn = subject.supply
     if subject.model is not None:
         drawn = drawn_from(subject.model, protocol.modes_n, protocol.seed, None, options).supply
-    if drawn.shape[0] != 3:
+    if len(drawn.shape) != 3 or drawn.shape[0] != 3:
         return _undefined()
-    classifier = where.agree(_digit_classifier(drawn.shape, where.first))
+    classifier = where.agree(_digit_classifier(drawn.shape[1], drawn.shape[2], where.first))
     return _metrics(_seen(drawn, classifier, where, tell))
 
 
@@ -49,14 +49,14 @@ def stacked_floor(real: Reference) -> dict[str, Metric]:
     """The same of as many held-out stacks, kept in the cache by content."""
     if not wants_stacked(real):
         return {}
-    if real.dataset.spec().channels != 3:
+    if real.dataset.vector or real.dataset.spec().channels != 3:
         return _undefined()
     rows = subset(real.dataset.test, real.protocol.modes_n, real.protocol.seed)
     path = cache_folder() / "modes" / f"{content_key(real.dataset, rows, 'stacked', 1)}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):
         return _metrics(torch.from_numpy(np.load(path, allow_pickle=False)))
     shown = supply(real.dataset, rows)
-    classifier = _digit_classifier(shown.shape, True)
+    classifier = _digit_classifier(shown.shape[1], shown.shape[2], True)
     assert classifier is not None
     alone = Ranks(0, 1, torch.device("cpu"))
     seen = _seen(shown, classifier, alone, None)
@@ -67,9 +67,9 @@ def stacked_floor(real: Reference) -> dict[str, Metric]:
     return _metrics(seen)
 
 
-def _digit_classifier(shape: tuple[int, ...], first: bool) -> Classifier | None:
+def _digit_classifier(height: int, width: int, first: bool) -> Classifier | None:
     """Of MNIST at this size; the first process trains it, or finds it in the cache, for all."""
-    return trained_classifier(load("mnist", size=(shape[1], shape[2]), progress=False)) if first else None
+    return trained_classifier(load("mnist", size=(height, width), progress=False)) if first else None
 
 
 def _seen(images: Supply, classifier: Classifier, where: Ranks, tell: Tell | None) -> Tensor:

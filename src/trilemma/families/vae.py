@@ -38,7 +38,7 @@ ACTIVE = 0.01
 
 ROWS = 256
 """Codes decoded together when many importance samples score an image. It bounds the memory; on a CPU feature maps of
-more rows leave the cache and are given back to the system and fetched again at each layer, up to a fifth of the time."""
+more rows leave the cache, are given back to the system and fetched again at each layer: up to a fifth of the time."""
 
 
 @dataclass(frozen=True)
