@@ -13,7 +13,7 @@ from test_diffusion_exchange import ddpm
 
 from trilemma.data import load
 from trilemma.families.diffusion import DiffusionOptions
-from trilemma.families.diffusion.exchange import export_diffusers
+from trilemma.families.diffusion.exchange import export_diffusers, import_diffusers
 from trilemma.images import Spec
 from trilemma.run import Run
 from trilemma.sampling import sample
@@ -82,7 +82,7 @@ def test_an_import_without_data_says_so(
     assert code == 1 and not (tmp_path / "rgb").exists()
 
 
-def test_an_imported_run_can_be_trained_on(runs: dict[str, Run], tmp_path: Path) -> None:
+def test_an_imported_run_holds_the_weights_and_fresh_optimisers(runs: dict[str, Run], tmp_path: Path) -> None:
     source = runs["ddpm"]
     pipeline = export_diffusers(source.model(), tmp_path / "pipeline")  # type: ignore[arg-type]
     run = import_run(pipeline, tmp_path / "run", source.config.data)
@@ -90,6 +90,20 @@ def test_an_imported_run_can_be_trained_on(runs: dict[str, Run], tmp_path: Path)
     state = run.load()
     assert state.step == 0 and len(state.optimizers) == 1
     assert all(torch.equal(value, before[name]) for name, value in state.model.items())
+
+
+def test_a_lone_network_beside_its_scheduler_is_read_too(runs: dict[str, Run], tmp_path: Path) -> None:
+    pipeline = export_diffusers(runs["ddpm"].model(), tmp_path / "pipeline")  # type: ignore[arg-type]
+    for file in (*(pipeline / "unet").iterdir(), *(pipeline / "scheduler").iterdir()):
+        file.rename(pipeline / file.name)
+    (pipeline / "unet").rmdir()
+    (pipeline / "scheduler").rmdir()
+    there = import_diffusers(pipeline).state_dict()
+    assert all(torch.equal(value, there[name]) for name, value in runs["ddpm"].model().state_dict().items())
+    config = json.loads((pipeline / "config.json").read_text())
+    (pipeline / "config.json").write_text(json.dumps(config | {"sample_size": None}))
+    with pytest.raises(ValueError, match="has no sample_size"):
+        import_diffusers(pipeline)
 
 
 def test_the_ends_of_a_linear_schedule_travel(tmp_path: Path) -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import write_blobs
+from conftest import blobs, write_blobs
 from PIL import Image
 from test_cli import call
 from test_diffusion_queries import exact
 from torch import Tensor
 
 from trilemma.data import Dataset, load
+from trilemma.evaluation import Protocol
 from trilemma.evaluation.stream import Supply
 from trilemma.evaluation.subject import Subject
-from trilemma.evaluation.sweeps import kept
+from trilemma.evaluation.sweeps import Bench, kept
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions, Flow, FlowConfig
 from trilemma.families.diffusion.estimate import Estimate
 from trilemma.images import Spec, to_unit
@@ -307,7 +309,25 @@ def test_sweeps_out_of_place(run: Run, capsys: pytest.CaptureFixture[str]) -> No
         (["--guidance-sweep", "--weights", "1,nan"], "write numbers of weights"),
         (["--guidance-sweep", "--counts", "2"], "--counts says nothing to --guidance-sweep"),
         (["--terms", "--reference", "2"], "--reference says nothing to --terms"),
+        (["--invert", "--sampler", "heun", "--churn", "4"], "leave out --sampler ddpm, --eta and --churn"),
+        (["--reverse", "--sampler", "heun", "--churn", "4"], "with churn the times go up as well as down"),
     ):
         code, _, err = call(capsys, "query", run.path, *arguments)
         assert code == 1, arguments
         assert fault in err and len(err.strip().splitlines()) == 1, (arguments, err)
+
+
+def test_a_family_without_steps_has_no_curve(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    images, labels = blobs(80)
+    np.savez(tmp_path / "blobs.npz", images=images, labels=labels)
+    run = train("vae", tmp_path / "blobs.npz", out=tmp_path / "vae", budget="1steps", settings={"pictures": 0})
+    code, _, err = call(capsys, "query", run.path, "--curve")
+    assert code == 1 and "samples in one way" in err and len(err.strip().splitlines()) == 1, err
+
+
+def test_a_point_of_one_image_does_not_end_a_sweep(run: Run, tmp_path: Path) -> None:
+    bench = Bench.prepare(run, Protocol(n=140, reference=200), tmp_path, "cpu")
+    held_out = bench.real.held_out
+    same = replace(held_out, features=held_out.features[:1].expand_as(held_out.features))
+    assert same.constant
+    assert bench.scores(same, None)["frechet"] == (None, None)

@@ -28,6 +28,7 @@ from trilemma.nets import pretrained
 from trilemma.nets.text import CrossAttention, TextEncoder
 from trilemma.noise import BatchNoise
 from trilemma.presets import configure, gflop
+from trilemma.queries.likelihood import log_likelihood
 from trilemma.run import Run
 from trilemma.sampling import sample
 from trilemma.training import train
@@ -62,6 +63,19 @@ def awake(family: str = "diffusion", spec: Spec = SPEC) -> Family:
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape))
     return model.eval()
+
+
+def test_a_class_is_no_caption(told_file: Path, tmp_path: Path) -> None:
+    run = fitted(told_file, tmp_path / "run", "1steps")
+    images = load(told_file).batch([0, 1])
+    with pytest.raises(ValueError, match="reads captions, not classes"):
+        log_likelihood(run, images, labels=torch.tensor([1, 2]), device="cpu")
+
+
+def test_captions_that_are_all_empty_are_none(tmp_path: Path) -> None:
+    images, _ = blobs(40)
+    np.savez(tmp_path / "mute.npz", images=images, text=np.array([""] * 40))
+    assert load(tmp_path / "mute.npz").captions is None
 
 
 # Strings to rows

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from test_cli import call
 from torch import Tensor
 
 from trilemma.data import Dataset, load
@@ -96,6 +99,9 @@ def test_csv_with_a_header_and_labels(tmp_path: Path) -> None:
     assert data.images[3].tolist() == [3, 1.5]
     path.write_text("1,2\n3,4\n5,oops\n")
     with pytest.raises(ValueError, match=r"line 3: 'oops' is not a number"):
+        load(path)
+    path.write_text("1,,3\n4,5,6\n")
+    with pytest.raises(ValueError, match=r"line 1: '' is not a number"):
         load(path)
     path.write_text("1,2\n3\n")
     with pytest.raises(ValueError, match=r"line 2: 1 cells, where the first line has 2"):
@@ -273,6 +279,34 @@ def ring_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
     assert run.picture(20).is_file()
     return run
+
+
+def test_a_narrow_column_far_from_zero_is_brought_to_zero(tmp_path: Path) -> None:
+    values = 100_000.4 + 0.1 * np.random.default_rng(0).standard_normal((400, 2))
+    np.savez(tmp_path / "far.npz", vectors=values.astype(np.float32))
+    data = load(tmp_path / "far.npz")
+    unit = data.spec().to_unit(data.batch(data.train))
+    assert unit.mean(0).abs().max() < 0.1 and (unit.std(0) - 1).abs().max() < 0.1
+
+
+def test_vectors_are_not_told_in_words() -> None:
+    with pytest.raises(ValueError, match="no network for vectors reads captions"):
+        FAMILIES["flow"](configure("flow", "tiny", RING)[0], replace(RING, vocabulary=20, length=4))
+
+
+def test_the_divergence_can_be_asked_for_alone(ring_run: Run) -> None:
+    record = evaluate(ring_run, protocol=Protocol(n=32, metrics="density_kl", likelihood_n=20), device="cpu")
+    assert record["metrics"]["density_kl"]["value"] > 0 and "bits_per_dim" not in record["metrics"]
+
+
+def test_a_single_vector_is_drawn_too(ring_run: Run) -> None:
+    assert scatter(torch.zeros(1, 3), torch.zeros(1, 3)).dtype == torch.uint8
+
+
+def test_the_class_of_a_density_is_checked(ring_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for labels, fault in (("3", "unconditional"), ("0,1", "unconditional|one density")):
+        code, _, err = call(capsys, "query", ring_run.path, "--density", "--labels", labels)
+        assert code == 1 and re.search(fault, err) and len(err.strip().splitlines()) == 1, err
 
 
 def test_an_evaluation_of_vectors(ring_run: Run) -> None:

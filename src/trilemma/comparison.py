@@ -35,7 +35,9 @@ from trilemma.evaluation import (
     judge,
     real_scores,
 )
+from trilemma.evaluation.denoising import sweeps_of
 from trilemma.families import FAMILIES
+from trilemma.families.diffusion import Denoising
 from trilemma.images import grid, save_png
 from trilemma.parallel import ranks
 from trilemma.report import write
@@ -219,6 +221,9 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
     subject = record.get("subject", {})
     progress = subject.get("progress", {"step": 0, "images": 0, "seconds": 0.0})
     seconds = progress["seconds"]
+    # a sweep may have been asked for after the evaluation
+    swept = sweeps_of(run.model(), run.path) if run.has_checkpoint and issubclass(cls, Denoising) else {}
+    pictures = record.get("pictures", {}) | swept
     return {
         "name": cls.name,
         "title": cls.title,
@@ -245,7 +250,7 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
         "per_class": record.get("per_class", {}),
         "ood": record.get("ood", {}),
         "latent": record.get("latent", {}),
-        "pictures": {name: os.path.relpath(run.path / file, out) for name, file in record.get("pictures", {}).items()},
+        "pictures": {name: os.path.relpath(run.path / file, out) for name, file in pictures.items()},
     }
 
 
@@ -267,7 +272,7 @@ def _draw_real(dataset: Dataset, conditional: bool, seed: int, out: Path) -> str
 def _columns(dataset: Dataset, conditional: bool) -> list[str]:
     """The class of each of the ten columns of a grid."""
     names = dataset.class_names
-    return [names[i % len(names)] for i in range(10)] if conditional else []
+    return [names[i % len(names)] for i in range(10)] if conditional and not dataset.vector else []
 
 
 def command() -> str:

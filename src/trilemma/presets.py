@@ -206,6 +206,7 @@ def gflop(family: str, config: Any, spec: Spec, batch: int = 48) -> float:
     """
     with torch.random.fork_rng(devices=[]):
         model = FAMILIES[family](config, spec).to("meta").train()
+    batch = max(batch, getattr(config, "pack", 1))
     x = torch.empty(batch, *spec.shape, dtype=torch.float32 if spec.vector else torch.uint8, device="meta")
     labels = spec.unlabelled(batch, "meta") if spec.conditional else None
     with _Operations() as counter:

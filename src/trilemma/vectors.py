@@ -45,7 +45,7 @@ class Plane:
         dims = real.shape[1]
         origin, axes = torch.zeros(dims, dtype=torch.float64), torch.eye(dims, dtype=torch.float64)[:, :2]
         names = ("value 1", "value 2" if dims > 1 else "row")
-        if dims > 2:
+        if dims > 2 and len(real) > 1 and bool(real.isfinite().all()):
             origin = real.mean(0)
             spread = torch.linalg.eigh(torch.cov((real - origin).T))
             share = 100 * spread.eigenvalues / spread.eigenvalues.sum().clamp(min=1e-300)

@@ -200,8 +200,8 @@ def query(
     prior
         with --classify: p(y) uniform (the default), or as often as in the training images
     n
-        at most so many images; by default 100 for log p(x), 500 with --classify and --ood, 16 with --receptive, 8 for
-        the other pictures, and 2000 samples with --curve and --guidance-sweep
+        at most so many images; by default 100 for log p(x), 500 with --classify and --ood, 16 with --receptive, 6 or 8
+        for the other pictures, and 2000 samples with --curve and --guidance-sweep
     labels
         ask for log p(x|y) and the like with these classes: 3, or 0,1,2, or true (the images' own); by default p(x)
     text

@@ -98,10 +98,19 @@ class Asked:
         if labels is None:
             return None
         if labels == "true":
-            if self.config.spec.vocabulary and (captions := self.run.conditions(dataset, indices)) is not None:
-                return captions
-            return true_labels(dataset, indices)
+            if not self.config.spec.vocabulary:
+                return true_labels(dataset, indices)
+            captions = self.run.conditions(dataset, indices)
+            if captions is None:
+                raise ValueError(f"{dataset.name} has no captions: give one with --text")
+            return captions
+        if self.config.spec.vocabulary:
+            raise ValueError(
+                f"{self.run.path} reads captions, not classes: give --text, or --labels true for their own"
+            )
         given = parse_labels(labels, self.config.class_names) or []
+        if not given:
+            raise ValueError(f"--labels {labels} names no class of {self.run.path}, which knows none: leave it out")
         return torch.tensor([given[i % len(given)] for i in range(len(indices))])
 
     def labels(self) -> list[int] | Tensor | None:

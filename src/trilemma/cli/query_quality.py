@@ -14,6 +14,7 @@ from trilemma.cli.query_asked import Asked, Reply
 from trilemma.evaluation import Protocol
 from trilemma.evaluation.sweeps import Bench
 from trilemma.families import FAMILIES
+from trilemma.families.diffusion import Denoising
 from trilemma.queries import curve, guidance
 from trilemma.queries.sweep import Point, Scores
 from trilemma.run import write_json
@@ -79,8 +80,12 @@ def ask_guidance(asked: Asked) -> Reply:
 
 def _base(asked: Asked) -> Any:
     """The sampling options that all points share."""
-    options = FAMILIES[asked.config.family].Options
-    return asked.options(options) or options()
+    family = FAMILIES[asked.config.family]
+    if not issubclass(family, Denoising):
+        raise ValueError(
+            f"{asked.run.path} is a {family.name}, which samples in one way: ask a diffusion or flow run for its steps"
+        )
+    return asked.options(family.Options) or family.Options()
 
 
 def _bench(asked: Asked, picture: Path, accuracy: bool = False) -> Bench:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
 from trilemma.cli.query_asked import Asked, Reply
 from trilemma.data import load
 from trilemma.parallel import ranks
 from trilemma.queries.density import density_map, draw_density
+from trilemma.queries.likelihood import checked_labels
 
-ANSWERED = ("likelihood", "density", "ode", "classify", "ood")
+ANSWERED = ("likelihood", "density", "ode", "classify", "ood", "gradients")
 """Questions that make sense of vectors; the others look at images."""
 
 
@@ -16,10 +19,14 @@ def ask_density(asked: Asked) -> Reply:
     dataset = load(asked.config.data)
     model = asked.run.model(ranks(asked.device).device)
     labels = asked.labels()
+    if labels is not None and len(labels) != 1:
+        raise ValueError(f"one density is drawn at a time: give --labels one class, not {len(labels)}")
+    if labels is not None:
+        checked_labels(model.spec, torch.as_tensor(labels), 1)
     field = density_map(
         model,
         dataset.batch(dataset.test[:10_000]),
-        label=int(labels[0]) if labels is not None and len(labels) else None,
+        label=None if labels is None else int(labels[0]),
         samples=asked.flags.samples,
         progress=asked.progress,
     )

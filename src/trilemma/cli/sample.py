@@ -112,7 +112,7 @@ def sample(
         return
     if vector and out.suffix.lower() == ".png":
         out.parent.mkdir(parents=True, exist_ok=True)
-        save_png(scatter(drawn.images, _real(opened, n)), out)
+        save_png(scatter(drawn.images, _real(opened, max(n, 2000))), out)
     else:
         write(drawn, out, opened.config.class_names)
     record = {"out": str(out), "n": n, "seed": seed, "images_per_second": round(drawn.images_per_second, 3)}

@@ -95,8 +95,10 @@ class Dataset:
         """Of vectors, the mean and the standard deviation of each value in training; 1 for one that never changes."""
         train = self.images[self.train].astype(np.float64)
         scale = train.std(0)
-        rounded = (map(float, (f"{value:.6g}" for value in values)) for values in (train.mean(0), scale + (scale == 0)))
-        center, spread = (tuple(values) for values in rounded)
+        # nine digits are all that float32 holds; fewer would move a narrow column far from 0
+        center, spread = (
+            tuple(float(f"{value:.9g}") for value in values) for values in (train.mean(0), scale + (scale == 0))
+        )
         return center, spread
 
     def spec(self, conditional: bool = False) -> Spec:
@@ -157,6 +159,8 @@ class Dataset:
 def assemble(raw: Raw, config: DataConfig, split: bool = True) -> Dataset:
     """Split, limit and fingerprint what a reader delivered."""
     notes = list(raw.notes)
+    if raw.captions is not None and not any(raw.captions):
+        raw.captions = None
     if len(raw.images.shape) == 2:
         _refuse_image_options(raw.name, config)
     digests = image_digests(raw.images) if raw.digests is None else raw.digests

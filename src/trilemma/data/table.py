@@ -27,7 +27,8 @@ def load_csv(path: Path, config: DataConfig, progress: bool) -> Raw:
         raise ValueError(f"{path} is not a readable csv file: {reason(error)}") from error
     if not rows:
         raise ValueError(f"{path} is empty")
-    header = None if all(map(_is_number, rows[0][1])) else [cell.strip() for cell in rows.pop(0)[1]]
+    # a row with a number in it is data, be it faulty; the check below names its line
+    header = None if any(map(_is_number, rows[0][1])) else [cell.strip() for cell in rows.pop(0)[1]]
     column = next((i for i, name in enumerate(header or ()) if name.lower() in LABELS), None)
     width = len(header) if header else len(rows[0][1]) if rows else 0
     notes = [f"columns: {', '.join(header)}"] if header else []

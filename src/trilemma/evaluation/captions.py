@@ -22,7 +22,7 @@ def text_metrics(sample: Pool, real: Reference, captioned: bool) -> dict[str, Me
     """How many images show what their captions say: all of them, and those of pairs with and without training images.
 
     Args:
-        sample: with its images; image i was asked for by the caption of held-out image i.
+        sample: with its images, asked for by the captions of the held-out images in turn.
         captioned: whether it was; the numbers are left out where nobody asked by caption.
     """
     asked = [key for key in KEYS if real.protocol.wants(key)]
@@ -32,7 +32,8 @@ def text_metrics(sample: Pool, real: Reference, captioned: bool) -> dict[str, Me
     if dataset.config.source != NAME or dataset.labels is None or size[1] % 2:
         why = f"undefined: only the captions of {NAME}, of an even width, can be checked by a digit classifier"
         return {asked[0]: Metric(None, better="higher", note=why)}
-    pairs = torch.from_numpy(dataset.labels[real.held_out_indices[: len(sample.images)]])
+    asked_for = real.held_out_indices[np.arange(len(sample.images)) % len(real.held_out_indices)]
+    pairs = torch.from_numpy(dataset.labels[asked_for])
     shown = read_pairs(sample.images)
     right = shown == pairs
     swapped = shown == 10 * (pairs % 10) + pairs // 10

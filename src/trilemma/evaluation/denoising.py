@@ -10,6 +10,7 @@ from trilemma.evaluation.reference import Reference, subset
 from trilemma.evaluation.subject import Subject
 from trilemma.evaluation.sweeps import weights_digest
 from trilemma.families.diffusion import Denoising
+from trilemma.families.family import Family
 from trilemma.parallel import ranks
 from trilemma.queries.diffusion_likelihood import bound_by_time, draw_terms
 
@@ -30,8 +31,7 @@ def draw_denoising(subject: Subject, real: Reference, place: Path, device: str) 
     model = subject.model
     if not isinstance(model, Denoising) or model.spec.vector or subject.run is None:
         return {}
-    weights = weights_digest(model)
-    names = {name: f"{name}.png" for name in SWEEPS if _is_of(place / f"{name}.json", weights)}
+    names = sweeps_of(model, place)
     if real.protocol.wants("bits_per_dim") and ranks(device).first:
         indices = subset(real.dataset.test, SHOWN, real.protocol.seed)
         labels = subject.run.conditions(real.dataset, indices)
@@ -39,6 +39,14 @@ def draw_denoising(subject: Subject, real: Reference, place: Path, device: str) 
         title = f"The bound on {real.dataset.name}, term by term"
         names["terms"] = draw_terms(terms, place / "bound.png", title).name
     return names
+
+
+def sweeps_of(model: Family, place: Path) -> dict[str, str]:
+    """The pictures in ``place`` of sweeps that were asked for, if they are of these weights."""
+    if not any((place / f"{name}.json").is_file() for name in SWEEPS):
+        return {}
+    weights = weights_digest(model)
+    return {name: f"{name}.png" for name in SWEEPS if _is_of(place / f"{name}.json", weights)}
 
 
 def _is_of(path: Path, weights: str) -> bool:

@@ -124,7 +124,7 @@ def _asked(
     """Accuracy and CAS, which need to know what was asked for."""
     meaning = ENTRIES[key].meaning
     if labels is None:
-        return Metric(None, better="higher", n=0, note="nobody asked for classes: the images are unconditional")
+        return Metric(None, better="higher", n=0, note="nobody asked for classes")
     if key == "accuracy":
         found = conditional_accuracy(sample.images, labels, classifier)
         return Metric(found.value, found.error, "", "higher", len(labels), None, meaning, protocol=how)

@@ -18,11 +18,12 @@ def likelihood_metric(subject: Subject, real: Reference, device: str, tell: Tell
     indices = subset(dataset.test, protocol.likelihood_n, protocol.seed)
     if not protocol.likelihood_n:
         return Metric(None, unit="bits/dim", better="lower", note="not asked for (likelihood_n is 0)"), []
-    conditional = run.config.spec.classes > 0 and run.config.spec.classes == len(dataset.class_names)
+    given = run.conditions(dataset, indices)
+    told = "" if given is None else f" given its {'caption' if run.config.spec.vocabulary else 'class'}"
     answer = log_likelihood(
         subject.model,
         dataset.batch(indices),
-        dataset.label_batch(indices) if conditional else None,
+        given,
         samples=protocol.likelihood_samples or None,
         seed=protocol.seed,
         device=device,
@@ -39,7 +40,7 @@ def likelihood_metric(subject: Subject, real: Reference, device: str, tell: Tell
         "lower",
         len(indices),
         answer.kind,
-        f"of a held-out {what}{' given its class' if conditional else ''}; {answer.reason}",
+        f"of a held-out {what}{told}; {answer.reason}",
         None if finite else "not finite: some held-out one has probability 0 under the model",
         f"{len(indices):,} held-out {'vectors' if dataset.vector else f'images, {dataset.levels} levels'}"
         + (f", {protocol.likelihood_samples} Monte-Carlo samples" if protocol.likelihood_samples else ""),

@@ -34,11 +34,11 @@ def draw_exact(subject: Subject, real: Reference, place: Path, device: str) -> d
         The names of the pictures in ``place``; none where the family has no order of the pixels.
     """
     model, dataset = subject.model, real.dataset
-    if not isinstance(model, Autoregressive):
+    if not isinstance(model, Autoregressive) or subject.run is None:
         return {}
     indices = subset(dataset.test, SHOWN, real.protocol.seed)
     x = dataset.batch(indices)
-    labels = dataset.label_batch(indices) if model.spec.classes else None
+    labels = subject.run.conditions(dataset, indices)
     seen = surprise(model, x, labels, device=device)
     known = known_part("top", model.spec)
     completed = complete(model, x[:4], known, 6, labels=None if labels is None else labels[:4], device=device)

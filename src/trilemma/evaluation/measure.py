@@ -145,9 +145,11 @@ def _evaluate(
     # What the processes share comes first; what is left is the first one's.
     metrics: dict[str, Metric] = {}
     per_image: dict[str, list[float]] = {}
-    if subject.run and protocol.wants("bits_per_dim"):
-        metrics["bits_per_dim"], per_image["bits_per_dim"] = likelihood_metric(subject, real, device, tell)
-        metrics |= density_gap(metrics["bits_per_dim"], per_image["bits_per_dim"], real)
+    if subject.run and protocol.wants("bits_per_dim", "density_kl"):
+        likelihood, bits = likelihood_metric(subject, real, device, tell)
+        metrics |= density_gap(likelihood, bits, real)
+        if protocol.wants("bits_per_dim"):
+            metrics["bits_per_dim"], per_image["bits_per_dim"] = likelihood, bits
     if sample is not None:
         metrics |= mixture_scores(subject, sample, real, options, device)
     if subject.run and drawn and protocol.wants("images_per_second"):

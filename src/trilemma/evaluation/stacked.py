@@ -95,4 +95,6 @@ def _metrics(seen: Tensor) -> dict[str, Metric]:
 
 
 def _undefined() -> dict[str, Metric]:
-    return {key: Metric(None, note="stacked MNIST has three channels, these images have one") for key in KEYS}
+    return {
+        key: Metric(None, note="undefined, because stacked MNIST has three channels and these have not") for key in KEYS
+    }

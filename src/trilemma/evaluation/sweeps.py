@@ -65,7 +65,8 @@ class Bench:
                 f"the Fréchet distance needs more images than its {real.network.dims} features, not {fewest}: "
                 "draw more images with -n, or train on more"
             )
-        return cls(run, model, real, trained_classifier(real.dataset) if accuracy else None, where, place)
+        classifier = where.agree(trained_classifier(real.dataset) if where.first else None) if accuracy else None
+        return cls(run, model, real, classifier, where, place)
 
     @functools.cached_property
     def weights(self) -> str:
@@ -97,14 +98,16 @@ class Bench:
     def scores(self, drawn: Pool, labels: Tensor | None) -> Scores:
         """Fréchet distance, precision and recall, and where there is a classifier the accuracy, with their errors."""
         train, k = self.real.train, self.real.protocol.k
-        distance = frechet(drawn, train, self.real.network.dims)
-        found = manifold_scores(train.features[: max(len(drawn.features), k + 1)], drawn.features, k)
-        error = found.error
-        scores: dict[str, tuple[float | None, float | None]] = {
-            "frechet": (None, None) if distance is None else (distance.value, distance.error),
-            "precision": (found.precision, None if error is None else error.precision),
-            "recall": (found.recall, None if error is None else error.recall),
-        }
+        scores: dict[str, tuple[float | None, float | None]] = dict.fromkeys(
+            ("frechet", "precision", "recall"), (None, None)
+        )
+        if not (drawn.constant or train.constant):  # a model of one image has none of them, and the sweep goes on
+            distance = frechet(drawn, train, self.real.network.dims)
+            found = manifold_scores(train.features[: max(len(drawn.features), k + 1)], drawn.features, k)
+            error = found.error
+            scores["frechet"] = (None, None) if distance is None else (distance.value, distance.error)
+            scores["precision"] = found.precision, None if error is None else error.precision
+            scores["recall"] = found.recall, None if error is None else error.recall
         if self.classifier is not None and labels is not None:
             right = conditional_accuracy(drawn.images, labels[: len(drawn.images)], self.classifier)
             scores["accuracy"] = right.value, right.error
@@ -128,7 +131,8 @@ class Bench:
             "network": self.real.network.name,
             "scores": "accuracy" if self.classifier is not None else "",
             "options": shared,
-            "device": str(self.model.device),
+            "device": self.model.device.type,
+            "processes": self.where.size,
             "hardware": hardware(),
             "threads": torch.get_num_threads(),
         }

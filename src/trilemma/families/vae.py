@@ -234,8 +234,8 @@ class VAE(Family):
             return []
         config = self.config
         return [
-            f"posterior collapse: none of the {config.latent} latents is active (rate {logs.get('rate', 0):.2g} nats "
-            "an image), so the decoder ignores the code and every image of a class looks the same; lower beta (now "
+            f"posterior collapse: none of the {config.latent} latents is active (a rate near 0 nats), "
+            "so the decoder ignores the code and every image of a class looks the same; lower beta (now "
             f"{config.beta:g}), set kl_warmup or free_bits, lower the learning rate or train longer"
         ]
 

@@ -1,6 +1,7 @@
 """Networks for vectors ``[B, D]``: a denoiser that knows the time, and the pair of a GAN.
 
-They always compute in float32: they are small, and bfloat16 has no room for a narrow mode beside a wide one.
+They always compute in float32, whatever autocast says: they are small, and bfloat16 has no room for a narrow mode
+beside a wide one.
 """
 
 from __future__ import annotations
@@ -103,9 +104,10 @@ class VectorGenerator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, dims))
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        if (label := embed(self.label, labels, len(z))) is not None:
-            z = torch.cat([z, label], 1)
-        out: Tensor = self.layers(z)
+        with torch.autocast("cpu" if z.is_meta else z.device.type, enabled=False):
+            if (label := embed(self.label, labels, len(z))) is not None:
+                z = torch.cat([z, label], 1)
+            out: Tensor = self.layers(z)
         return out
 
 
@@ -131,10 +133,11 @@ class VectorDiscriminator(nn.Module):
             normalise_spectrally(self)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        features = self.layers(x)
-        logits: Tensor = self.head(features).squeeze(1)
-        if (label := embed(self.label, labels, len(x) * self.pack)) is not None:
-            # Of each vector the embedding that belongs to its place in the pack: [B, vector, place, features].
-            each = label.view(len(x), self.pack, self.pack, -1)
-            logits = logits + (each.diagonal(dim1=1, dim2=2).sum(-1) * features).sum(1)
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
+            features = self.layers(x)
+            logits: Tensor = self.head(features).squeeze(1)
+            if (label := embed(self.label, labels, len(x) * self.pack)) is not None:
+                # Of each vector the embedding that belongs to its place in the pack: [B, vector, place, features].
+                each = label.view(len(x), self.pack, self.pack, -1)
+                logits = logits + (each.diagonal(dim1=1, dim2=2).sum(-1) * features).sum(1)
         return logits

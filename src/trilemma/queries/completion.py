@@ -19,6 +19,7 @@ from trilemma.images import Spec, check_images
 from trilemma.noise import ImageNoise, derive_seed
 from trilemma.parallel import ranks
 from trilemma.queries import drawing
+from trilemma.queries.likelihood import checked_labels
 from trilemma.run import Run
 
 PARTICLES = 256
@@ -175,27 +176,6 @@ def _completed(way: Way, images: Tensor, effective: Tensor, particles: int) -> C
         return Completed(images, way.exact, None, way.text)
     how = f"{way.text} with {particles} particles: approximate, exact in the limit of many"
     return Completed(images, way.exact, effective, how)
-
-
-def checked_labels(spec: Spec, labels: Tensor | None, count: int) -> Tensor | None:
-    """int64 [N], or captions [N, length], on the CPU, "no label" where a conditional model is given none; None for an
-    unconditional one.
-
-    Raises:
-        ValueError: labels for an unconditional model, of another number or out of range, in one line.
-    """
-    if labels is None:
-        return spec.unlabelled(count) if spec.conditional else None
-    if not spec.conditional:
-        raise ValueError("this model is unconditional: leave the labels out, or train it with --conditional")
-    if spec.vocabulary and tuple(labels.shape) == (count, spec.length):
-        return labels.cpu()
-    if spec.vocabulary or tuple(labels.shape) != (count,):
-        raise ValueError(f"there must be one label for each of {count} images, not {list(labels.shape)}")
-    if not 0 <= int(labels.min()) <= int(labels.max()) <= spec.classes:
-        found = f"{int(labels.min())} to {int(labels.max())}"
-        raise ValueError(f"labels must be from 0 to {spec.classes} ({spec.classes} meaning no label), not {found}")
-    return labels.cpu()
 
 
 def _filtered(

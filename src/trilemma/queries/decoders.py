@@ -169,7 +169,8 @@ def joint(
     if isinstance(model, GAN):
         if start == "encoder":
             raise ValueError("a gan has no encoder to start the chains from: leave start at prior")
-        uniform = ImageNoise(derive_seed(seed, "dequantise"), indices, model.device).uniform(*model.spec.shape)
+        shape = model.spec.image_shape  # refuses vectors
+        uniform = ImageNoise(derive_seed(seed, "dequantise"), indices, model.device).uniform(*shape)
         x = (images.to(model.device).float() + uniform) / model.spec.levels
         zero = torch.zeros(len(x), model.config.latent, device=model.device)
         return Joint(model, x, labels, zero, torch.ones_like(zero), sigma, False)

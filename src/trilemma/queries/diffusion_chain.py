@@ -155,6 +155,8 @@ def reverse_chain(
         all_frames: keep every time, for an animation, and not `FRAMES` of them.
     """
     model = denoising(model, "the reverse chain")
+    if getattr(options, "churn", 0):
+        raise ValueError("with churn the times go up as well as down, which no strip of times can show: leave it out")
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def watch(t: int, x_t: Tensor, estimate: Estimate) -> None:

@@ -16,8 +16,8 @@ from trilemma.families.family import Family, Progress
 from trilemma.images import check_images, from_unit, to_display
 from trilemma.noise import ImageNoise
 from trilemma.queries import drawing
-from trilemma.queries.completion import checked_labels
 from trilemma.queries.diffusion_chain import denoising, end_moments
+from trilemma.queries.likelihood import checked_labels
 
 STEPS = (10, 20, 50, 100, 200)
 """Steps each way, in the table of inversion errors."""
@@ -55,8 +55,10 @@ class Inverted:
 def deterministic(options: Any | None, model: Denoising) -> Any:
     """The options for decoding a given noise: DDIM without noise or clipping unless another solver is asked for."""
     chosen = options or replace(model.Options(), sampler="ddim", clip=False, precision="fp32")
-    if chosen.sampler == "ddpm" or (chosen.sampler == "ddim" and chosen.eta):
-        raise ValueError("noise decides the image only without noise on the way: leave out --sampler ddpm and --eta")
+    if chosen.sampler == "ddpm" or (chosen.sampler == "ddim" and chosen.eta) or chosen.churn:
+        raise ValueError(
+            "noise decides the image only without noise on the way: leave out --sampler ddpm, --eta and --churn"
+        )
     return chosen
 
 

@@ -17,9 +17,8 @@ from trilemma.families.family import Family, Progress
 from trilemma.images import check_images, to_unit
 from trilemma.noise import ImageNoise, derive_seed
 from trilemma.queries import drawing
-from trilemma.queries.completion import checked_labels
 from trilemma.queries.diffusion_chain import denoising
-from trilemma.queries.likelihood import BLOCK, Answer
+from trilemma.queries.likelihood import BLOCK, Answer, checked_labels
 
 
 @dataclass(frozen=True)

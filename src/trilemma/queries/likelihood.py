@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trilemma.families.family import Family, Likelihood, Progress
-from trilemma.images import check_images
+from trilemma.images import Spec, check_images
 from trilemma.metrics.likelihood import bits_per_dim
 from trilemma.noise import ImageNoise
 from trilemma.parallel import ranks
@@ -78,13 +78,7 @@ def log_likelihood(
     check_images(images, model.spec)
     if not len(images):
         raise ValueError("there are no images to score")
-    classes = model.spec.classes
-    if labels is not None and not model.spec.conditional:
-        raise ValueError("this model is unconditional: leave the labels out, or train it with --conditional")
-    if labels is not None and classes and (int(labels.min()) < 0 or int(labels.max()) > classes):
-        raise ValueError(f"labels must be 0 to {classes - 1}, not {int(labels.min())} to {int(labels.max())}")
-    if model.spec.conditional and labels is None:
-        labels = model.spec.unlabelled(len(images))
+    labels = checked_labels(model.spec, labels, len(images))
     starts = [s for i, s in enumerate(range(0, len(images), block)) if i % where.size == where.rank]
     mine: dict[int, Likelihood] = {}
     for start in starts:
@@ -112,3 +106,26 @@ def log_likelihood(
 def part_of(progress: Progress | None, before: int, total: int) -> Progress | None:
     """The progress of one of several calls: ``before`` images were done, of ``total`` over all calls."""
     return None if progress is None else lambda done, _: progress(before + done, total)
+
+
+def checked_labels(spec: Spec, labels: Tensor | None, count: int) -> Tensor | None:
+    """int64 [N], or captions [N, length], on the CPU, "no label" where a conditional model is given none; None for an
+    unconditional one.
+
+    Raises:
+        ValueError: labels for an unconditional model, of another number or out of range, in one line.
+    """
+    if labels is None:
+        return spec.unlabelled(count) if spec.conditional else None
+    if not spec.conditional:
+        raise ValueError("this model is unconditional: leave the labels out, or train it with --conditional")
+    if spec.vocabulary:
+        if tuple(labels.shape) != (count, spec.length):
+            raise ValueError("this model reads captions, not classes: give --text, or the tokens of `Run.tokens`")
+        return labels.cpu()
+    if tuple(labels.shape) != (count,):
+        raise ValueError(f"there must be one label for each of {count} images, not {list(labels.shape)}")
+    if not 0 <= int(labels.min()) <= int(labels.max()) <= spec.classes:
+        found = f"{int(labels.min())} to {int(labels.max())}"
+        raise ValueError(f"labels must be from 0 to {spec.classes} ({spec.classes} meaning no label), not {found}")
+    return labels.cpu()

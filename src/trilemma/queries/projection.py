@@ -63,6 +63,7 @@ def project(
     model = opened(run, ranks(device).device)
     if not isinstance(model, GAN):
         raise ValueError(f"projection is for a gan, which has no encoder; ask {model.name} for its codes")
+    _ = model.spec.image_shape  # refuses vectors
     checked(images, model.spec)
     for name, number in (("starts", starts), ("steps", steps)):
         if number < 1:

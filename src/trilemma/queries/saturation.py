@@ -65,7 +65,9 @@ def slope_of(d: float, loss: LossName) -> float:
 
 
 def pull(model: Family, batches: int = 8, batch: int = 64, seed: int = 0) -> Pull:
-    """Measure `Pull` at the present state of G and D, as a training step would see it; the model is not changed.
+    """Measure `Pull` at the given G and D, with batch norm as in training; the model is not changed.
+
+    A run gives its averaged weights (unless it was trained with ``ema`` 0): of both players, who as such never met.
 
     Raises:
         ValueError: no GAN, one whose D gives no probabilities, or too few batches for an error.

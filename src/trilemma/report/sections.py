@@ -58,6 +58,8 @@ def columns_caption(report: dict[str, Any]) -> str:
 
     ``pictures.columns`` names them; without it, the first ten classes stand in the ten columns of the grids.
     """
+    if report["data"].get("levels") == 0:  # vectors are drawn in one plane
+        return ""
     names = (report.get("pictures") or {}).get("columns")
     if not names and report["data"].get("conditional") and len(report["data"].get("class_names") or ()) >= 10:
         names = report["data"]["class_names"][:10]

@@ -23,7 +23,7 @@ def import_run(
 ) -> Run:
     """A diffusers DDPM folder as a run, which samples, answers and is measured like one that was trained here.
 
-    Its step and its images are 0; optimisers are fresh, so that it may be trained on.
+    Its step and its images are 0. It cannot be trained on: what it was trained with is not known.
 
     Args:
         folder: see `trilemma.families.diffusion.exchange.import_diffusers`.

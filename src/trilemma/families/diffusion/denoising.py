@@ -209,7 +209,6 @@ class Denoising(Family, Completing):
             output, share = self.split(self.predict(x_t, t.to(x_t.device), labels))
             signal, sigma = (rowwise(table[t], x_t).to(x_t) for table in (self.schedule.signal, self.schedule.sigma))
             x0 = read(output, x_t, signal, sigma, self.prediction).x0
-            # Clamped to where every image lies, so this only tightens the bound.
             if self.spec.vector:
                 # A fixed variance is the large one: right where values are spread wide beside the first steps, as
                 # real-valued ones are (Ho et al. 2020, section 3.2). With the small one, exact Gaussians lost 0.5 nats

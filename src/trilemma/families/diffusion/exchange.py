@@ -27,6 +27,10 @@ from trilemma.nets.ddpm_unet import EPS, DDPMUNet
 PREDICTIONS = {"noise": "epsilon", "x0": "sample", "v": "v_prediction"}
 SCHEDULES: tuple[ScheduleName, ...] = ("linear", "cosine", "snr")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+NEEDED = (
+    "block_out_channels", "down_block_types", "sample_size", "in_channels", "out_channels", "layers_per_block"
+)  # fmt: skip
+"""What a network's config must say."""
 OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """Of attention layers in folders written before 2023."""
 
@@ -117,11 +121,17 @@ def import_diffusers(folder: str | os.PathLike[str]) -> Diffusion:
         ValueError: no such folder, weights that would have to be unpickled, or layers that ours lacks, in one line.
     """
     folder = Path(folder)
-    unet, noise = (_read(folder / name) for name in ("unet/config.json", "scheduler/scheduler_config.json"))
+    # a pipeline has subfolders; a lone network kept with its scheduler, as the first of them were, has none
+    place = folder / "unet" if (folder / "unet").is_dir() else folder
+    settings = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    unet, noise = _read(place / "config.json"), _read(settings / "scheduler_config.json")
+    missing = [name for name in NEEDED if not unet.get(name)]
+    if missing:
+        raise ValueError(f"{place}/config.json has no {missing[0]}, which the model's shape follows from")
     if unet.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise ValueError(f"{folder} has a {unet['_class_name']}; only a UNet2DModel without text can be read")
-    if not (folder / "unet" / WEIGHTS).is_file():
-        raise ValueError(f"{folder}/unet has no {WEIGHTS}: save it again with diffusers as safetensors")
+    if not (place / WEIGHTS).is_file():
+        raise ValueError(f"{place} has no {WEIGHTS}: save it again with diffusers as safetensors")
     for name, (ours, theirs) in FIXED.items():
         value = unet.get(name, theirs)
         if value != ours and not (name == "norm_eps" and math.isclose(value, EPS)):
@@ -156,7 +166,7 @@ def import_diffusers(folder: str | os.PathLike[str]) -> Diffusion:
     if groups != ours:
         raise ValueError(f"{folder} has norms of {groups} groups; only {ours} can be read")
     model = Diffusion(config, spec, schedule)
-    weights = load_file(folder / "unet" / WEIGHTS)
+    weights = load_file(place / WEIGHTS)
     for old, new in OLD_NAMES.items():
         weights = {name.replace(old, new): value for name, value in weights.items()}
     own = model.net.state_dict()

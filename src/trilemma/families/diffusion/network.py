@@ -16,6 +16,8 @@ from trilemma.nets.unet import UNet
 
 def network(config: Any, spec: Spec, outputs: int) -> UNet | DDPMUNet | TimeMLP:
     """The network that a config asks for; a perceptron of its width and blocks for vectors."""
+    if spec.vector and spec.vocabulary:
+        raise ValueError("no network for vectors reads captions: train it without --text")
     if spec.vector:
         return TimeMLP(spec.dims, width=config.width, blocks=config.blocks, classes=spec.classes, outputs=outputs)
     levels = len(config.multipliers)

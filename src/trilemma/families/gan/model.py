@@ -136,7 +136,6 @@ class GAN(Family):
             fake = self.generator(noise.normal(config.latent).to(self._dtype), labels)
         real = self.spec.to_unit(x).to(self._dtype)
         logs = {"diversity": (nearest_distance(fake) + 1e-6) / (nearest_distance(real) + 1e-6)}
-        self._steps += 1
         real, fake, labels = self._packs(real), self._packs(fake), self._pack_labels(labels)
         if config.r1:
             real.requires_grad_()
@@ -168,6 +167,7 @@ class GAN(Family):
         return {"critic(x)": real.float().mean(), "critic(G(z))": fake.float().mean()}
 
     def _generator_loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
+        self._steps += 1
         answers = self.judge_samples(noise, labels)
         return Loss({"generator": generator_loss(answers, self.config.loss, targets=self.config.targets)})
 

@@ -74,6 +74,10 @@ class GANConfig:
             raise ValueError(
                 "the wasserstein loss needs a bounded slope of D: gradient_penalty above 0, or spectral_norm"
             )
+        if self.loss == "wasserstein" and not self.penalty_weight and self.norm_of_discriminator != "none":
+            raise ValueError(
+                "spectral_norm bounds the slope of D only without another norm: set discriminator_norm to none or auto"
+            )
         if (self.penalty_weight or self.r1) and self.discriminator_norm in ("batch", "everywhere"):
             raise ValueError(
                 "gradient_penalty and r1 are of each image alone, and batch norm in D couples the images of a batch: "
