@@ -223,8 +223,7 @@ def test_alarm_when_the_modes_collapse(modes: int) -> None:
         if step in (0, GRACE):
             logs = {name: value.item() for name, value in loss(x, None, batch_noise(64, step)).logs.items()}
             assert step or not model.alarms(logs)  # at the start any generator draws one grey image
-        else:
-            model._steps += 1
+        model._steps += 1  # as the generator's loss does
     assert bool(model.alarms(logs)) == bool(modes)
     assert not modes or "modes collapse" in model.alarms(logs)[0]
     assert modes or 0.8 < logs["diversity"] < 1.25

@@ -164,7 +164,7 @@ def test_bayes_rule() -> None:
     assert not (never.predicted == 0).any()
     with pytest.raises(ValueError, match="unconditional"):
         classify(build(PixelCNN, "gated", BINARY), images, labels)
-    with pytest.raises(ValueError, match="labels must be from 0 to 2 .*, not 0 to 3"):
+    with pytest.raises(ValueError, match="labels must be 0 to 2, not 0 to 3"):
         classify(model, images, torch.arange(20) % 4)
     vae = VAE(VAEConfig(), Spec((1, 8, 8), 2, classes=3)).eval()
     assert classify(vae, random_images(vae.spec, 6), labels[:6]).kind == "bound"
