@@ -74,6 +74,19 @@ CODES = Preset(
 )
 """The nets of an encoder and a decoder: those of the autoencoder are those of the VAE."""
 
+DENOISER = Preset(
+    width="width",
+    step=16,
+    tiny=dict(width=48, multipliers=(1, 1, 2), patch=2),
+    small=dict(width=96, multipliers=(1, 1, 2), patch=2),
+    base=dict(width=192, multipliers=(1, 1, 2), patch=2),
+    large=dict(width=192, multipliers=(1, 1, 2), patch=1),
+    train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50),
+    vector=dict(width=128, blocks=3),
+    vector_train=dict(batch=256, lr=1e-3, anneal=0.3, precision="fp32"),
+)
+"""Diffusion and flow matching differ in path and loss, not in their network."""
+
 PRESETS: dict[str, Preset] = {
     "autoencoder": CODES,
     "vae": CODES,
@@ -106,28 +119,8 @@ PRESETS: dict[str, Preset] = {
         vector=dict(width=128, latent=2),
         vector_train=dict(batch=128, lr=5e-4, precision="fp32"),
     ),
-    "diffusion": Preset(
-        width="width",
-        step=16,
-        tiny=dict(width=48, multipliers=(1, 1, 2), patch=2),
-        small=dict(width=96, multipliers=(1, 1, 2), patch=2),
-        base=dict(width=192, multipliers=(1, 1, 2), patch=2),
-        large=dict(width=192, multipliers=(1, 1, 2), patch=1),
-        train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50),
-        vector=dict(width=128, blocks=3),
-        vector_train=dict(batch=256, lr=1e-3, anneal=0.3, precision="fp32"),
-    ),
-    "flow": Preset(
-        width="width",
-        step=16,
-        tiny=dict(width=48, multipliers=(1, 1, 2), patch=2),
-        small=dict(width=96, multipliers=(1, 1, 2), patch=2),
-        base=dict(width=192, multipliers=(1, 1, 2), patch=2),
-        large=dict(width=192, multipliers=(1, 1, 2), patch=1),
-        train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50),
-        vector=dict(width=128, blocks=3),
-        vector_train=dict(batch=256, lr=1e-3, anneal=0.3, precision="fp32"),
-    ),
+    "diffusion": DENOISER,
+    "flow": DENOISER,
 }
 
 
