@@ -18,6 +18,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("TRILEMMA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that no other test has filled."""
+    folder = tmp_path / "the-cache"
+    monkeypatch.setenv("TRILEMMA_CACHE", str(folder))
+    return folder
+
+
 def blobs(
     count: int, channels: int = 1, height: int = 8, width: int = 8, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:

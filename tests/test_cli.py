@@ -15,6 +15,7 @@ from rich.console import Console
 from trilemma.cli import main
 from trilemma.cli.evaluate import shown
 from trilemma.cli.flags import parse_labels, parse_size
+from trilemma.cli.progress import Bars
 from trilemma.data import load
 from trilemma.run import Run
 from trilemma.training import train
@@ -265,3 +266,12 @@ def test_small_parsers() -> None:
     assert parse_labels(None, names) is None
     assert parse_labels("dog,0,none", names) == [1, 0, 2]
     assert parse_labels("all", names) == [0, 1]
+
+
+def test_a_second_pool_of_the_same_name_is_told_of_again(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bars() as bars:
+        for _ in ("training", "held-out"):
+            for done in (0, 50, 100):
+                bars.tell("inception", "features of real images", done, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[-1] for line in lines] == ["0%", "100%"] * 2

@@ -53,6 +53,8 @@ class Bars:
 
     def _line(self, key: tuple[str, str], share: float, detail: str) -> None:
         now = time.monotonic()
+        if share < 1 and self._lines.get(key) == float("inf"):  # one of the same name begins: held-out after training
+            del self._lines[key], self._starts[key]
         began, first = self._starts.setdefault(key, (now, share))
         if share < 1 and now - self._lines.get(key, -QUIET_SECONDS) < QUIET_SECONDS:
             return

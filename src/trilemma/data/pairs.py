@@ -48,17 +48,17 @@ def load_pairs(digits: dict[str, npt.NDArray[np.uint8]], config: DataConfig, pro
     ]
     images, labels = [part[0] for part in parts], [part[1] for part in parts]
     raw = from_arrays(NAME, NAME, list(images), list(labels), np.array(CLASSES), config, progress, [])
-    raw.captions = captions(np.concatenate(labels), SEED)
+    raw.captions = captions(np.concatenate(labels), SEED + 2)
     raw.notes.append("no training image has one of " + ", ".join(CLASSES[pair] for pair in sorted(UNSEEN)))
     return raw
 
 
 def pairs(images: Pixels, labels: Numbers, allowed: Numbers, count: int, seed: int) -> tuple[Pixels, Numbers]:
     """``count`` pairs drawn from those ``allowed``: images uint8 [N, H, 2W] and which pair each is, int64 [N]."""
-    random = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    chosen = allowed[random.integers(len(allowed), size=count)]
+    random = np.random.RandomState(seed)  # whose stream NumPy promises never to change
+    chosen = allowed[random.randint(len(allowed), size=count)]
     by_digit = [np.flatnonzero(labels == digit) for digit in range(10)]
-    share = random.random((count, 2))  # which image of its digit, as a share of them
+    share = random.random_sample((count, 2))  # which image of its digit, as a share of them
     halves = [
         np.array([by_digit[d][int(u * len(by_digit[d]))] for d, u in zip(side, of, strict=True)])
         for side, of in ((chosen // 10, share[:, 0]), (chosen % 10, share[:, 1]))
@@ -68,7 +68,7 @@ def pairs(images: Pixels, labels: Numbers, allowed: Numbers, count: int, seed: i
 
 def captions(labels: Numbers, seed: int) -> list[str]:
     """A caption for each pair, by one of `TEMPLATES`."""
-    templates = np.random.Generator(np.random.Philox(key=[seed, 1])).integers(len(TEMPLATES), size=len(labels))
+    templates = np.random.RandomState(seed).randint(len(TEMPLATES), size=len(labels))
     return [caption(int(pair), int(template)) for pair, template in zip(labels, templates, strict=True)]
 
 
