@@ -24,7 +24,8 @@ Json = Annotated[bool, Parameter(negative=(), help="print the result as JSON on 
 def overrides(cls: type) -> type:
     """A twin of a config dataclass in which every field may be left out (None): the flags that a user can set."""
     hints = get_type_hints(cls)
-    texts = {p.arg_name: p.description or "" for p in parse_from_object(cls).params}
+    bases = filter(dataclasses.is_dataclass, reversed(cls.__mro__))
+    texts = {p.arg_name: p.description or "" for base in bases for p in parse_from_object(base).params}
     fields = []
     for field in dataclasses.fields(cls):
         text = " ".join(texts.get(field.name, "").split())

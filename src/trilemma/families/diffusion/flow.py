@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from trilemma.families.diffusion.denoising import Denoising
-from trilemma.families.diffusion.network import check_choice
+from trilemma.families.diffusion.network import NetworkConfig, check_choice
 from trilemma.families.diffusion.options import FlowOptions
 from trilemma.families.diffusion.schedule import Schedule, rowwise
 from trilemma.families.family import Density, Loss, Objective
@@ -20,36 +20,14 @@ __all__ = ["Flow", "FlowConfig", "FlowOptions"]
 
 
 @dataclass(frozen=True)
-class FlowConfig:
-    """Hyperparameters; the defaults are those of the ``tiny`` preset."""
+class FlowConfig(NetworkConfig):
+    """Hyperparameters of the path and its training."""
 
-    width: int = 48
-    """channels at the highest resolution, or units of a layer for vectors; a multiple of 16"""
-    multipliers: tuple[int, ...] = (1, 1, 2)
-    """width of each level as a multiple of width; each level halves the resolution"""
-    blocks: int = 1
-    """residual blocks a level, down and up; or of the network for vectors, which has no levels"""
-    attention: int = 1
-    """how many of the deepest levels have self-attention"""
-    patch: Literal[1, 2] = 2
-    """work on pixels (1) or on 2 x 2 patches of them (2), four times cheaper"""
     times: Literal["uniform", "logit-normal"] = "uniform"
     """how the time is drawn in training: uniform (Liu et al. 2023), or the sigmoid of a standard normal, which favours
     the middle (Esser et al. 2024)"""
     timesteps: int = 1000
     """the grid of times that samplers and the bound are written on; training draws from all of 0 … 1"""
-    network: Literal["unet", "ddpm"] = "unet"
-    """unet: ours; ddpm: that of Ho et al. 2020, without patch, in which weights are exchanged with diffusers"""
-    attention_levels: tuple[int, ...] | None = None
-    """ddpm only: the levels with self-attention, from 0, in place of the deepest ones"""
-    text_width: int = 128
-    """captions only: size of the vectors that the network reads, a multiple of 64"""
-    text_layers: int = 2
-    """captions only: layers of the transformer that is trained along to read them"""
-    text_encoder: str = ""
-    """captions only: a pretrained encoder in place of one trained along: a Hub id or a folder of CLIP or T5"""
-    text_revision: str = ""
-    """captions only: the revision of the pretrained encoder on the Hub"""
 
 
 class Flow(Denoising):

@@ -14,7 +14,7 @@ from trilemma.families.diffusion.clock import Clock, ClockName
 from trilemma.families.diffusion.denoising import Denoising
 from trilemma.families.diffusion.estimate import Estimate, read
 from trilemma.families.diffusion.likelihood import Guess, StepTables, divergence, log_bin_mass
-from trilemma.families.diffusion.network import check_choice
+from trilemma.families.diffusion.network import NetworkConfig, check_choice
 from trilemma.families.diffusion.options import DiffusionOptions
 from trilemma.families.diffusion.schedule import Schedule, ScheduleName, rowwise
 from trilemma.families.family import Density, Loss, Objective
@@ -28,19 +28,9 @@ HYBRID = 0.001
 
 
 @dataclass(frozen=True)
-class DiffusionConfig:
-    """Hyperparameters; the defaults are those of the ``tiny`` preset."""
+class DiffusionConfig(NetworkConfig):
+    """Hyperparameters of the chain and its training."""
 
-    width: int = 48
-    """channels at the highest resolution, or units of a layer for vectors; a multiple of 16"""
-    multipliers: tuple[int, ...] = (1, 1, 2)
-    """width of each level as a multiple of width; each level halves the resolution"""
-    blocks: int = 1
-    """residual blocks a level, down and up; or of the network for vectors, which has no levels"""
-    attention: int = 1
-    """how many of the deepest levels have self-attention"""
-    patch: Literal[1, 2] = 2
-    """work on pixels (1) or on 2 x 2 patches of them (2), four times cheaper"""
     timesteps: int = 1000
     """T, the length of the chain"""
     schedule: ScheduleName = "cosine"
@@ -62,18 +52,6 @@ class DiffusionConfig:
     times: ClockName = "uniform"
     """how t is drawn in training: uniform; log-uniform; loss-aware, where the loss varies most (Nichol & Dhariwal
     2021); each with weights that keep the loss the same on average"""
-    network: Literal["unet", "ddpm"] = "unet"
-    """unet: ours; ddpm: that of Ho et al. 2020, without patch, in which weights are exchanged with diffusers"""
-    attention_levels: tuple[int, ...] | None = None
-    """ddpm only: the levels with self-attention, from 0, in place of the deepest ones"""
-    text_width: int = 128
-    """captions only: size of the vectors that the network reads, a multiple of 64"""
-    text_layers: int = 2
-    """captions only: layers of the transformer that is trained along to read them"""
-    text_encoder: str = ""
-    """captions only: a pretrained encoder in place of one trained along: a Hub id or a folder of CLIP or T5"""
-    text_revision: str = ""
-    """captions only: the revision of the pretrained encoder on the Hub"""
 
 
 class Diffusion(Denoising):

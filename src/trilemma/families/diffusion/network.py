@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from trilemma.images import Spec
 from trilemma.nets.ddpm_unet import DDPMUNet
@@ -14,7 +15,35 @@ from trilemma.nets.text import Encoder, TextEncoder
 from trilemma.nets.unet import UNet
 
 
-def network(config: Any, spec: Spec, outputs: int) -> UNet | DDPMUNet | TimeMLP:
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What diffusion and flow ask of their network; the defaults are those of the ``tiny`` preset."""
+
+    width: int = 48
+    """channels at the highest resolution, or units of a layer for vectors; a multiple of 16"""
+    multipliers: tuple[int, ...] = (1, 1, 2)
+    """width of each level as a multiple of width; each level halves the resolution"""
+    blocks: int = 1
+    """residual blocks a level, down and up; or of the network for vectors, which has no levels"""
+    attention: int = 1
+    """how many of the deepest levels have self-attention"""
+    patch: Literal[1, 2] = 2
+    """work on pixels (1) or on 2 x 2 patches of them (2), four times cheaper"""
+    network: Literal["unet", "ddpm"] = "unet"
+    """unet: ours; ddpm: that of Ho et al. 2020, without patch, in which weights are exchanged with diffusers"""
+    attention_levels: tuple[int, ...] | None = None
+    """ddpm only: the levels with self-attention, from 0, in place of the deepest ones"""
+    text_width: int = 128
+    """captions only: size of the vectors that the network reads, a multiple of 64"""
+    text_layers: int = 2
+    """captions only: layers of the transformer that is trained along to read them"""
+    text_encoder: str = ""
+    """captions only: a pretrained encoder in place of one trained along: a Hub id or a folder of CLIP or T5"""
+    text_revision: str = ""
+    """captions only: the revision of the pretrained encoder on the Hub"""
+
+
+def network(config: NetworkConfig, spec: Spec, outputs: int) -> UNet | DDPMUNet | TimeMLP:
     """The network that a config asks for; a perceptron of its width and blocks for vectors."""
     if spec.vector and spec.vocabulary:
         raise ValueError("no network for vectors reads captions: train it without --text")
@@ -53,7 +82,7 @@ def network(config: Any, spec: Spec, outputs: int) -> UNet | DDPMUNet | TimeMLP:
     )
 
 
-def text_encoder(config: Any, spec: Spec) -> Encoder:
+def text_encoder(config: NetworkConfig, spec: Spec) -> Encoder:
     """What reads the captions: a transformer trained along, or a pretrained one that stays as it is."""
     if config.text_encoder:
         return PretrainedText(config.text_encoder, config.text_revision, spec.length, config.text_width)
