@@ -65,10 +65,10 @@ class GAN(Family):
     density: ClassVar[Density] = Density.IMPLICIT
     answers: ClassVar[Mapping[str, str]] = {
         "sample": "yes, in one pass",
-        "p(x)": "no, it can only be sampled",
-        "p(z|x)": "no, it has no encoder",
-        "complete": "no, it cannot infer the z of an image",
-        "interpolate": "yes, between random z, not between given images",
+        "p(x)": "no, it can only be sampled; with a stated noise, annealed importance sampling estimates it",
+        "p(z|x)": "approximate: it has no encoder, but the z of an image can be searched for",
+        "complete": "no, it has no distribution of the rest of an image",
+        "interpolate": "yes, between random z, or those found for two images",
         "classify": "no, it has no p(x|y) to compare",
     }
     gives_up: ClassVar[str] = "mode coverage"
