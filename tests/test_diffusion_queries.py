@@ -14,13 +14,13 @@ from test_cli import call
 from torch import Tensor
 
 from trilemma.data import load
-from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
+from trilemma.families.diffusion import Denoising, Diffusion, DiffusionConfig, DiffusionOptions
 from trilemma.families.diffusion.estimate import read
 from trilemma.families.diffusion.likelihood import prior_term
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec, to_unit
-from trilemma.noise import ImageNoise
+from trilemma.noise import ImageNoise, Noise
 from trilemma.queries.diffusion_chain import (
     animate,
     end_moments,
@@ -213,12 +213,41 @@ def test_every_question_is_answered(
     assert len(out.splitlines()) >= 1
 
 
+@pytest.mark.parametrize("name", ["diffusion", "flow"])
+def test_options_are_laid_over_those_of_the_question(
+    runs: dict[str, Run], name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One option given leaves the others of inversion and interpolation: DDIM, unclipped, float32."""
+    seen: list[DiffusionOptions] = []
+    decode = Denoising.decode
+
+    def listening(self: Denoising, z: Tensor, noise: Noise, labels: Tensor | None, options: DiffusionOptions) -> Tensor:
+        seen.append(options)
+        return decode(self, z, noise, labels, options)
+
+    monkeypatch.setattr(Denoising, "decode", listening)
+    for arguments in (["--invert", "--counts", 3], ["--interpolate", "--points", 4]):
+        for more in ([], ["--spacing", "leading"]):
+            code, out, err = call(capsys, "query", runs[name].path, *arguments, *more, "-n", 2, "--json")
+            assert code == 0, err
+            if "--points" in arguments:
+                assert len(seen) == json.loads(out)["points"] == 4
+            for options in seen:
+                assert (options.sampler, options.clip, options.precision) == ("ddim", False, "fp32")
+                assert options.spacing == ("leading" if more else "trailing")
+            seen.clear()
+    code, _, err = call(capsys, "query", runs[name].path, "--invert", "--counts", 3, "--clip", "true", "-n", 2)
+    assert code == 0 and seen[0].clip and seen[0].sampler == "ddim", err
+
+
 def test_questions_out_of_place(runs: dict[str, Run], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = runs["diffusion"].path
     for arguments, fault in (
         (["--terms", "--steps", 3], "--steps says nothing to --terms"),
         (["--forward", "--reverse"], "one question at a time"),
         (["--invert", "--counts", "2,x"], "write numbers of steps"),
+        (["--invert", "--steps", 3], "leave out --steps"),
+        (["--interpolate", "--points", 1], "--points must be at least 2"),
         (["--reverse", "--sampler", "unipc"], "sampler"),
         (["--reverse", "--strength", 3], "has no option --strength"),
         (["--complete", "--sampler", "ddim"], "ddpm"),

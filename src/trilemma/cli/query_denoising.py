@@ -24,7 +24,14 @@ from trilemma.queries.diffusion_chain import (
     quick,
     reverse_chain,
 )
-from trilemma.queries.diffusion_latent import STEPS, draw_interpolation, draw_inversion, interpolate, invert
+from trilemma.queries.diffusion_latent import (
+    DECODING,
+    STEPS,
+    draw_interpolation,
+    draw_inversion,
+    interpolate,
+    invert,
+)
 from trilemma.queries.diffusion_likelihood import bound_by_time, draw_terms, flow_likelihood
 from trilemma.sampling import choose_labels
 
@@ -35,6 +42,11 @@ def loaded(asked: Asked) -> Family:
 
 def sampling_options(asked: Asked) -> Any:
     return asked.options(FAMILIES[asked.config.family].Options)
+
+
+def decoding_options(asked: Asked) -> Any:
+    """Those of questions that decode a given noise: what is not given stays deterministic, unclipped and float32."""
+    return asked.options(FAMILIES[asked.config.family].Options, DECODING)
 
 
 def ask_forward(asked: Asked) -> Reply:
@@ -141,7 +153,7 @@ def ask_invert(asked: Asked) -> Reply:
     dataset, indices = asked.images(6)
     x, classes = dataset.batch(indices), asked.classes(dataset, indices)
     counts = parse_numbers("--counts", asked.flags.counts, int) or STEPS
-    answer = invert(loaded(asked), x, classes, steps=counts, options=sampling_options(asked), progress=asked.progress)
+    answer = invert(loaded(asked), x, classes, steps=counts, options=decoding_options(asked), progress=asked.progress)
     path = asked.picture("inversion")
     if asked.first:
         draw_inversion(answer, x, asked.config.spec.levels, path, asked.title(f"{dataset.name} to noise and back"))
@@ -158,9 +170,14 @@ def ask_invert(asked: Asked) -> Reply:
 def ask_interpolate_noise(asked: Asked) -> Reply:
     dataset, indices = asked.images(8)
     x, classes = dataset.batch(indices), asked.classes(dataset, indices)
-    rows = interpolate(loaded(asked), x, classes, options=sampling_options(asked), progress=asked.progress)
+    points = 9 if asked.flags.points is None else asked.flags.points
+    if points < 2:
+        raise ValueError(f"--points must be at least 2, the ends, not {points}")
+    model, options = loaded(asked), decoding_options(asked)
+    rows = interpolate(model, x, classes, between=points - 2, options=options, progress=asked.progress)
     path = asked.picture("interpolation")
     if asked.first:
         title = asked.title(f"between pairs of {dataset.name}, in noise space")
         draw_interpolation(rows, x, asked.config.spec.levels, path, title)
-    return Reply({"images": dataset.name, "indices": indices.tolist(), "picture": str(path)}, [str(path)])
+    record = {"images": dataset.name, "indices": indices.tolist(), "points": points, "picture": str(path)}
+    return Reply(record, [str(path)])
