@@ -30,8 +30,11 @@ trilemma export runs/flow --out net.onnx
 def export(run: Path, /, *, out: Path, json: Json = False) -> None:
     """Write the averaged weights of a run for others.
 
-    A folder is one that diffusers' DDIMPipeline opens (diffusion with --model.network ddpm); a file that ends in .onnx
-    is the network alone, of diffusion or flow: (x_t, t in 1 … T, labels) to its prediction.
+    A folder is one that diffusers' DDIMPipeline opens (diffusion with --model.network ddpm). As it is, it draws from
+    the same noise the same images as `trilemma sample RUN --clip false --steps S`, to 1e-4, where S divides the
+    timesteps of the run: the pipeline clips in another way than ours, so the folder tells it not to clip.
+
+    A file that ends in .onnx is the network alone, of diffusion or flow: (x_t, t in 1 … T, labels) to its prediction.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ from pathlib import Path
 from cyclopts import App
 
 from trilemma.cli.flags import DataFlags, Json, data_config, print_json
+from trilemma.families.diffusion.exchange import drawn_otherwise
 from trilemma.training.imported import import_run
 
 app = App(
@@ -29,7 +30,8 @@ def import_model(
 ) -> None:
     """Make a run folder of a diffusers folder with an unconditional DDPM (weights as safetensors).
 
-    The run samples, answers queries and is evaluated like one that was trained here.
+    The run samples, answers queries and is evaluated like one that was trained here. Where the folder's scheduler
+    adds another variance or does not clip, a line says which sampling options do the same.
 
     Parameters
     ----------
@@ -42,7 +44,10 @@ def import_model(
     """
     run = import_run(folder, out, None if data is None else data_config(data, images))
     spec = run.config.spec
-    note = "" if data else "the folder does not say on what it was trained: evaluate it with --against IMAGES"
+    notes = [drawn_otherwise(folder)]
+    if not data:
+        notes.append("the folder does not say on what it was trained: evaluate it with --against IMAGES")
+    note = "\n".join(filter(None, notes))
     if json:
         record = {"run": str(run.path), "shape": list(spec.shape), "classes": spec.classes, "note": note or None}
         print_json(record)
