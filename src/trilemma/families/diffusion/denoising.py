@@ -27,7 +27,7 @@ from trilemma.families.diffusion.likelihood import Guess, RowDenoiser, variation
 from trilemma.families.diffusion.network import check_net, network
 from trilemma.families.diffusion.options import SAMPLERS, DiffusionOptions
 from trilemma.families.diffusion.samplers import ddim_encode
-from trilemma.families.diffusion.schedule import Schedule, Variance, rowwise
+from trilemma.families.diffusion.schedule import Schedule, rowwise
 from trilemma.families.diffusion.solvers import NOISE
 from trilemma.families.family import Completing, Completion, Family, Likelihood, Progress, Way
 from trilemma.images import Spec, check_images
@@ -192,7 +192,9 @@ class Denoising(Family, Completing):
         if options.level == 1:
             x0 = torch.where(known.to(x.device), x0, 0)  # the rest is not to be seen, not even in x_T
         denoise, times = self.asked(labels, options), options.times_below(self.schedule)
-        kind: Variance = "large" if options.variance == "large" else "small"
+        kind = options.variance
+        if kind == "auto":
+            kind = "learned" if self.learned_variance else "large"
         with autocast(self.device, options.precision):
             drawn = repaint(
                 denoise, self.schedule, times, x0, known.to(x.device), noise, options.repeats, kind, progress

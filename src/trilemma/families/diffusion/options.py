@@ -19,6 +19,8 @@ from trilemma.families.diffusion.solvers import NOISE, corrected, dpm_solver, eu
 
 SamplerName = Literal["ddim", "ddpm", "heun", "dpm-solver", "euler"]
 
+VarianceName = Literal["auto", "small", "large", "learned"]
+
 SAMPLERS: Mapping[str, Sampler] = {
     "ddim": ddim,
     "ddpm": ddpm,
@@ -42,7 +44,7 @@ class DiffusionOptions:
     for dpm-solver, all T for ddpm"""
     eta: float = 0.0
     """ddim only: 0 is deterministic, 1 has the noise of ddpm's small variance"""
-    variance: Literal["auto", "small", "large", "learned"] = "auto"
+    variance: VarianceName = "auto"
     """ddpm only: small is beta-tilde, large is beta, which needs nearly all T steps; auto is the learned variance of a
     model that has one, else small"""
     churn: float = 0.0
