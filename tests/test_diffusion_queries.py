@@ -128,7 +128,7 @@ def test_interpolation_keeps_the_ends_and_the_radius() -> None:
 def test_the_film_ends_where_sampling_does(tmp_path: Path) -> None:
     model, options = exact(50), DiffusionOptions(steps=12, precision="fp32")
     film = reverse_chain(model, 3, options=options, all_frames=True, seed=4)
-    assert film.times == options.times(model.schedule)
+    assert film.times == options.visits(model.schedule)
     drawn = sample(model, 3, seed=4, options=options)
     assert (drawn.images.int() - film.images.int()).abs().max() <= 1
     assert film.x_t.shape == film.other.shape == (12, 3, 1, 4, 4)
@@ -191,6 +191,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         (["--ode", "-n", 2, "--samples", 2, "--dequantize", "uniform"], None),
         (["--invert", "-n", 2, "--counts", "2,5"], "inversion.png"),
         (["--interpolate", "-n", 2, "--steps", 3, "--labels", "true"], "interpolation.png"),
+        (["--interpolate", "-n", 2, "--times", "20,9,4", "--points", 3], "interpolation.png"),
         (
             ["--complete", "-n", 2, "--copies", 1, "--steps", 3, "--repeats", 2, "--guidance", 1.5, "--labels", 1],
             "completion.png",
@@ -247,6 +248,13 @@ def test_questions_out_of_place(runs: dict[str, Run], capsys: pytest.CaptureFixt
         (["--forward", "--reverse"], "one question at a time"),
         (["--invert", "--counts", "2,x"], "write numbers of steps"),
         (["--invert", "--steps", 3], "leave out --steps"),
+        (["--complete", "--guidance", 3], "guidance 3 has nothing to lean to"),
+        (["--complete", "--guidance", 0, "--labels", "none"], "guidance 0 has nothing to lean to"),
+        (["--invert", "--guidance", 3], "guidance 3 has nothing to lean to"),
+        (["--interpolate", "--guidance", 3], "guidance 3 has nothing to lean to"),
+        (["--reverse", "--sampler", "ddpm", "--eta", 1], "eta belongs to the sampler ddim"),
+        (["--complete", "--eta", 1], "eta belongs to the sampler ddim"),
+        (["--reverse", "--variance", "large"], "variance belongs to the sampler ddpm"),
         (["--interpolate", "--points", 1], "--points must be at least 2"),
         (["--reverse", "--sampler", "unipc"], "sampler"),
         (["--reverse", "--strength", 3], "has no option --strength"),

@@ -65,7 +65,10 @@ def test_every_sampler_has_its_points_and_no_two_are_the_same() -> None:
     assert {way.steps for way in own} == {1, 2, 5, 10, 20, 50, 100}  # it has no 1000
     flow = Flow(FlowConfig(width=16, multipliers=(1,), timesteps=50), spec)
     assert {way.sampler for way in curve.ways(flow, flow.Options())} == {"euler", "ddpm", "heun", "dpm-solver"}
-    assert "euler" in {way.sampler for way in curve.ways(model, DiffusionOptions(eta=1.0))}
+    noisy = curve.ways(model, DiffusionOptions(eta=1.0))
+    assert {(way.sampler, way.eta) for way in noisy} == {
+        ("ddim", 1), ("ddpm", 0), ("heun", 0), ("dpm-solver", 0), ("euler", 0),
+    }  # fmt: skip
     with pytest.raises(ValueError, match="between 1 and the 200"):
         curve.ways(model, DiffusionOptions(), counts=(2000,))
 
@@ -74,10 +77,10 @@ def test_every_sampler_has_its_points_and_no_two_are_the_same() -> None:
 class FewOptions(DiffusionOptions):
     """Those of a student that takes at most four steps."""
 
-    def times(self, schedule: object) -> list[int]:
+    def visits(self, schedule: object) -> list[int]:
         if (self.steps or 4) > 4:
             raise ValueError("a student takes at most 4 steps")
-        return super().times(schedule)  # type: ignore[arg-type]
+        return super().visits(schedule)  # type: ignore[arg-type]
 
 
 def test_a_model_of_few_evaluations_has_a_curve() -> None:
@@ -306,6 +309,7 @@ def test_sweeps_out_of_place(run: Run, capsys: pytest.CaptureFixture[str]) -> No
         (["--curve", "-n", 16, "--counts", "2"], "draw more images"),
         (["--curve", "--counts", "2,0"], "write numbers of steps"),
         (["--curve", "--counts", "21", "-n", 140], "between 1 and the 20"),
+        (["--curve", "--times", "20,3", "-n", 140], "leave out --times"),
         (["--guidance-sweep", "--weights", "1,nan"], "write numbers of weights"),
         (["--guidance-sweep", "--counts", "2"], "--counts says nothing to --guidance-sweep"),
         (["--terms", "--reference", "2"], "--reference says nothing to --terms"),

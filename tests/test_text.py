@@ -176,6 +176,8 @@ def test_images_depend_on_their_caption_and_the_empty_one_is_none() -> None:
     assert torch.equal(nothing.images, sample(model, 2, labels=SPEC.unlabelled(1), options=QUICK, block=4).images)
     assert nothing.labels is None
     # Guidance: 0 is unconditional, 1 conditional, u + w(c - u).
+    with pytest.raises(ValueError, match="guidance 4 has nothing to lean to"):
+        sample(model, 2, options=replace(QUICK, guidance=4), block=4)
     zero = sample(model, 2, labels=rows[:1], options=replace(QUICK, guidance=0), block=4).images
     assert (zero.int() - nothing.images.int()).abs().max() <= 1
     strong = sample(model, 2, labels=rows[:1], options=replace(QUICK, guidance=4), block=4).images

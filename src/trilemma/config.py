@@ -205,6 +205,9 @@ def _parse(hint: Any, text: str) -> Any:
         return text.lower() in ("true", "yes")
     if type(None) in options and text.lower() == "none":
         return None
+    for option in options:
+        if get_origin(option) is tuple:  # 1000,600,200
+            return [_parse(get_args(option)[0], part) for part in text.split(",")]
     for kind in (int, float):
         if kind in options:
             try:

@@ -97,7 +97,8 @@ def ask_reverse(asked: Asked) -> Reply:
     elif asked.first:
         draw_strip(film, levels, path, title, ("x_t", "estimate of x_0"))
     record = {"samples": count, "options": asdict(options), "times": film.times, "picture": str(path)}
-    return Reply(record, [f"{options.sampler}, {options.steps} steps, {count} samples", str(path)])
+    steps = len(options.visits(model.schedule))
+    return Reply(record, [f"{options.sampler}, {steps} steps, {count} samples", str(path)])
 
 
 def ask_terms(asked: Asked) -> Reply:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,10 @@ def ways(
         counts: numbers of steps; by default those of `COUNTS` that the model can take (a student's may be few).
 
     Raises:
-        ValueError: a count that was asked for and that the model cannot take, in one line.
+        ValueError: a count that was asked for and that the model cannot take, or a list of times, in one line.
     """
+    if base.times:
+        raise ValueError("the points of a curve are named by their number of steps: leave out --times")
     if samplers is None:
         own = model.Options().sampler
         twin = {"ddim": "euler", "euler": "ddim"}.get(own) if base.eta == 0 else None
@@ -44,9 +45,9 @@ def ways(
     chosen = []
     for count in counts or COUNTS:
         for name in samplers:
-            way = replace(base, sampler=name, steps=count)
+            way = base.by(name, count)
             try:
-                way.times(model.schedule)
+                way.visits(model.schedule)
             except ValueError:
                 if counts is None:
                     continue

@@ -229,4 +229,4 @@ def _widened(picture: Image.Image, width: int) -> Image.Image:
 
 def quick(options: Any, schedule: Schedule) -> Any:
     """The options with as few steps as a strip can show, where none were asked for."""
-    return options if options.steps is not None else replace(options, steps=min(50, schedule.T))
+    return options if options.steps or options.times else replace(options, steps=min(50, schedule.T))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trilemma.families.diffusion import Denoising, DiffusionOptions
+from trilemma.families.diffusion.options import check_guided
 from trilemma.families.family import Family, Progress
 from trilemma.images import check_images, from_unit, to_display
 from trilemma.noise import ImageNoise
@@ -87,10 +88,11 @@ def invert(
     """
     model = denoising(model, "inversion")
     options = deterministic(options, model)
-    if options.steps is not None:
-        raise ValueError("inversion goes there and back for each of --counts steps: leave out --steps")
+    if options.steps is not None or options.times is not None:
+        raise ValueError("inversion goes there and back for each of --counts steps: leave out --steps and --times")
     x = check_images(images, model.spec).to(model.device)
     checked = checked_labels(model.spec, labels, len(images))
+    check_guided(options, model.spec, checked)
     given = None if checked is None else checked.to(model.device)
     counts = sorted({min(count, model.schedule.T) for count in steps})
     back, errors, latent, done = [], [], torch.zeros(0), 0
@@ -158,9 +160,10 @@ def interpolate(
         raise ValueError(f"interpolation is between pairs: give an even number of images, not {len(images)}")
     x = check_images(images, model.spec).to(model.device)
     checked = checked_labels(model.spec, labels, len(images))
+    check_guided(options, model.spec, checked)
     given = None if checked is None else checked.to(model.device)
     steps = options.steps or min(100, model.schedule.T)
-    options = replace(options, steps=steps)
+    options = options if options.times else replace(options, steps=steps)
     z = model.encode(x, given, steps, options)
     columns = []
     for place in range(between + 2):

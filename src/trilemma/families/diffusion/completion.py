@@ -56,7 +56,8 @@ class RePaintOptions(DiffusionOptions):
         """The times of the options, from ``level``·T down."""
         start = max(1, round(self.level * schedule.T))
         steps = self.steps or min(50, schedule.T)
-        return [start, *(t for t in schedule.times(steps, self.spacing) if t < start)]
+        times = self.visits(schedule) if self.times else schedule.times(steps, self.spacing)
+        return [start, *(t for t in times if t < start)]
 
 
 def repaint(

@@ -129,20 +129,18 @@ class Denoising(Family, Completing):
         options: DiffusionOptions | None = None,
         progress: Progress | None = None,
         *,
-        times: Sequence[int] | None = None,
         watch: Watch | None = None,
     ) -> Tensor:
         """Images uint8 [N, C, H, W] from given x_T; ``noise`` is used by samplers that add some on the way.
 
         Args:
-            times: the times to visit, in place of those of the options; ``z`` is then x at the first of them.
+            z: x_T, or x at the first of the times of the options, where they have any.
             watch: told of x_t and its estimate at every evaluation.
         """
         options = options or self.Options()
-        denoise = self.asked(labels, options, watch)
-        visited = options.times(self.schedule) if times is None else times
+        denoise, times = self.asked(labels, options, watch), options.visits(self.schedule)
         with autocast(z.device, options.precision):
-            x0 = SAMPLERS[options.sampler](denoise, self.schedule, visited, z, noise, options.walk, progress)
+            x0 = SAMPLERS[options.sampler](denoise, self.schedule, times, z, noise, options.walk, progress)
         return self.spec.from_unit(x0)
 
     @torch.no_grad()
@@ -156,11 +154,13 @@ class Denoising(Family, Completing):
     ) -> Tensor:
         """The x_T from which deterministic DDIM leads (nearly) to these images; float [N, C, H, W].
 
-        Of the options only the spacing and the precision are read: guidance and clipping have no inverse.
+        Of the options only the times, or else the spacing, and the precision are read: guidance and clipping have no
+        inverse.
         """
         options = options or DiffusionOptions(precision="fp32")
         x0 = self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
-        times = self.schedule.times(min(steps, self.schedule.T), options.spacing)
+        listed = self.schedule.times(min(steps, self.schedule.T), options.spacing)
+        times = options.visits(self.schedule) if options.times else listed
         with autocast(x0.device, options.precision):
             return ddim_encode(self.denoiser(labels), self.schedule, times, x0, progress)
 
