@@ -273,6 +273,28 @@ def test_sweeps_answer_and_remember(
     assert f"{count} of {count} points were there" in out
 
 
+def test_samplers_that_add_other_noise_are_points_of_their_own(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """DDIM at eta 0 and 1, and DDPM's two variances, stand in one ledger, one table and one plot."""
+    picture = tmp_path / "curve.png"
+    ways = [("ddim",), ("ddim", "--eta", 1), ("ddpm", "--variance", "small"), ("ddpm", "--variance", "large")]
+    for known, way in enumerate(ways):
+        line = ("query", run.path, "--curve", "--counts", 3, "-n", 140, "--out", picture, "--sampler", *way)
+        code, out, err = call(capsys, *line, "--json")
+        assert code == 0, err
+        assert json.loads(out)["known_before"] == known
+    record = json.loads(picture.with_suffix(".json").read_text())
+    found = {Point(**point).label: point["scores"]["frechet"][0] for point in record["points"]}
+    assert set(found) == {"ddim", "ddim eta=1", "ddpm small", "ddpm large"}
+    assert found["ddim eta=1"] == pytest.approx(found["ddpm small"], rel=0.02)  # the same, but for rounding
+    assert len(set(found.values()) - {found["ddim eta=1"]}) >= 2
+    code, out, err = call(capsys, "query", run.path, "--curve", "--counts", 3, "-n", 140, "--out", picture,
+                          "--sampler", "ddim")  # fmt: skip
+    assert code == 0 and "4 of 4 points were there" in out and "ddim eta=1 " in out, err
+    assert len({len(line) for line in out.splitlines() if line.startswith(("sampler", "dd"))}) == 1
+
+
 def test_the_report_shows_what_was_asked(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The bound is drawn by every evaluation that asks for it; a sweep is shown if it is of the weights as they are."""
     out = tmp_path / "out"
