@@ -31,6 +31,7 @@ from trilemma.queries.diffusion_chain import (
 )
 from trilemma.queries.diffusion_latent import interpolate, invert, slerp
 from trilemma.queries.diffusion_likelihood import bound_by_time, flow_likelihood
+from trilemma.queries.likelihood import log_likelihood
 from trilemma.run import Run
 from trilemma.sampling import sample
 from trilemma.training import train
@@ -84,6 +85,10 @@ def test_the_equation_and_the_bound_on_a_gaussian() -> None:
     assert told[-1] == (80, 80)
     mean = found.answer.mean[0]
     assert mean < total
+    bound = log_likelihood(model, x, samples=1000, device="cpu")
+    gap, doubt = found.below(bound)
+    assert bound.mean is not None and gap == pytest.approx(bound.mean[0] - mean) and 0 < doubt < gap
+    assert doubt < bound.mean[1]  # of the same images the difference is known better than either
 
 
 def test_a_few_terms_tell_as_much_as_all() -> None:
@@ -241,6 +246,25 @@ def test_options_are_laid_over_those_of_the_question(
     assert code == 0 and seen[0].clip and seen[0].sampler == "ddim", err
 
 
+def test_the_equation_tells_its_noise_and_the_bound_beside_it(
+    runs: dict[str, Run], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("query", runs["diffusion"].path, "--ode", "-n", 2, "--tolerance", 0.01)
+    code, out, err = call(capsys, *line, "--samples", 2)
+    assert code == 0, err
+    equation, bound = out.splitlines()
+    assert "of noise in that of one" in equation and "tolerance 0.01, 2 draws" in equation
+    assert bound.startswith("≤") and "for the same (variational bound" in bound and "against the equation" in bound
+    record = json.loads(call(capsys, *line, "--samples", 2, "--json")[1])
+    assert record["noise_bits_per_dim"] > 0 and record["bound"]["kind"] == "bound"
+    apart = record["bound"]["mean_bits_per_dim"] - record["mean_bits_per_dim"]
+    assert record["bound_minus_equation"]["bits_per_dim"] == pytest.approx(apart)
+    assert "--samples 2 or more" in call(capsys, *line)[1]
+    monkeypatch.setattr("trilemma.families.diffusion.ode.MOST", 2)
+    code, _, err = call(capsys, *line)
+    assert code == 1 and "such as --tolerance 0.1" in err and len(err.strip().splitlines()) == 1, err
+
+
 def test_questions_out_of_place(runs: dict[str, Run], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = runs["diffusion"].path
     for arguments, fault in (
@@ -255,6 +279,8 @@ def test_questions_out_of_place(runs: dict[str, Run], capsys: pytest.CaptureFixt
         (["--reverse", "--sampler", "ddpm", "--eta", 1], "eta belongs to the sampler ddim"),
         (["--complete", "--eta", 1], "eta belongs to the sampler ddim"),
         (["--reverse", "--variance", "large"], "variance belongs to the sampler ddpm"),
+        (["--ode", "--tolerance", 0], "tolerance must be a number above 0"),
+        (["--terms", "--tolerance", 1], "--tolerance says nothing to --terms"),
         (["--interpolate", "--points", 1], "--points must be at least 2"),
         (["--reverse", "--sampler", "unipc"], "sampler"),
         (["--reverse", "--strength", 3], "has no option --strength"),

@@ -43,6 +43,7 @@ class Flags:
     start: str | None = None
     codes: Path | None = None
     dequantize: Literal["decoder", "uniform"] | None = None
+    tolerance: float | None = None
     counts: str | None = None
     weights: str | None = None
     features: str | None = None
