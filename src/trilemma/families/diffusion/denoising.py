@@ -211,14 +211,20 @@ class Denoising(Family, Completing):
             output, share = self.split(self.predict(x_t, t.to(x_t.device), labels))
             signal, sigma = (rowwise(table[t], x_t).to(x_t) for table in (self.schedule.signal, self.schedule.sigma))
             x0 = read(output, x_t, signal, sigma, self.prediction).x0
-            if self.spec.vector:
-                # A fixed variance is the large one: right where values are spread wide beside the first steps, as
-                # real-valued ones are (Ho et al. 2020, section 3.2). With the small one, exact Gaussians lost 0.5 nats
-                # a value.
-                return Guess(x0, torch.ones_like(x0) if share is None else share)
-            return Guess(x0.clamp(-1, 1), 0.0 if share is None else share)
+            return Guess(x0 if self.spec.vector else x0.clamp(-1, 1), self.share(share, x0))
 
         return denoise
+
+    def share(self, told: Tensor | None, x0: Tensor) -> Tensor | float:
+        """The share of log β in the log-variance of the steps of the bound: what the network told, or a fixed one.
+
+        A fixed variance is the small one for images. For vectors it is the large one: right where values are spread
+        wide beside the first steps, as real-valued ones are (Ho et al. 2020, section 3.2). With the small one, exact
+        Gaussians lost 0.5 nats a value.
+        """
+        if told is not None:
+            return told
+        return torch.ones_like(x0) if self.spec.vector else 0.0
 
     def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
         """The variational bound; ``samples`` is how many of its T terms to evaluate, spread over the times.
