@@ -166,6 +166,9 @@ def test_export_by_the_verb(runs: dict[str, Run], capsys: pytest.CaptureFixture[
     for verb in ("export", "import"):
         code, out, _ = call(capsys, verb, "--help")
         assert code == 0 and "Example" in out
+        words = " ".join(out.split())
+        told = {"export": "--clip false --steps S, to 1e-4, where S divides the timesteps", "import": "does not clip"}
+        assert told[verb] in words
 
 
 def test_onnx_by_the_verb(runs: dict[str, Run], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

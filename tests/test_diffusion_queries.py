@@ -276,6 +276,7 @@ def test_questions_out_of_place(runs: dict[str, Run], capsys: pytest.CaptureFixt
         (["--complete", "--guidance", 0, "--labels", "none"], "guidance 0 has nothing to lean to"),
         (["--invert", "--guidance", 3], "guidance 3 has nothing to lean to"),
         (["--interpolate", "--guidance", 3], "guidance 3 has nothing to lean to"),
+        (["--reverse", "--guidance", 3, "--labels", "none"], "guidance 3 has nothing to lean to"),
         (["--reverse", "--sampler", "ddpm", "--eta", 1], "eta belongs to the sampler ddim"),
         (["--complete", "--eta", 1], "eta belongs to the sampler ddim"),
         (["--reverse", "--variance", "large"], "variance belongs to the sampler ddpm"),

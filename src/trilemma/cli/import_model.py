@@ -12,7 +12,10 @@ from trilemma.training.imported import import_run
 
 app = App(
     name="import",
-    help_epilogue="""Examples:
+    help_epilogue="""Where the folder's own scheduler adds another variance or does not clip, a line says which sampling
+options do the same.
+
+Examples:
 
 ```
 trilemma import ddpm-cifar10-32/ --out runs/ddpm --data cifar10
@@ -30,8 +33,7 @@ def import_model(
 ) -> None:
     """Make a run folder of a diffusers folder with an unconditional DDPM (weights as safetensors).
 
-    The run samples, answers queries and is evaluated like one that was trained here. Where the folder's scheduler
-    adds another variance or does not clip, a line says which sampling options do the same.
+    The run samples, answers queries and is evaluated like one that was trained here.
 
     Parameters
     ----------
