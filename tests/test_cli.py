@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from trilemma.cli.evaluate import shown
 from trilemma.cli.flags import parse_labels, parse_size
 from trilemma.cli.progress import Bars
 from trilemma.data import load
+from trilemma.families import FAMILIES
 from trilemma.run import Run
 from trilemma.training import train
 
@@ -275,3 +277,16 @@ def test_a_second_pool_of_the_same_name_is_told_of_again(capsys: pytest.CaptureF
                 bars.tell("inception", "features of real images", done, 100)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[-1] for line in lines] == ["0%", "100%"] * 2
+
+
+def test_the_sampling_options_of_every_family_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """With what their docstrings say, the convention of guidance among it."""
+    code, out, _ = call(capsys, "sample", "--help")
+    words = " ".join(out.split())
+    assert code == 0
+    for name, family in FAMILIES.items():
+        assert name in words
+        for field in fields(family.Options):
+            assert f"--{field.name.replace('_', '-')}" in words, field.name
+    assert "u + w(c - u): 1 is plainly conditional" in words and "--clip (true): clamp every estimate" in words
+    assert "flow: those of diffusion, but" in words and "gan: none" in words

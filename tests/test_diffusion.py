@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
-from trilemma.families.diffusion.estimate import Estimate, clipped
+from trilemma.families.diffusion.estimate import Estimate, Prediction, clipped, read
 from trilemma.families.diffusion.likelihood import (
     Guess,
     diffuse,
@@ -159,7 +159,7 @@ def test_ddim_variance_on_gaussian_data(eta: float, steps: int, spacing: str) ->
     options = DiffusionOptions(steps=steps, eta=eta, spacing=spacing, clip=False)  # type: ignore[arg-type]
     noise = BatchNoise(("ddim", eta, steps), n, 0, n, CPU)  # type: ignore[arg-type]
     z = noise.normal(1, 1, 1).double()
-    times = options.times(schedule)
+    times = options.visits(schedule)
     x = ddim(Gaussian(schedule, s), schedule, times, z, noise, Walk(eta))
     expected = gaussian_variance(schedule, times, eta, s)
     if eta == 0:  # deterministic: a pure gain
@@ -174,7 +174,7 @@ def test_many_steps_reach_the_data() -> None:
     noise = BatchNoise(("ddpm",), n, 0, n, CPU)
     for kind in ("small", "large"):
         options = DiffusionOptions(sampler="ddpm", variance=kind, clip=False)
-        times = options.times(schedule)
+        times = options.visits(schedule)
         x = ddpm(Gaussian(schedule, 0.5), schedule, times, noise.normal(1, 1, 1).double(), noise, options.walk)
         assert x.var() == pytest.approx(0.25, rel=0.02 + 5 * math.sqrt(2 / n))
 
@@ -217,8 +217,11 @@ def test_ddim_encode_inverts_sampling() -> None:
 
 # Against diffusers, whose index is ours minus one
 
+PREDICTED: dict[str, Prediction] = {"epsilon": "noise", "v_prediction": "v", "sample": "x0"}
+"""Their names of what a network gives, and ours."""
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("clip", [False, True])
 def test_steps_agree_with_diffusers(prediction: str, clip: bool) -> None:
     schedulers = pytest.importorskip("diffusers.schedulers")
@@ -239,10 +242,7 @@ def test_steps_agree_with_diffusers(prediction: str, clip: bool) -> None:
         for t, s in ((times[0], times[1]), (times[-5], times[-4]), (times[-1], 0)):
             a = float(schedule.alpha_bar[t])
             signal, sigma = math.sqrt(a), math.sqrt(1 - a)
-            if prediction == "epsilon":
-                estimate = Estimate((x - sigma * output) / signal, output)
-            else:
-                estimate = Estimate(signal * x - sigma * output, sigma * x + signal * output)
+            estimate = read(output, x, signal, sigma, PREDICTED[prediction])
             estimate = clipped(estimate, x, t, schedule) if clip else estimate
             for eta in (0.0, 0.7):
                 ours = ddim_step(estimate, t, s, schedule, eta, FixedNoise(eps))
@@ -261,6 +261,34 @@ def test_steps_agree_with_diffusers(prediction: str, clip: bool) -> None:
                 if s:
                     variance = float(schedule.reverse_variance(t, s, kind))  # type: ignore[arg-type]
                     assert float(scheduler._get_variance(t - 1)) == pytest.approx(variance, rel=1e-3)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_steps_of_a_learned_variance_agree_with_diffusers(prediction: str) -> None:
+    """Theirs is learned_range: the second half of the output, on -1 … 1, lies between the two logarithms."""
+    schedulers = pytest.importorskip("diffusers.schedulers")
+    schedule, learned = Schedule.named("linear", 1000), tiny(Spec((1, 8, 8)), objective="hybrid", variance="learned")
+    generator = torch.Generator().manual_seed(5)
+    x, told = torch.randn(4, 1, 5, 5, generator=generator), torch.randn(4, 1, 5, 5, generator=generator)
+    both = torch.cat([told, 2 * torch.rand(4, 1, 5, 5, generator=generator) - 1], 1)
+    scheduler = schedulers.DDPMScheduler(
+        num_train_timesteps=1000, prediction_type=prediction, clip_sample=False, timestep_spacing="leading",
+        variance_type="learned_range",
+    )  # fmt: skip
+    for steps in (1000, 20):
+        scheduler.set_timesteps(steps)
+        times = schedule.times(steps, "leading")
+        for t, s in ((times[0], times[1]), (times[-9], times[-8]), (times[-2], times[-1]), (times[-1], 0)):
+            output, share = learned.split(both)
+            signal, sigma = float(schedule.signal[t]), float(schedule.sigma[t])
+            estimate = Estimate(*read(output, x, signal, sigma, PREDICTED[prediction])[:2], share)
+            want = scheduler.step(both, t - 1, x, generator=torch.Generator().manual_seed(4)).prev_sample
+            eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(4))
+            ours = ddpm_step(x, estimate, t, s, schedule, "learned", FixedNoise(eps))
+            assert torch.allclose(ours, want, atol=3e-4), (steps, t)
+            if t == times[-2]:  # where the two variances are far apart: another share would not do
+                plain = ddpm_step(x, estimate, t, s, schedule, "small", FixedNoise(eps))
+                assert not torch.allclose(plain, want, atol=3e-4)
 
 
 # The bound
@@ -423,7 +451,7 @@ def test_guidance() -> None:
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_an_image_does_not_depend_on_its_batch(sampler: str) -> None:
     model = tiny(Spec((1, 8, 8), classes=3)).double()
-    options = DiffusionOptions(sampler=sampler, steps=5, eta=0.5)  # type: ignore[arg-type]
+    options = DiffusionOptions(sampler=sampler, steps=5, eta=0.5 if sampler == "ddim" else 0.0)  # type: ignore[arg-type]
     labels = torch.tensor([0, 1, 2, 3])
     together = model.sample(ImageNoise(7, range(4)), labels, options)
     alone = torch.cat([model.sample(ImageNoise(7, [i]), labels[i : i + 1], options) for i in range(4)])

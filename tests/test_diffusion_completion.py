@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig
+from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig, denoising
 from trilemma.families.diffusion.completion import RePaintOptions, repaint
 from trilemma.families.diffusion.estimate import Estimate
 from trilemma.families.diffusion.schedule import Schedule
@@ -20,9 +21,43 @@ from trilemma.queries.completion import complete, known_part
 CPU = torch.device("cpu")
 
 
+def variance_of(made: Diffusion | Flow, asked: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The reverse variance that a completion by the model is drawn with."""
+    kinds: list[str] = []
+
+    def listening(*arguments: Any) -> Tensor:
+        kinds.append(arguments[7])
+        return repaint(*arguments)
+
+    monkeypatch.setattr(denoising, "repaint", listening)
+    x, options = torch.zeros((1, *made.spec.shape), dtype=torch.uint8), RePaintOptions(steps=3, variance=asked)  # type: ignore[arg-type]
+    made.complete(x, known_part("top", made.spec), ImageNoise(0, [0]), None, options)
+    return kinds[0]
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "flow"])
+def test_the_variance_of_a_completion(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The learned one where there is one, else the large; a learned one that there is not is refused."""
+    made = model(kind, Spec((1, 6, 6)))
+    assert variance_of(made, "auto", monkeypatch) == variance_of(made, "large", monkeypatch) == "large"
+    assert variance_of(made, "small", monkeypatch) == "small"
+    with pytest.raises(ValueError, match="learned no variance"):
+        variance_of(made, "learned", monkeypatch)
+    if kind == "diffusion":
+        net = {"width": 16, "multipliers": (1,), "timesteps": 40}
+        learned = Diffusion(DiffusionConfig(objective="hybrid", variance="learned", **net), made.spec)  # type: ignore[arg-type]
+        assert [variance_of(learned, asked, monkeypatch) for asked in ("auto", "learned", "large")] == [
+            "learned", "learned", "large",
+        ]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["cosine", "flow"])
-def test_repaint_on_a_correlated_gaussian(name: str) -> None:
-    """Two pixels of correlation 0.9, one known: the other follows p(unknown | known) with repeats, and not without."""
+def test_repaint_on_a_correlated_gaussian(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pixels of correlation 0.9, one known: the other follows p(unknown | known) with repeats, and not without.
+
+    Drawn with the variance that completion takes by itself.
+    """
+    kind: Any = variance_of(model("flow" if name == "flow" else "diffusion", Spec((1, 6, 6))), "auto", monkeypatch)
     schedule = Schedule.flow(1000) if name == "flow" else Schedule.named("cosine", 1000)
     s, rho, n, given = 0.5, 0.9, 3000, 0.6
     covariance = s**2 * torch.tensor([[1, rho], [rho, 1]], dtype=torch.float64)
@@ -40,7 +75,7 @@ def test_repaint_on_a_correlated_gaussian(name: str) -> None:
     for repeats in (1, 10):
         noise = BatchNoise((name, repeats), n, 0, n, CPU)
         times = schedule.times(30, "trailing")
-        x = repaint(denoise, schedule, times, x0, known, noise, repeats, "large")
+        x = repaint(denoise, schedule, times, x0, known, noise, repeats, kind)
         assert bool((x[..., 0] == given).all())
         bias[repeats] = float(x[..., 1].mean()) - mean, float(x[..., 1].var()) / variance
     assert abs(bias[1][0]) > 0.05, bias

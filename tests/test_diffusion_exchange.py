@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig
-from trilemma.families.diffusion.estimate import clipping
 from trilemma.families.diffusion.exchange import export_diffusers, export_onnx, import_diffusers
 from trilemma.families.diffusion.samplers import Walk, ddim
 from trilemma.images import Spec
@@ -32,31 +31,56 @@ def ddpm(spec: Spec, **changes: object) -> Diffusion:
     return model.eval().requires_grad_(False)
 
 
+def predicting(prediction: str, classes: int = 0) -> Diffusion:
+    """The noise is divided by the signal of x_T: with little of that left, the images of a fresh network are huge."""
+    path = {"schedule": "linear", "betas": (1e-4, 0.02)} if prediction == "noise" else {}
+    return ddpm(Spec((3, 8, 12), classes=classes), prediction=prediction, **path)
+
+
 @pytest.mark.parametrize(("prediction", "classes"), [("noise", 0), ("v", 3), ("x0", 0)])
 def test_diffusers_opens_the_export_and_draws_the_same(prediction: str, classes: int, tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
-    # The noise is divided by the signal of x_T, which the cosine schedule leaves too small for float32.
-    schedule = "linear" if prediction == "noise" else "cosine"
-    model = ddpm(Spec((3, 8, 12), classes=classes), prediction=prediction, schedule=schedule)
+    model = predicting(prediction, classes)
     folder = export_diffusers(model, tmp_path / "pipeline")
     pipeline = diffusers.DDIMPipeline.from_pretrained(folder)
     assert type(pipeline.unet).__name__ == "UNet2DModel"
     z = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([1, 3]) if classes else None
-    times = model.schedule.times(10, "trailing")
-    denoise = clipping(model.denoiser(labels), model.schedule)
-    ours = ddim(denoise, model.schedule, times, z, ImageNoise(0, [0, 1]), Walk())
-    pipeline.scheduler.set_timesteps(10)
-    x = z
-    for t in pipeline.scheduler.timesteps:
-        with torch.no_grad():
-            output = pipeline.unet(x, t, class_labels=labels).sample
-        x = pipeline.scheduler.step(output, t, x, use_clipped_model_output=True).prev_sample
-    assert torch.allclose(ours, x, atol=1e-4)
+    for steps in (10, 60):
+        times = model.schedule.times(steps, "trailing")
+        ours = ddim(model.denoiser(labels), model.schedule, times, z, ImageNoise(0, [0, 1]), Walk())
+        pipeline.scheduler.set_timesteps(steps)
+        x = z
+        for t in pipeline.scheduler.timesteps:
+            with torch.no_grad():
+                output = pipeline.unet(x, t, class_labels=labels).sample
+            x = pipeline.scheduler.step(output, t, x).prev_sample
+        assert torch.allclose(ours, x, atol=1e-4)
     again = import_diffusers(folder)
     assert again.spec == model.spec and again.config.prediction == prediction
     assert torch.equal(again.predict(z, torch.tensor([1, 60]), labels), model.predict(z, torch.tensor([1, 60]), labels))
     assert torch.allclose(again.schedule.alpha_bar, model.schedule.alpha_bar)
+
+
+@pytest.mark.parametrize("prediction", ["noise", "v", "x0"])
+def test_the_stock_pipeline_draws_what_sampling_without_clipping_does(prediction: str, tmp_path: Path) -> None:
+    """``DDIMPipeline.__call__`` as it comes, told no more than the number of steps, which divides T."""
+    diffusers = pytest.importorskip("diffusers")
+    model = predicting(prediction)
+    pipeline = diffusers.DDIMPipeline.from_pretrained(export_diffusers(model, tmp_path / "pipeline"))
+    pipeline.set_progress_bar_config(disable=True)
+    seed = torch.Generator().manual_seed(1)
+    drawn = pipeline(2, seed, num_inference_steps=10, output_type="np").images  # [2, H, W, 3] on [0, 1]
+    theirs = torch.from_numpy(drawn).permute(0, 3, 1, 2)
+    z = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(1))
+    times = model.schedule.times(10, "trailing")
+    raw = ddim(model.denoiser(None), model.schedule, times, z, ImageNoise(0, [0]), Walk())
+    assert torch.allclose((raw / 2 + 0.5).clamp(0, 1), theirs, atol=1e-4)
+    assert ((theirs > 0) & (theirs < 1)).float().mean() > 0.2  # not all of it at the ends, where any two would agree
+    options = model.Options(steps=10, clip=False, precision="fp32")
+    assert (model.decode(z, ImageNoise(0, [0]), options=options).float() - 255 * theirs).abs().max() < 0.6
+    clipped = model.decode(z, ImageNoise(0, [0]), options=model.Options(steps=10, precision="fp32"))
+    assert (clipped.float() - 255 * theirs).abs().max() > 2
 
 
 def test_a_ddpm_folder_of_diffusers_is_read(tmp_path: Path) -> None:

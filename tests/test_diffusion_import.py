@@ -13,7 +13,7 @@ from test_diffusion_exchange import ddpm
 
 from trilemma.data import load
 from trilemma.families.diffusion import DiffusionOptions
-from trilemma.families.diffusion.exchange import export_diffusers, import_diffusers
+from trilemma.families.diffusion.exchange import drawn_otherwise, export_diffusers, import_diffusers
 from trilemma.images import Spec
 from trilemma.run import Run
 from trilemma.sampling import sample
@@ -48,7 +48,8 @@ def test_there_and_back_by_the_verbs(runs: dict[str, Run], capsys: pytest.Captur
     blobs = source.config.data.source
     code, out, err = call(capsys, "import", pipeline, "--out", back, "--data", blobs, "--json")
     assert code == 0, err
-    assert json.loads(out) == {"run": str(back), "shape": [1, 8, 8], "classes": 0, "note": None}
+    note = "its own scheduler does not clip (--clip false), ours by default otherwise"
+    assert json.loads(out) == {"run": str(back), "shape": [1, 8, 8], "classes": 0, "note": note}
     again = Run.open(back)
     ours, theirs = (sample(run, 3, seed=5, options=OPTIONS).images for run in (source, again))
     assert torch.equal(ours, theirs)
@@ -64,6 +65,25 @@ def test_there_and_back_by_the_verbs(runs: dict[str, Run], capsys: pytest.Captur
         assert code == 0, (arguments, err)
     code, _, err = call(capsys, "import", pipeline, "--out", back)
     assert code == 1 and "already holds a run" in err
+
+
+def test_what_the_folders_scheduler_does_otherwise_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = export_diffusers(ddpm(Spec((1, 8, 8))), tmp_path / "pipeline")
+    path = folder / "scheduler" / "scheduler_config.json"
+    noise = json.loads(path.read_text())
+    large, unclipped = "adds the large variance (--sampler ddpm --variance large)", "does not clip (--clip false)"
+    for change, said in (
+        ({"variance_type": "fixed_small", "clip_sample": True}, []),
+        ({"variance_type": "fixed_large", "clip_sample": True}, [large]),
+        ({"variance_type": "fixed_large_log"}, [large, unclipped]),
+        ({}, [unclipped]),
+    ):
+        path.write_text(json.dumps(noise | change))
+        told = drawn_otherwise(folder)
+        assert [flag for flag in (large, unclipped) if flag in told] == said and bool(told) == bool(said)
+    path.write_text(json.dumps(noise | {"variance_type": "fixed_large"}))
+    code, out, err = call(capsys, "import", folder, "--out", tmp_path / "run")
+    assert code == 0 and len([line for line in out.splitlines() if large in line and unclipped in line]) == 1, err
 
 
 def test_an_import_without_data_says_so(
@@ -146,6 +166,9 @@ def test_export_by_the_verb(runs: dict[str, Run], capsys: pytest.CaptureFixture[
     for verb in ("export", "import"):
         code, out, _ = call(capsys, verb, "--help")
         assert code == 0 and "Example" in out
+        words = " ".join(out.split())
+        told = {"export": "--clip false --steps S, to 1e-4, where S divides the timesteps", "import": "does not clip"}
+        assert told[verb] in words
 
 
 def test_onnx_by_the_verb(runs: dict[str, Run], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

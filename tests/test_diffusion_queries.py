@@ -14,13 +14,13 @@ from test_cli import call
 from torch import Tensor
 
 from trilemma.data import load
-from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
+from trilemma.families.diffusion import Denoising, Diffusion, DiffusionConfig, DiffusionOptions
 from trilemma.families.diffusion.estimate import read
 from trilemma.families.diffusion.likelihood import prior_term
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec, to_unit
-from trilemma.noise import ImageNoise
+from trilemma.noise import ImageNoise, Noise
 from trilemma.queries.diffusion_chain import (
     animate,
     end_moments,
@@ -31,6 +31,7 @@ from trilemma.queries.diffusion_chain import (
 )
 from trilemma.queries.diffusion_latent import interpolate, invert, slerp
 from trilemma.queries.diffusion_likelihood import bound_by_time, flow_likelihood
+from trilemma.queries.likelihood import log_likelihood
 from trilemma.run import Run
 from trilemma.sampling import sample
 from trilemma.training import train
@@ -84,6 +85,10 @@ def test_the_equation_and_the_bound_on_a_gaussian() -> None:
     assert told[-1] == (80, 80)
     mean = found.answer.mean[0]
     assert mean < total
+    bound = log_likelihood(model, x, samples=1000, device="cpu")
+    gap, doubt = found.below(bound)
+    assert bound.mean is not None and gap == pytest.approx(bound.mean[0] - mean) and 0 < doubt < gap
+    assert doubt < bound.mean[1]  # of the same images the difference is known better than either
 
 
 def test_a_few_terms_tell_as_much_as_all() -> None:
@@ -128,7 +133,7 @@ def test_interpolation_keeps_the_ends_and_the_radius() -> None:
 def test_the_film_ends_where_sampling_does(tmp_path: Path) -> None:
     model, options = exact(50), DiffusionOptions(steps=12, precision="fp32")
     film = reverse_chain(model, 3, options=options, all_frames=True, seed=4)
-    assert film.times == options.times(model.schedule)
+    assert film.times == options.visits(model.schedule)
     drawn = sample(model, 3, seed=4, options=options)
     assert (drawn.images.int() - film.images.int()).abs().max() <= 1
     assert film.x_t.shape == film.other.shape == (12, 3, 1, 4, 4)
@@ -191,6 +196,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         (["--ode", "-n", 2, "--samples", 2, "--dequantize", "uniform"], None),
         (["--invert", "-n", 2, "--counts", "2,5"], "inversion.png"),
         (["--interpolate", "-n", 2, "--steps", 3, "--labels", "true"], "interpolation.png"),
+        (["--interpolate", "-n", 2, "--times", "20,9,4", "--points", 3], "interpolation.png"),
         (
             ["--complete", "-n", 2, "--copies", 1, "--steps", 3, "--repeats", 2, "--guidance", 1.5, "--labels", 1],
             "completion.png",
@@ -213,12 +219,70 @@ def test_every_question_is_answered(
     assert len(out.splitlines()) >= 1
 
 
+@pytest.mark.parametrize("name", ["diffusion", "flow"])
+def test_options_are_laid_over_those_of_the_question(
+    runs: dict[str, Run], name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One option given leaves the others of inversion and interpolation: DDIM, unclipped, float32."""
+    seen: list[DiffusionOptions] = []
+    decode = Denoising.decode
+
+    def listening(self: Denoising, z: Tensor, noise: Noise, labels: Tensor | None, options: DiffusionOptions) -> Tensor:
+        seen.append(options)
+        return decode(self, z, noise, labels, options)
+
+    monkeypatch.setattr(Denoising, "decode", listening)
+    for arguments in (["--invert", "--counts", 3], ["--interpolate", "--points", 4]):
+        for more in ([], ["--spacing", "leading"]):
+            code, out, err = call(capsys, "query", runs[name].path, *arguments, *more, "-n", 2, "--json")
+            assert code == 0, err
+            if "--points" in arguments:
+                assert len(seen) == json.loads(out)["points"] == 4
+            for options in seen:
+                assert (options.sampler, options.clip, options.precision) == ("ddim", False, "fp32")
+                assert options.spacing == ("leading" if more else "trailing")
+            seen.clear()
+    code, _, err = call(capsys, "query", runs[name].path, "--invert", "--counts", 3, "--clip", "true", "-n", 2)
+    assert code == 0 and seen[0].clip and seen[0].sampler == "ddim", err
+
+
+def test_the_equation_tells_its_noise_and_the_bound_beside_it(
+    runs: dict[str, Run], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("query", runs["diffusion"].path, "--ode", "-n", 2, "--tolerance", 0.01)
+    code, out, err = call(capsys, *line, "--samples", 2)
+    assert code == 0, err
+    equation, bound = out.splitlines()
+    assert "of noise in that of one" in equation and "tolerance 0.01, 2 draws" in equation
+    assert bound.startswith("≤") and "for the same (variational bound" in bound and "against the equation" in bound
+    record = json.loads(call(capsys, *line, "--samples", 2, "--json")[1])
+    assert record["noise_bits_per_dim"] > 0 and record["bound"]["kind"] == "bound"
+    apart = record["bound"]["mean_bits_per_dim"] - record["mean_bits_per_dim"]
+    assert record["bound_minus_equation"]["bits_per_dim"] == pytest.approx(apart)
+    assert "--samples 2 or more" in call(capsys, *line)[1]
+    monkeypatch.setattr("trilemma.families.diffusion.ode.MOST", 2)
+    code, _, err = call(capsys, *line)
+    assert code == 1 and "such as --tolerance 0.1" in err and len(err.strip().splitlines()) == 1, err
+
+
 def test_questions_out_of_place(runs: dict[str, Run], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = runs["diffusion"].path
     for arguments, fault in (
         (["--terms", "--steps", 3], "--steps says nothing to --terms"),
         (["--forward", "--reverse"], "one question at a time"),
         (["--invert", "--counts", "2,x"], "write numbers of steps"),
+        (["--invert", "--steps", 3], "leave out --steps"),
+        (["--complete", "--guidance", 3], "guidance 3 has nothing to lean to"),
+        (["--complete", "--guidance", 0, "--labels", "none"], "guidance 0 has nothing to lean to"),
+        (["--invert", "--guidance", 3], "guidance 3 has nothing to lean to"),
+        (["--interpolate", "--guidance", 3], "guidance 3 has nothing to lean to"),
+        (["--reverse", "--guidance", 3, "--labels", "none"], "guidance 3 has nothing to lean to"),
+        (["--reverse", "--sampler", "ddpm", "--eta", 1], "eta belongs to the sampler ddim"),
+        (["--complete", "--eta", 1], "eta belongs to the sampler ddim"),
+        (["--reverse", "--variance", "large"], "variance belongs to the sampler ddpm"),
+        (["--ode", "--tolerance", 0], "tolerance must be a number above 0"),
+        (["--terms", "--tolerance", 1], "--tolerance says nothing to --terms"),
+        (["--interpolate", "--points", 1], "--points must be at least 2"),
         (["--reverse", "--sampler", "unipc"], "sampler"),
         (["--reverse", "--strength", 3], "has no option --strength"),
         (["--complete", "--sampler", "ddim"], "ddpm"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from trilemma.config import parse_text
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions, Flow, FlowConfig, FlowOptions
 from trilemma.families.diffusion.estimate import Denoiser, Estimate, read
 from trilemma.families.diffusion.options import SAMPLERS, STEPS
@@ -342,7 +344,7 @@ def test_samplers_by_name_and_what_they_visit(kind: type[Diffusion] | type[Flow]
     images = made.decode(z, noise, labels, options, watch=watch)
     assert images.shape == (2, 1, 6, 6)
     assert torch.equal(seen[0][1], z)
-    assert [seen[0][0], seen[-1][0]] == [40, options.times(made.schedule)[-1]]
+    assert [seen[0][0], seen[-1][0]] == [40, options.visits(made.schedule)[-1]]
     assert len(seen) == options.evaluations(made.schedule)
     for t, x_t, estimate in seen:
         assert estimate.x0.abs().max() <= 1
@@ -354,14 +356,42 @@ def test_samplers_by_name_and_what_they_visit(kind: type[Diffusion] | type[Flow]
     ("options", "fault"),
     [
         ({"churn": 3.0}, "churn belongs to the sampler heun, not to ddim"),
+        ({"variance": "large"}, "variance belongs to the sampler ddpm, not to ddim"),
+        ({"sampler": "ddpm", "eta": 0.5}, "eta belongs to the sampler ddim, not to ddpm"),
         ({"sampler": "heun", "churn": -1.0}, "churn must be 0 or more"),
         ({"sampler": "heun", "churn_noise": math.nan}, "churn_noise must be 0 or more"),
         ({"sampler": "heun", "churn_from": 5.0, "churn_to": 2.0}, "churn_to must lie between"),
     ],
 )
-def test_churn_out_of_range(options: dict[str, object], fault: str) -> None:
+def test_options_of_another_sampler_and_churn_out_of_range(options: dict[str, object], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         DiffusionOptions(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [Diffusion, Flow])
+def test_any_list_of_times(kind: type[Diffusion] | type[Flow]) -> None:
+    """The option gives what the sampler itself gives along the list, and comes from the command line as 40,23,…"""
+    made, times = model(kind), [40, 23, 22, 3]
+    options = parse_text(made.Options, {"times": "40,23,22,3", "sampler": "ddim", "precision": "fp32"}, "test")
+    assert options.visits(made.schedule) == times and options.evaluations(made.schedule) == 4
+    noise, labels = ImageNoise(3, range(2)), torch.tensor([0, 1])
+    z = made.latent(noise)
+    raw = SAMPLERS["ddim"](made.asked(labels, options), made.schedule, times, z, noise, Walk(), None)
+    drawn = made.sample(ImageNoise(3, range(2)), labels, options)
+    assert torch.equal(drawn, made.spec.from_unit(raw))
+    assert not torch.equal(drawn, made.sample(ImageNoise(3, range(2)), labels, replace(options, times=None, steps=4)))
+    for bad, fault in (
+        ({"times": "40,40"}, "times must fall"),
+        ({"times": "3,40"}, "times must fall"),
+        ({"times": "40,0"}, "times must fall"),
+        ({"times": "40,x"}, "times must be int, not 'x'"),
+        ({"times": "40,3", "steps": "2"}, "leave out steps and spacing"),
+        ({"times": "40,3", "spacing": "karras"}, "leave out steps and spacing"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            parse_text(made.Options, bad, "test")
+    with pytest.raises(ValueError, match="within the 40 timesteps of the model, not 41"):
+        made.sample(ImageNoise(3, range(2)), labels, made.Options(times=(41, 3)))
 
 
 def test_defaults_of_the_options() -> None:
@@ -369,5 +399,5 @@ def test_defaults_of_the_options() -> None:
     long, short = Schedule.named("cosine", 1000), Schedule.named("cosine", 30)
     for name in SAMPLERS:
         options = DiffusionOptions(sampler=name)  # type: ignore[arg-type]
-        assert len(options.times(long)) == (STEPS[name] or 1000)
-        assert len(options.times(short)) == min(STEPS[name] or 30, 30)
+        assert len(options.visits(long)) == (STEPS[name] or 1000)
+        assert len(options.visits(short)) == min(STEPS[name] or 30, 30)

@@ -65,7 +65,10 @@ def test_every_sampler_has_its_points_and_no_two_are_the_same() -> None:
     assert {way.steps for way in own} == {1, 2, 5, 10, 20, 50, 100}  # it has no 1000
     flow = Flow(FlowConfig(width=16, multipliers=(1,), timesteps=50), spec)
     assert {way.sampler for way in curve.ways(flow, flow.Options())} == {"euler", "ddpm", "heun", "dpm-solver"}
-    assert "euler" in {way.sampler for way in curve.ways(model, DiffusionOptions(eta=1.0))}
+    noisy = curve.ways(model, DiffusionOptions(eta=1.0))
+    assert {(way.sampler, way.eta) for way in noisy} == {
+        ("ddim", 1), ("ddpm", 0), ("heun", 0), ("dpm-solver", 0), ("euler", 0),
+    }  # fmt: skip
     with pytest.raises(ValueError, match="between 1 and the 200"):
         curve.ways(model, DiffusionOptions(), counts=(2000,))
 
@@ -74,10 +77,10 @@ def test_every_sampler_has_its_points_and_no_two_are_the_same() -> None:
 class FewOptions(DiffusionOptions):
     """Those of a student that takes at most four steps."""
 
-    def times(self, schedule: object) -> list[int]:
+    def visits(self, schedule: object) -> list[int]:
         if (self.steps or 4) > 4:
             raise ValueError("a student takes at most 4 steps")
-        return super().times(schedule)  # type: ignore[arg-type]
+        return super().visits(schedule)  # type: ignore[arg-type]
 
 
 def test_a_model_of_few_evaluations_has_a_curve() -> None:
@@ -270,6 +273,28 @@ def test_sweeps_answer_and_remember(
     assert f"{count} of {count} points were there" in out
 
 
+def test_samplers_that_add_other_noise_are_points_of_their_own(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """DDIM at eta 0 and 1, and DDPM's two variances, stand in one ledger, one table and one plot."""
+    picture = tmp_path / "curve.png"
+    ways = [("ddim",), ("ddim", "--eta", 1), ("ddpm", "--variance", "small"), ("ddpm", "--variance", "large")]
+    for known, way in enumerate(ways):
+        line = ("query", run.path, "--curve", "--counts", 3, "-n", 140, "--out", picture, "--sampler", *way)
+        code, out, err = call(capsys, *line, "--json")
+        assert code == 0, err
+        assert json.loads(out)["known_before"] == known
+    record = json.loads(picture.with_suffix(".json").read_text())
+    found = {Point(**point).label: point["scores"]["frechet"][0] for point in record["points"]}
+    assert set(found) == {"ddim", "ddim eta=1", "ddpm small", "ddpm large"}
+    assert found["ddim eta=1"] == pytest.approx(found["ddpm small"], rel=0.02)  # the same, but for rounding
+    assert len(set(found.values()) - {found["ddim eta=1"]}) >= 2
+    code, out, err = call(capsys, "query", run.path, "--curve", "--counts", 3, "-n", 140, "--out", picture,
+                          "--sampler", "ddim")  # fmt: skip
+    assert code == 0 and "4 of 4 points were there" in out and "ddim eta=1 " in out, err
+    assert len({len(line) for line in out.splitlines() if line.startswith(("sampler", "dd"))}) == 1
+
+
 def test_the_report_shows_what_was_asked(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The bound is drawn by every evaluation that asks for it; a sweep is shown if it is of the weights as they are."""
     out = tmp_path / "out"
@@ -306,6 +331,7 @@ def test_sweeps_out_of_place(run: Run, capsys: pytest.CaptureFixture[str]) -> No
         (["--curve", "-n", 16, "--counts", "2"], "draw more images"),
         (["--curve", "--counts", "2,0"], "write numbers of steps"),
         (["--curve", "--counts", "21", "-n", 140], "between 1 and the 20"),
+        (["--curve", "--times", "20,3", "-n", 140], "leave out --times"),
         (["--guidance-sweep", "--weights", "1,nan"], "write numbers of weights"),
         (["--guidance-sweep", "--counts", "2"], "--counts says nothing to --guidance-sweep"),
         (["--terms", "--reference", "2"], "--reference says nothing to --terms"),

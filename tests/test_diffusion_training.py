@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig
 from trilemma.families.diffusion.clock import Clock
+from trilemma.families.diffusion.estimate import Estimate
 from trilemma.families.diffusion.likelihood import Guess, log_bin_mass, prior_term, variational_bound
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.images import Spec, to_unit
@@ -107,6 +108,23 @@ def test_the_bound_as_a_loss_is_the_bound(share: float) -> None:
     assert torch.allclose(terms.mean(0).double() * 16 * math.log(2), want, rtol=1e-4)
 
 
+@pytest.mark.parametrize("vector", [False, True])
+def test_the_bound_is_trained_with_the_variance_it_is_scored_with(vector: bool) -> None:
+    """With a fixed variance too, of images (the small one) and of vectors (the large one)."""
+    spec = Spec((3,), levels=0, center=(0.0,) * 3, scale=(1.0,) * 3) if vector else Spec((1, 4, 4))
+    model = tiny(spec, timesteps=20, objective="bound", prediction="x0")
+    x0 = ImageNoise(1, range(3)).normal(3) if vector else to_unit(images(spec, 3), 256)
+    guess = 0.9 * x0 + 0.05
+    model.predict = lambda x_t, t, labels: guess  # type: ignore[method-assign, assignment]
+    denoise = model.row_denoiser(None)
+    scored = variational_bound(denoise, x0, model.schedule, ImageNoise(0, range(3)), levels=spec.levels, samples=1000)
+    want = -scored - prior_term(x0, model.schedule)
+    terms = torch.stack([model.bound_at(x0, Estimate(guess, guess), torch.full((3,), t)) for t in range(1, 21)])
+    assert torch.allclose(terms.mean(0).double() * spec.dims * math.log(2), want, rtol=1e-4)
+    other = denoise(x0, torch.ones(3, dtype=torch.int64)).share
+    assert float(torch.as_tensor(other).mean()) == float(vector)
+
+
 def test_gradients_of_the_discrete_decoder_are_finite_and_right() -> None:
     x0 = torch.tensor([-1.0, -1.0, 1.0, 1.0, 0.0, 1 / 255, 127 / 255], dtype=torch.float64)
     mean = torch.tensor([-3.0, 4.0, -4.0, 1.5, 0.3, 0.0, -2.0], dtype=torch.float64, requires_grad=True)
@@ -162,8 +180,8 @@ def test_the_hybrid_bound_teaches_the_variance_alone() -> None:
     assert grad is not None and grad[0] == 0 and grad[1] != 0
 
 
-def test_a_learned_variance_finds_the_best_share() -> None:
-    """For Gaussian data the step's best variance is known: β̃ + a² Var(x_0 | x_t). Descent on the bound finds it."""
+def test_the_bound_is_least_at_the_best_share_of_a_learned_variance() -> None:
+    """For Gaussian data the step's best variance is known: β̃ + a² Var(x_0 | x_t). There the bound is least."""
     model, s, t = tiny(Spec((1, 1, 1)), timesteps=1000, objective="bound", variance="learned", patch=1), 0.5, 5
     schedule, n = model.schedule, 2
     a, _, small = (float(v) for v in schedule.posterior(t, t - 1))

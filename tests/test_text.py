@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from trilemma.data import Dataset, load
 from trilemma.data import pairs as mnist_pairs
 from trilemma.data.captions import Tokens
 from trilemma.evaluation import Protocol, evaluate
-from trilemma.evaluation.captions import read_pairs, seen
+from trilemma.evaluation.captions import read_pairs, seen, text_metrics
 from trilemma.families import FAMILIES
 from trilemma.families.diffusion import DiffusionOptions
 from trilemma.families.diffusion.exchange import export_diffusers, export_onnx
@@ -176,6 +177,8 @@ def test_images_depend_on_their_caption_and_the_empty_one_is_none() -> None:
     assert torch.equal(nothing.images, sample(model, 2, labels=SPEC.unlabelled(1), options=QUICK, block=4).images)
     assert nothing.labels is None
     # Guidance: 0 is unconditional, 1 conditional, u + w(c - u).
+    with pytest.raises(ValueError, match="guidance 4 has nothing to lean to"):
+        sample(model, 2, options=replace(QUICK, guidance=4), block=4)
     zero = sample(model, 2, labels=rows[:1], options=replace(QUICK, guidance=0), block=4).images
     assert (zero.int() - nothing.images.int()).abs().max() <= 1
     strong = sample(model, 2, labels=rows[:1], options=replace(QUICK, guidance=4), block=4).images
@@ -348,6 +351,41 @@ def test_a_pretrained_encoder_stays_as_it_is(told_file: Path, tmp_path: Path, mo
     assert torch.equal(before, network.table.weight)
 
 
+def test_a_run_names_the_commit_of_its_encoder(
+    told_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest revision on the Hub when the run is made; it stays when there are newer ones."""
+    commits, loaded = ["a" * 40, "b" * 40], []
+
+    class Reader(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(last_hidden_state=input_ids[:, :, None].expand(-1, -1, 8).float())
+
+    def config(name: str) -> SimpleNamespace:
+        assert name == "someone/encoder"
+        return SimpleNamespace(_commit_hash=commits.pop(0))
+
+    def load_encoder(name: str, revision: str) -> tuple[torch.nn.Module, int]:
+        loaded.append(revision)
+        return Reader(), 8
+
+    folder = write_tokenizer(tmp_path / "encoder")
+    here = Tokens.pretrained
+    library = SimpleNamespace(AutoConfig=SimpleNamespace(from_pretrained=config))
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    monkeypatch.setattr(pretrained, "_load", load_encoder)
+    monkeypatch.setattr(Tokens, "pretrained", lambda name, revision, captions: here(str(folder), revision, captions))
+    model = {"text_encoder": "someone/encoder", "text_width": 64}
+    run = fitted(told_file, tmp_path / "run", "1steps", model=model)
+    assert run.config.model.text_revision == "a" * 40 == Run.open(run.path).config.model.text_revision
+    fitted(told_file, tmp_path / "run", "2steps", model=model, resume=True)
+    assert commits == ["b" * 40] and set(loaded) == {"a" * 40}
+    own = fitted(told_file, tmp_path / "own", "1steps", model=model | {"text_revision": "main"})
+    assert own.config.model.text_revision == "main"
+    # A folder has no commit, and neither has what nobody can load.
+    assert pretrained.newest(str(folder)) == "" and pretrained.newest("nobody/nothing") == ""
+
+
 def test_clip_reads_captions(told_file: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     folder = write_tokenizer(tmp_path / "clip")
@@ -406,6 +444,42 @@ def test_ten_pairs_are_kept_from_training(digits: Dataset) -> None:
     assert seen(digits, torch.tensor([7, 8])).tolist() == [False, True]
     again = load("mnist-pairs", progress=False)
     assert again.fingerprint == digits.fingerprint
+
+
+class Knowing:
+    """In the place of a trained classifier: it knows every digit of MNIST by heart."""
+
+    def __init__(self, mnist: Dataset) -> None:
+        assert mnist.labels is not None
+        self.known = {image.tobytes(): int(label) for image, label in zip(mnist.images, mnist.labels, strict=True)}
+
+    def labels(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([self.known[image.numpy().tobytes()] for image in images])
+
+
+def test_the_score_of_pictures_by_an_exact_reader(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of pictures asked for by the captions in turn: right ones, exchanged ones and wrong ones are counted as such."""
+    monkeypatch.setattr("trilemma.evaluation.captions.trained_classifier", Knowing)
+    assert digits.labels is not None
+    chosen = digits.test[:300]
+    asked = torch.from_numpy(digits.labels[chosen])
+    images = digits.batch(chosen)
+    assert torch.equal(read_pairs(images), asked)
+    left, right = images.split(28, 3)
+    exchanged = torch.cat([right, left], 3)
+    drawn = torch.cat([images[:200], exchanged[200:], images[1:101]])  # the last hundred are those of their neighbours
+    real = SimpleNamespace(protocol=Protocol(metrics="captions"), dataset=digits, held_out_indices=chosen)
+    found = text_metrics(SimpleNamespace(images=drawn), real, True)  # type: ignore[arg-type]
+    wanted = torch.cat([asked, asked[:100]])
+    shown = torch.cat([asked[:200], 10 * (asked[200:] % 10) + asked[200:] // 10, asked[1:101]])
+    hit, known = shown == wanted, torch.tensor([int(pair) not in mnist_pairs.UNSEEN for pair in wanted])
+    assert 200 <= int(hit.sum()) < 260 and 0 < int((~known).sum()) < 100
+    for key, rows in (("text_accuracy", known | ~known), ("text_seen", known), ("text_unseen", ~known)):
+        assert found[key].value == pytest.approx(float(hit[rows].double().mean())) and found[key].n == int(rows.sum())
+    swapped = (shown == 10 * (wanted % 10) + wanted // 10) & ~hit
+    share = f"{100 * float(swapped.double().mean()):.1f} %"
+    assert f"the two digits are exchanged in {share}" in found["text_seen"].protocol
+    assert text_metrics(SimpleNamespace(images=drawn), real, False) == {}  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

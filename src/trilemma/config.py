@@ -183,11 +183,14 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def parse_text(cls: type[T], texts: Mapping[str, str], what: str) -> T:
-    """Build the dataclass ``cls`` from command-line texts, such as sampling options ``{"steps": "20"}``."""
+def parse_text(cls: type[T], texts: Mapping[str, str], what: str, base: Mapping[str, Any] | None = None) -> T:
+    """Build the dataclass ``cls`` from command-line texts, such as sampling options ``{"steps": "20"}``.
+
+    ``base`` are values for fields that no text sets, in place of the defaults of ``cls``.
+    """
     hints = get_type_hints(cls)
     names = ", ".join(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cls)) or "none"  # type: ignore[arg-type]
-    record: dict[str, Any] = {}
+    record: dict[str, Any] = dict(base or {})
     for key, text in texts.items():
         if key not in hints:
             raise ValueError(f"{what} has no option --{key.replace('_', '-')}; it has: {names}")
@@ -202,6 +205,9 @@ def _parse(hint: Any, text: str) -> Any:
         return text.lower() in ("true", "yes")
     if type(None) in options and text.lower() == "none":
         return None
+    for option in options:
+        if get_origin(option) is tuple:  # 1000,600,200
+            return [_parse(get_args(option)[0], part) for part in text.split(",")]
     for kind in (int, float):
         if kind in options:
             try:

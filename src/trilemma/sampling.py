@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trilemma.families.diffusion.options import check_guided
 from trilemma.families.family import Family, Progress
 from trilemma.images import Spec
 from trilemma.noise import ImageNoise, derive_seed
@@ -77,7 +78,8 @@ def sample(
             the same images up to the rounding of floating-point sums.
 
     Raises:
-        ValueError: a label the model does not have, or labels or text for a model without, in one line.
+        ValueError: a label the model does not have, labels or text for a model without, or guidance without either, in
+            one line.
     """
     if n < 1:
         raise ValueError(f"the number of images must be at least 1, not {n}")
@@ -87,6 +89,7 @@ def sample(
     where = ranks(device)
     model = run.model(where.device) if isinstance(run, Run) else run
     chosen = choose_labels(model.spec, n, seed, labels, block)
+    check_guided(options, model.spec, chosen)
     mine = [start for index, start in enumerate(range(0, n, block)) if index % where.size == where.rank]
     parts, seconds, timed = {}, 0.0, 0
     for done, start in enumerate(mine):

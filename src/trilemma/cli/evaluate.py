@@ -68,7 +68,7 @@ def evaluate(
     out
         a folder for metrics.json and the pictures, such as the pairs nearest to training images; a run has its own
     options
-        a sampling option of the run's family, such as --steps
+        a sampling option of the run's family, such as --steps: `trilemma sample --help` lists them
     """
     chosen: Any = None
     if is_run(subject):

@@ -14,7 +14,13 @@ from trilemma.run import Run
 
 app = App(
     name="export",
-    help_epilogue="""Examples:
+    help_epilogue="""A folder is one that diffusers' DDIMPipeline opens (diffusion with --model.network ddpm). As it is,
+it draws from the same noise the same images as `trilemma sample RUN --clip false --steps S`, to 1e-4, where S divides
+the timesteps of the run. The pipeline clips in another way than ours, so the folder tells it not to.
+
+A file that ends in .onnx is the network alone, of diffusion or flow: (x_t, t in 1 … T, labels) to its prediction.
+
+Examples:
 
 ```
 trilemma train diffusion --out runs/ddpm --model.network ddpm --budget 1h
@@ -29,9 +35,6 @@ trilemma export runs/flow --out net.onnx
 @app.default
 def export(run: Path, /, *, out: Path, json: Json = False) -> None:
     """Write the averaged weights of a run for others.
-
-    A folder is one that diffusers' DDIMPipeline opens (diffusion with --model.network ddpm); a file that ends in .onnx
-    is the network alone, of diffusion or flow: (x_t, t in 1 … T, labels) to its prediction.
 
     Parameters
     ----------

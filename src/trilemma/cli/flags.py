@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, get_type_hints
+from typing import Annotated, Any, Literal, Optional, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
 from docstring_parser import parse_from_object
@@ -23,17 +23,57 @@ Json = Annotated[bool, Parameter(negative=(), help="print the result as JSON on 
 
 def overrides(cls: type) -> type:
     """A twin of a config dataclass in which every field may be left out (None): the flags that a user can set."""
-    hints = get_type_hints(cls)
-    bases = filter(dataclasses.is_dataclass, reversed(cls.__mro__))
-    texts = {p.arg_name: p.description or "" for base in bases for p in parse_from_object(base).params}
+    hints, texts = get_type_hints(cls), field_texts(cls)
     fields = []
     for field in dataclasses.fields(cls):
-        text = " ".join(texts.get(field.name, "").split())
-        note = Parameter(help=text, negative_iterable=())
+        note = Parameter(help=texts.get(field.name, ""), negative_iterable=())
         fields.append((field.name, Annotated[Optional[hints[field.name]], note], None))  # noqa: UP045
     twin = dataclasses.make_dataclass(f"{cls.__name__}Flags", fields, frozen=True)
     twin.__module__ = __name__
     return twin
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """What the docstrings of a dataclass and of those it extends say of each field, in one line."""
+    bases = filter(dataclasses.is_dataclass, reversed(cls.__mro__))
+    texts = {p.arg_name: p.description or "" for base in bases for p in parse_from_object(base).params}
+    return {name: " ".join(text.split()) for name, text in texts.items()}
+
+
+def options_text(classes: Mapping[str, type]) -> str:
+    """The sampling options of families, Markdown: a list for each dataclass; of one that extends another, the changes.
+
+    Args:
+        classes: the ``Options`` of each family by its name.
+    """
+    named: dict[type, list[str]] = {}
+    for name, cls in classes.items():
+        named.setdefault(cls, []).append(name)
+    parts = ["Sampling options of each family:"]
+    for cls, names in named.items():
+        known = next((base for base in cls.__mro__[1:] if base in named), None)
+        before = {} if known is None else {field.name: field.default for field in dataclasses.fields(known)}
+        new = [f for f in dataclasses.fields(cls) if f.name not in before or f.default != before[f.name]]
+        head = ", ".join(names) + (f": those of {', '.join(named[known])}" if known else "")
+        if known and new:
+            head += ", but"
+        parts.append(f"**{head if new or known else head + ': none'}**")
+        hints, texts = get_type_hints(cls), field_texts(cls)
+        lines = [f"- `{_flag(f.name, hints[f.name])}`{_default(f.default)}: {texts.get(f.name, '')}" for f in new]
+        parts.append("\n".join(lines))
+    return "\n\n".join(filter(None, parts))
+
+
+def _flag(name: str, hint: Any) -> str:
+    """``--sampler ddim|ddpm``, with the values that it can have where they are a few words."""
+    values = get_args(hint) if get_origin(hint) is Literal else ()
+    return f"--{name.replace('_', '-')}" + (f" {'|'.join(map(str, values))}" if values else "")
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return ""
+    return f" ({str(value).lower() if isinstance(value, bool) else value})"
 
 
 def given(flags: Any) -> dict[str, Any]:

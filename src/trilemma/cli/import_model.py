@@ -7,11 +7,15 @@ from pathlib import Path
 from cyclopts import App
 
 from trilemma.cli.flags import DataFlags, Json, data_config, print_json
+from trilemma.families.diffusion.exchange import drawn_otherwise
 from trilemma.training.imported import import_run
 
 app = App(
     name="import",
-    help_epilogue="""Examples:
+    help_epilogue="""Where the folder's own scheduler adds another variance or does not clip, a line says which sampling
+options do the same.
+
+Examples:
 
 ```
 trilemma import ddpm-cifar10-32/ --out runs/ddpm --data cifar10
@@ -42,7 +46,10 @@ def import_model(
     """
     run = import_run(folder, out, None if data is None else data_config(data, images))
     spec = run.config.spec
-    note = "" if data else "the folder does not say on what it was trained: evaluate it with --against IMAGES"
+    notes = [drawn_otherwise(folder)]
+    if not data:
+        notes.append("the folder does not say on what it was trained: evaluate it with --against IMAGES")
+    note = "\n".join(filter(None, notes))
     if json:
         record = {"run": str(run.path), "shape": list(spec.shape), "classes": spec.classes, "note": note or None}
         print_json(record)

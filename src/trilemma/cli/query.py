@@ -89,7 +89,7 @@ MODES = {
     "forward": Mode(ask_forward, frozenset({"images", "n", "out"})),
     "reverse": Mode(ask_reverse, frozenset({"n", "labels", "text", "out", "options"})),
     "terms": Mode(ask_terms, frozenset({"images", "n", "labels", "text", "out"})),
-    "ode": Mode(ask_ode, frozenset({"images", "n", "labels", "text", "samples", "dequantize"})),
+    "ode": Mode(ask_ode, frozenset({"images", "n", "labels", "text", "samples", "dequantize", "tolerance"})),
     "invert": Mode(ask_invert, frozenset({"images", "n", "labels", "text", "counts", "out", "options"})),
     "interpolate": Mode(ask_interpolate, frozenset({"images", "n", "labels", "text", "points", "out", "options"})),
     "curve": Mode(ask_curve, frozenset({"n", "counts", "features", "reference", "out", "options"})),
@@ -133,6 +133,7 @@ def query(
     seed: int = 0,
     out: Path | None = None,
     dequantize: Literal["decoder", "uniform"] | None = None,
+    tolerance: float | None = None,
     counts: str | None = None,
     weights: str | None = None,
     features: Literal["small", "inception"] | None = None,
@@ -174,7 +175,8 @@ def query(
     terms
         every term of the variational bound in bits/dim, drawn over t (diffusion, flow)
     ode
-        log p(x) by the probability-flow equation (diffusion, flow)
+        log p(x) by the probability-flow equation, with the variational bound of the same images beside it (diffusion,
+        flow)
     invert
         images to their noise and back, with the error for each number of steps (diffusion, flow)
     interpolate
@@ -182,7 +184,8 @@ def query(
         their noises (diffusion, flow)
     curve
         speed against quality: every sampler at several numbers of steps, and the cheapest good one; --sampler for one
-        sampler alone; a killed command goes on where it stopped (diffusion, flow)
+        sampler alone; a killed command goes on where it stopped, and what was measured before stays in the picture:
+        --sampler ddim --eta 1, or --sampler ddpm --variance large, adds a line (diffusion, flow)
     guidance_sweep
         precision against recall, and the share of samples that are the class asked for, for each weight w of guidance
         u + w(c − u); goes on after a kill (class-conditional diffusion, flow)
@@ -215,6 +218,9 @@ def query(
         where the picture goes; by default into the run folder
     dequantize
         with --ode: decoder (the default), the discrete decoder of the bound; or uniform over the bin of a pixel
+    tolerance
+        with --ode: the solver's error, per unit of a value and per nat of its density; 0.0001 by default, to be
+        raised where 1000 steps do not suffice
     counts
         with --curve and --invert: the numbers of steps, such as 1,10,100
     weights
@@ -224,8 +230,8 @@ def query(
     reference
         with --curve and --guidance-sweep: training images that scores are against; 10000 by default, 0 for all
     options
-        with questions that draw: a sampling option of the run's family, such as --steps; completion adds --repeats and
-        --level (start from the image with so much of the noise)
+        with questions that draw: a sampling option of the run's family, such as --steps (`trilemma sample --help` lists
+        them); completion adds --repeats and --level (start from the image with so much of the noise)
     """
     given = latent or LatentFlags()
     early = (causality, receptive, complete, surprise, classify, ood)
@@ -245,7 +251,7 @@ def query(
         reference=reference,
         text=tuple(text) if text else None,
     )
-    flags = replace(given.extend(measured), dequantize=dequantize, options=options or None)
+    flags = replace(given.extend(measured), dequantize=dequantize, tolerance=tolerance, options=options or None)
     _refuse_strangers(name, flags)
     opened = Run.open(run)
     with join(device) as where, Bars() as bars:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +43,7 @@ class Flags:
     start: str | None = None
     codes: Path | None = None
     dequantize: Literal["decoder", "uniform"] | None = None
+    tolerance: float | None = None
     counts: str | None = None
     weights: str | None = None
     features: str | None = None
@@ -119,10 +120,13 @@ class Asked:
             return read_text(self.run, self.flags.text, self.flags.labels)
         return parse_labels(self.flags.labels, self.config.class_names)
 
-    def options(self, cls: type) -> Any:
-        """The sampling options given beside the question's flags, as the dataclass ``cls``; None if there are none."""
+    def options(self, cls: type, base: Mapping[str, Any] | None = None) -> Any:
+        """The sampling options given beside the question's flags, as the dataclass ``cls``; None if there are none.
+
+        ``base`` are the question's own defaults, which those given are laid over.
+        """
         given = self.flags.options
-        return parse_text(cls, given, f"{self.config.family} asked so") if given else None
+        return parse_text(cls, given, f"{self.config.family} asked so", base) if given else None
 
     def picture(self, name: str) -> Path:
         """Where the picture goes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -24,9 +25,19 @@ from trilemma.queries.diffusion_chain import (
     quick,
     reverse_chain,
 )
-from trilemma.queries.diffusion_latent import STEPS, draw_interpolation, draw_inversion, interpolate, invert
+from trilemma.queries.diffusion_latent import (
+    DECODING,
+    STEPS,
+    draw_interpolation,
+    draw_inversion,
+    interpolate,
+    invert,
+)
 from trilemma.queries.diffusion_likelihood import bound_by_time, draw_terms, flow_likelihood
+from trilemma.queries.likelihood import log_likelihood
 from trilemma.sampling import choose_labels
+
+NONE = (math.nan, math.nan)
 
 
 def loaded(asked: Asked) -> Family:
@@ -35,6 +46,11 @@ def loaded(asked: Asked) -> Family:
 
 def sampling_options(asked: Asked) -> Any:
     return asked.options(FAMILIES[asked.config.family].Options)
+
+
+def decoding_options(asked: Asked) -> Any:
+    """Those of questions that decode a given noise: what is not given stays deterministic, unclipped and float32."""
+    return asked.options(FAMILIES[asked.config.family].Options, DECODING)
 
 
 def ask_forward(asked: Asked) -> Reply:
@@ -85,7 +101,8 @@ def ask_reverse(asked: Asked) -> Reply:
     elif asked.first:
         draw_strip(film, levels, path, title, ("x_t", "estimate of x_0"))
     record = {"samples": count, "options": asdict(options), "times": film.times, "picture": str(path)}
-    return Reply(record, [f"{options.sampler}, {options.steps} steps, {count} samples", str(path)])
+    steps = len(options.visits(model.schedule))
+    return Reply(record, [f"{options.sampler}, {steps} steps, {count} samples", str(path)])
 
 
 def ask_terms(asked: Asked) -> Reply:
@@ -110,38 +127,48 @@ def ask_terms(asked: Asked) -> Reply:
 
 
 def ask_ode(asked: Asked) -> Reply:
+    """The equation, and the bound of the same images beside it, so that their agreement is to be seen."""
     dataset, indices = asked.images(32)
+    x, classes, model = dataset.batch(indices), asked.classes(dataset, indices), loaded(asked)
     found = flow_likelihood(
-        loaded(asked),
-        dataset.batch(indices),
-        asked.classes(dataset, indices),
-        samples=asked.flags.samples or 1,
+        model,
+        x,
+        classes,
+        samples=1 if asked.flags.samples is None else asked.flags.samples,
         dequantize=asked.flags.dequantize or "decoder",
+        tolerance=1e-4 if asked.flags.tolerance is None else asked.flags.tolerance,
         seed=asked.seed,
         progress=asked.progress,
     )
-    answer = found.answer
-    mean, error = answer.mean or (float("nan"),) * 2
+    bound = log_likelihood(model, x, classes, seed=asked.seed, device=asked.device)
+    (mean, error), (most, spread) = found.answer.mean or NONE, bound.mean or NONE
+    gap, doubt = found.below(bound)
     record = {
         "images": dataset.name,
         "indices": indices.tolist(),
-        **likelihood_record(answer),
+        **likelihood_record(found.answer),
         "noise_bits_per_dim": finite(found.noise),
         "evaluations": found.evaluations,
+        "bound": likelihood_record(bound),
+        "bound_minus_equation": {"bits_per_dim": gap, "standard_error": finite(doubt)},
     }
-    sign = SIGNS[answer.kind]
-    line = (
-        f"{sign} {mean:.4f} ± {error:.4f} bits/dim ({answer.reason}; {found.evaluations:.0f} evaluations a draw; "
-        f"{len(indices)} images of {dataset.name})"
-    )
-    return Reply(record, [line])
+    what = f"{len(indices)} {'vectors' if dataset.vector else 'images'}"
+    single = "ask for --samples 2 or more to know the noise of the draws in it"
+    noise = single if math.isnan(found.noise) else f"the draws leave {found.noise:.4f} of noise in that of one"
+    lines = [
+        f"{SIGNS[found.answer.kind]} {mean:.4f} ± {error:.4f} bits/dim over {what} of {dataset.name}; {noise} "
+        f"({found.answer.reason}; {found.evaluations:.0f} evaluations a draw)",
+        f"{SIGNS[bound.kind]} {most:.4f} ± {spread:.4f} bits/dim for the same ({bound.reason}); "
+        f"that is {gap:+.4f} ± {doubt:.4f} against the equation",
+    ]
+    return Reply(record, lines)
 
 
 def ask_invert(asked: Asked) -> Reply:
     dataset, indices = asked.images(6)
     x, classes = dataset.batch(indices), asked.classes(dataset, indices)
     counts = parse_numbers("--counts", asked.flags.counts, int) or STEPS
-    answer = invert(loaded(asked), x, classes, steps=counts, options=sampling_options(asked), progress=asked.progress)
+    answer = invert(loaded(asked), x, classes, steps=counts, options=decoding_options(asked), progress=asked.progress)
     path = asked.picture("inversion")
     if asked.first:
         draw_inversion(answer, x, asked.config.spec.levels, path, asked.title(f"{dataset.name} to noise and back"))
@@ -158,9 +185,14 @@ def ask_invert(asked: Asked) -> Reply:
 def ask_interpolate_noise(asked: Asked) -> Reply:
     dataset, indices = asked.images(8)
     x, classes = dataset.batch(indices), asked.classes(dataset, indices)
-    rows = interpolate(loaded(asked), x, classes, options=sampling_options(asked), progress=asked.progress)
+    points = 9 if asked.flags.points is None else asked.flags.points
+    if points < 2:
+        raise ValueError(f"--points must be at least 2, the ends, not {points}")
+    model, options = loaded(asked), decoding_options(asked)
+    rows = interpolate(model, x, classes, between=points - 2, options=options, progress=asked.progress)
     path = asked.picture("interpolation")
     if asked.first:
         title = asked.title(f"between pairs of {dataset.name}, in noise space")
         draw_interpolation(rows, x, asked.config.spec.levels, path, title)
-    return Reply({"images": dataset.name, "indices": indices.tolist(), "picture": str(path)}, [str(path)])
+    record = {"images": dataset.name, "indices": indices.tolist(), "points": points, "picture": str(path)}
+    return Reply(record, [str(path)])

@@ -42,7 +42,7 @@ class LatentFlags:
     samplers: Annotated[
         bool, _flag("what an autoencoder makes of N(0, I), of densities fitted to its codes, and of a large box")
     ] = False
-    points: Annotated[int | None, _flag("pictures in a row of --interpolate (9, in z) and --traverse (9)")] = None
+    points: Annotated[int | None, _flag("pictures in a row of --interpolate and --traverse; 9 by default")] = None
     chains: Annotated[int | None, _flag("with --annealed: chains for each image; 16 by default")] = None
     temperatures: Annotated[int | None, _flag("with --annealed: steps from prior to posterior; 500 by default")] = None
     sigma: Annotated[float | None, _flag("with --annealed: a gan's observation noise on [0, 1]; 0.1 by default")] = None

@@ -43,7 +43,10 @@ def ask_curve(asked: Asked) -> Reply:
     bench = _bench(asked, picture)
     samplers = [base.sampler] if "sampler" in chosen else None
     ways = curve.ways(bench.model, base, samplers, counts)
-    points, before = bench.sweep(ways, picture.with_suffix(".jsonl"), asked.progress)
+    points, before, others = bench.sweep(ways, picture.with_suffix(".jsonl"), asked.progress)
+    # What was asked of the same run before stays in the picture.
+    others = [point for point in others if point.guidance == base.guidance]
+    points, before = others + points, before + len(others)
     floor, distance = bench.floor(), _distance(bench)
     cheap, best = curve.cheapest(points)
     if asked.first:
@@ -61,7 +64,7 @@ def ask_guidance(asked: Asked) -> Reply:
         raise ValueError("--guidance-sweep needs a class-conditional run: train one with --conditional")
     bench = _bench(asked, picture, accuracy=True)
     ways = guidance.ways(bench.model, base, sorted(weights) if weights else None)
-    points, before = bench.sweep(ways, picture.with_suffix(".jsonl"), asked.progress)
+    points, before, _ = bench.sweep(ways, picture.with_suffix(".jsonl"), asked.progress)
     floor, distance = bench.floor(), _distance(bench)
     classes = [i % asked.config.spec.classes for i in range(guidance.SHOWN)]
     rows = torch.stack(

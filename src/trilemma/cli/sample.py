@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from PIL import Image
 from torch import Tensor
 
-from trilemma.cli.flags import Device, Json, parse_labels, print_json
+from trilemma.cli.flags import Device, Json, options_text, parse_labels, print_json
 from trilemma.cli.progress import Bars
 from trilemma.config import parse_text
 from trilemma.data import load
@@ -37,9 +37,12 @@ app = App(
 trilemma sample runs/vae -n 64 --out grid.png
 trilemma sample runs/gan -n 10000 --labels 3 --out samples.npz
 trilemma sample runs/diffusion -n 100 --labels all --steps 20 --eta 0 --out folder/
+trilemma sample runs/diffusion -n 64 --sampler ddim --times 1000,600,200 --clip false
 trilemma sample runs/emoji --text "a red apple" --text "a green apple" -n 16 --guidance 3
 ```
-""",
+
+"""
+    + options_text({name: family.Options for name, family in FAMILIES.items()}),
     help_format="markdown",
 )
 
@@ -62,7 +65,7 @@ def sample(
 
     Image i depends only on the seed and on i: asking for more adds to the ones before.
 
-    Every family has sampling options of its own, such as --steps; a wrong one lists them.
+    Every family has sampling options of its own, such as --steps: they are listed below.
 
     Parameters
     ----------
@@ -81,7 +84,7 @@ def sample(
         grid.png (one picture; vectors as a scatter over real ones), samples.npz (the arrays images, or vectors, and
         labels or text) or folder/ (one PNG each, with metadata.jsonl); RUN/samples-SEED.png by default
     options
-        a sampling option of the run's family
+        a sampling option of the run's family: see the list below
     """
     n = n if n is not None else 8 * len(text) if text else 64
     opened = Run.open(run)

@@ -121,8 +121,9 @@ class Bench:
         return self.scores(held_out, self.real.labels)
 
     def protocol(self, options: Any) -> dict[str, Any]:
-        """What decides a point beside its sampler, steps and guidance."""
-        shared = {k: v for k, v in asdict(options).items() if k not in ("sampler", "steps", "guidance")}
+        """What decides a point beside its way: its sampler, steps, guidance, eta and variance."""
+        own = ("sampler", "steps", "guidance", "eta", "variance")
+        shared = {k: v for k, v in asdict(options).items() if k not in own}
         return {
             **asdict(self.real.protocol),
             "weights": self.weights,
@@ -137,8 +138,14 @@ class Bench:
             "threads": torch.get_num_threads(),
         }
 
-    def sweep(self, ways: Sequence[Any], ledger: Path, progress: Progress | None = None) -> tuple[list[Point], int]:
-        """Measure every way that the ledger does not know yet; the points, and how many were known."""
+    def sweep(
+        self, ways: Sequence[Any], ledger: Path, progress: Progress | None = None
+    ) -> tuple[list[Point], int, list[Point]]:
+        """Measure every way that the ledger does not know yet.
+
+        Returns:
+            the points, how many of them were known, and what else the ledger has by the same protocol.
+        """
         book = Ledger(ledger, self.protocol(ways[0]))
         known = self.where.agree(dict(book.points))
         points = sweep(
@@ -151,7 +158,8 @@ class Bench:
         )
         with contextlib.suppress(OSError):
             self.place.rmdir()  # empty by now
-        return points, sum(point.way in known for point in points)
+        asked = {point.way for point in points}
+        return points, len(asked & set(known)), [point for way, point in known.items() if way not in asked]
 
     @property
     def words(self) -> str:

@@ -2,12 +2,14 @@
 
 As in Imagen (Saharia et al. 2022, section 2.1) the words are read by a network that has read far more of them than
 there are captions, and only a projection is trained. Its weights are no part of a checkpoint: the config of the run
-names it and its revision.
+names it and its revision, which is the commit that was the newest when the run was made, unless one was asked for. Of
+an encoder in a folder the config has the path alone: what lies there is for its owner to keep.
 """
 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,6 +76,21 @@ class Frozen:
         states: Tensor = output.last_hidden_state.float()
         self._last = rows.clone(), states
         return states
+
+
+def newest(name: str) -> str:
+    """The commit that an encoder's newest revision on the Hub is now; "" of a folder, or where nobody can tell.
+
+    What is wrong with a name or a network is said by whoever loads the encoder.
+    """
+    if Path(name).exists():
+        return ""
+    try:
+        import transformers
+
+        return str(transformers.AutoConfig.from_pretrained(name)._commit_hash or "")
+    except Exception:  # from half a dozen libraries below it
+        return ""
 
 
 @functools.lru_cache(maxsize=1)

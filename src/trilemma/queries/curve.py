@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ COUNTS = (1, 2, 5, 10, 20, 50, 100, 1000)
 WITHIN = 0.10
 """How near to the best counts as as good."""
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 60, 20), (230, 159, 0))
-"""Hues that people with any kind of colour vision tell apart (Okabe and Ito), one for each sampler."""
+"""Hues that people with any kind of colour vision tell apart (Okabe and Ito), one for each sampler, then anew."""
 
 
 def ways(
@@ -29,14 +29,17 @@ def ways(
     """The sampling options of every point, the cheapest first, so that a first picture of the curve comes soon.
 
     Args:
-        base: what all points share, such as the spacing; its sampler and steps are replaced.
+        base: what all points share, such as the spacing; its sampler and steps are replaced. Its eta counts for ddim
+            and its variance for ddpm alone.
         samplers: by default all that the model has, but only its own of ddim and euler, which take the same steps
             where no noise is added.
         counts: numbers of steps; by default those of `COUNTS` that the model can take (a student's may be few).
 
     Raises:
-        ValueError: a count that was asked for and that the model cannot take, in one line.
+        ValueError: a count that was asked for and that the model cannot take, or a list of times, in one line.
     """
+    if base.times:
+        raise ValueError("the points of a curve are named by their number of steps: leave out --times")
     if samplers is None:
         own = model.Options().sampler
         twin = {"ddim": "euler", "euler": "ddim"}.get(own) if base.eta == 0 else None
@@ -44,9 +47,9 @@ def ways(
     chosen = []
     for count in counts or COUNTS:
         for name in samplers:
-            way = replace(base, sampler=name, steps=count)
+            way = base.by(name, count)
             try:
-                way.times(model.schedule)
+                way.visits(model.schedule)
             except ValueError:
                 if counts is None:
                     continue
@@ -72,26 +75,26 @@ def verdict(points: Sequence[Point], distance: str = "Fréchet") -> str:
     """The answer in a sentence; ``distance`` is what the Fréchet distance is called in these features."""
     cheap, best = cheapest(points)
     return (
-        f"cheapest within {WITHIN:.0%} of the best: {cheap.sampler} in {cheap.steps} steps ({cheap.evaluations} "
-        f"evaluations, {distance} {cheap.frechet:.3g}, {cheap.seconds:.2g} s an image); the best is {best.sampler} in "
+        f"cheapest within {WITHIN:.0%} of the best: {cheap.label} in {cheap.steps} steps ({cheap.evaluations} "
+        f"evaluations, {distance} {cheap.frechet:.3g}, {cheap.seconds:.2g} s an image); the best is {best.label} in "
         f"{best.steps} ({best.evaluations} evaluations, {best.frechet:.3g}, {best.seconds:.2g} s)"
     )
 
 
 def table(points: Sequence[Point], floor: Scores | None = None, distance: str = "Fréchet") -> list[str]:
     """Lines of a table, a row for each point, each sampler's together; ± is one standard error."""
-    head = f"{'sampler':<11}{'steps':>6}{'evaluations':>12}{distance:>17}{'precision':>15}{'recall':>15}{'s/image':>10}"
+    head = f"{'sampler':<13}{'steps':>6}{'evaluations':>12}{distance:>17}{'precision':>15}{'recall':>15}{'s/image':>10}"
     names = ("frechet", "precision", "recall")
     rows = []
     for point in by_sampler(points):
         one, two, three = (written(point.scores.get(name)) for name in names)
         rows.append(
-            f"{point.sampler:<11}{point.steps:>6}{point.evaluations:>12}{one:>17}{two:>15}{three:>15}"
+            f"{point.label:<13}{point.steps:>6}{point.evaluations:>12}{one:>17}{two:>15}{three:>15}"
             f"{point.seconds:>10.2g}"
         )
     if floor is not None:
         one, two, three = (written(floor.get(name)) for name in names)
-        rows.append(f"{'held-out real images':<29}{one:>17}{two:>15}{three:>15}")
+        rows.append(f"{'held-out real images':<31}{one:>17}{two:>15}{three:>15}")
     return [head, *rows]
 
 
@@ -105,8 +108,8 @@ def written(score: tuple[float | None, float | None] | None) -> str:
 
 def by_sampler(points: Sequence[Point]) -> list[Point]:
     """The points, each sampler's together by the number of steps."""
-    order = list(dict.fromkeys(point.sampler for point in points))
-    return sorted(points, key=lambda point: (order.index(point.sampler), point.steps))
+    order = list(dict.fromkeys(point.label for point in points))
+    return sorted(points, key=lambda point: (order.index(point.label), point.steps))
 
 
 # The picture
@@ -131,8 +134,8 @@ def draw_curve(
         _panel(finite, cheap, None, "seconds", "seconds for an image", logarithmic=True),
         _panel(finite, cheap, floor, "recall", "recall: share of real images that are reached"),
     ]
-    samplers = list(dict.fromkeys(point.sampler for point in finite))
-    entries = [(drawing.swatch(colour), name) for name, colour in zip(samplers, COLOURS, strict=False)]
+    samplers = list(dict.fromkeys(point.label for point in finite))
+    entries = [(drawing.swatch(colour), name) for name, colour in zip(samplers, itertools.cycle(COLOURS), strict=False)]
     lines = [
         verdict(finite, distance),
         protocol,
@@ -178,8 +181,9 @@ def _panel(
     plot.mark_y(marks)
     if level is not None:
         plot.line([(x[0], height(level)), (x[1], height(level))], (150, 150, 150), 1)
-    for sampler, colour in zip(dict.fromkeys(point.sampler for point in points), COLOURS, strict=False):
-        own = [(math.log10(p.evaluations), of(p)) for p in points if p.sampler == sampler and math.isfinite(of(p))]
+    labels = dict.fromkeys(point.label for point in points)
+    for label, colour in zip(labels, itertools.cycle(COLOURS), strict=False):
+        own = [(math.log10(p.evaluations), of(p)) for p in points if p.label == label and math.isfinite(of(p))]
         plot.line(own, colour)
         for place in own:
             plot.dot(place, colour)

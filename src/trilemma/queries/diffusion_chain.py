@@ -17,6 +17,7 @@ from trilemma.families import FAMILIES
 from trilemma.families.diffusion import Denoising
 from trilemma.families.diffusion.estimate import Estimate
 from trilemma.families.diffusion.likelihood import diffuse
+from trilemma.families.diffusion.options import check_guided
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.family import Family, Progress
 from trilemma.images import check_images, from_unit, to_unit
@@ -157,6 +158,7 @@ def reverse_chain(
     model = denoising(model, "the reverse chain")
     if getattr(options, "churn", 0):
         raise ValueError("with churn the times go up as well as down, which no strip of times can show: leave it out")
+    check_guided(options, model.spec, labels)
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def watch(t: int, x_t: Tensor, estimate: Estimate) -> None:
@@ -229,4 +231,4 @@ def _widened(picture: Image.Image, width: int) -> Image.Image:
 
 def quick(options: Any, schedule: Schedule) -> Any:
     """The options with as few steps as a strip can show, where none were asked for."""
-    return options if options.steps is not None else replace(options, steps=min(50, schedule.T))
+    return options if options.steps or options.times else replace(options, steps=min(50, schedule.T))

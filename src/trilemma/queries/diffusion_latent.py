@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trilemma.families.diffusion import Denoising, DiffusionOptions
+from trilemma.families.diffusion.options import check_guided
 from trilemma.families.family import Family, Progress
 from trilemma.images import check_images, from_unit, to_display
 from trilemma.noise import ImageNoise
@@ -21,6 +22,9 @@ from trilemma.queries.likelihood import checked_labels
 
 STEPS = (10, 20, 50, 100, 200)
 """Steps each way, in the table of inversion errors."""
+
+DECODING: Mapping[str, Any] = {"sampler": "ddim", "clip": False, "precision": "fp32"}
+"""Sampling options that lead from a noise to its image: DDIM as published, which encoding is the inverse of."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ class Inverted:
 
 
 def deterministic(options: Any | None, model: Denoising) -> Any:
-    """The options for decoding a given noise: DDIM without noise or clipping unless another solver is asked for."""
-    chosen = options or replace(model.Options(), sampler="ddim", clip=False, precision="fp32")
+    """The options for decoding a given noise: those of `DECODING`, or what is given, if it adds no noise."""
+    chosen = options or replace(model.Options(), **DECODING)
     if chosen.sampler == "ddpm" or (chosen.sampler == "ddim" and chosen.eta) or chosen.churn:
         raise ValueError(
             "noise decides the image only without noise on the way: leave out --sampler ddpm, --eta and --churn"
@@ -77,12 +81,18 @@ def invert(
         model: of a denoising family, on its device.
         images: uint8 [N, C, H, W].
         steps: for each row of the answer.
-        options: how to decode; encoding has neither guidance nor clipping.
+        options: how to decode, by default `DECODING`; encoding has neither guidance nor clipping.
+
+    Raises:
+        ValueError: options that add noise, or that set the number of steps beside ``steps``, in one line.
     """
     model = denoising(model, "inversion")
     options = deterministic(options, model)
+    if options.steps is not None or options.times is not None:
+        raise ValueError("inversion goes there and back for each of --counts steps: leave out --steps and --times")
     x = check_images(images, model.spec).to(model.device)
     checked = checked_labels(model.spec, labels, len(images))
+    check_guided(options, model.spec, checked)
     given = None if checked is None else checked.to(model.device)
     counts = sorted({min(count, model.schedule.T) for count in steps})
     back, errors, latent, done = [], [], torch.zeros(0), 0
@@ -137,6 +147,10 @@ def interpolate(
     Images 0 and 1 are the ends of the first row, 2 and 3 of the second, as they come back from their noise. A
     conditional model gets the first image's label in the first half and the second's in the other.
 
+    Args:
+        between: pictures between the ends.
+        options: how to decode, by default `DECODING` in 100 steps.
+
     Raises:
         ValueError: an odd number of images, in one line.
     """
@@ -146,15 +160,18 @@ def interpolate(
         raise ValueError(f"interpolation is between pairs: give an even number of images, not {len(images)}")
     x = check_images(images, model.spec).to(model.device)
     checked = checked_labels(model.spec, labels, len(images))
+    check_guided(options, model.spec, checked)
     given = None if checked is None else checked.to(model.device)
-    z = model.encode(x, given, options.steps or 100, options)
+    steps = options.steps or min(100, model.schedule.T)
+    options = options if options.times else replace(options, steps=steps)
+    z = model.encode(x, given, steps, options)
     columns = []
     for place in range(between + 2):
         share = place / (between + 1)
         between_z = slerp(z[0::2], z[1::2], share)
         y = None if given is None else given[(0 if share < 0.5 else 1) :: 2]
         noise = ImageNoise(0, range(len(between_z)), model.device)
-        columns.append(model.decode(between_z, noise, y, replace(options, steps=options.steps or 100)).cpu())
+        columns.append(model.decode(between_z, noise, y, options).cpu())
         if progress:
             progress(place + 1, between + 2)
     return torch.stack(columns, 1)

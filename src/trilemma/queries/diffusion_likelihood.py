@@ -159,6 +159,16 @@ class FlowAnswer:
     noise: float
     evaluations: float
 
+    def below(self, bound: Answer) -> tuple[float, float]:
+        """How many bits/dim the equation gives less than another answer for the same images, with its standard error.
+
+        The images are the same, so what they differ in among themselves is no part of the error.
+        """
+        if bound.bits is None or self.answer.bits is None:
+            return math.nan, math.nan
+        gaps = bound.bits - self.answer.bits
+        return float(gaps.mean()), float(gaps.std()) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
+
 
 def flow_likelihood(
     model: Family,
@@ -186,6 +196,8 @@ def flow_likelihood(
     model = denoising(model, "the probability-flow equation")
     if samples < 1:
         raise ValueError(f"samples must be at least 1, not {samples}")
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance must be a number above 0, not {tolerance}")
     check_images(images, model.spec)
     labels = checked_labels(model.spec, labels, len(images))
     draws, costs = [], []

@@ -32,11 +32,13 @@ def ways(model: Denoising, base: Any, weights: Sequence[float] | None = None) ->
     """The sampling options of every weight.
 
     Raises:
-        ValueError: a model without classes, in one line.
+        ValueError: a model without classes, or a list of times in place of a number of steps, in one line.
     """
     if not model.spec.classes:
         raise ValueError("guidance needs a class-conditional model: train one with --conditional")
-    steps = base.steps or len(base.times(model.schedule))
+    if base.times:
+        raise ValueError("the points of a sweep are named by their number of steps: leave out --times")
+    steps = base.steps or len(base.visits(model.schedule))
     return [replace(base, steps=steps, guidance=float(weight)) for weight in weights or WEIGHTS]
 
 

@@ -19,6 +19,9 @@ from trilemma.families.family import Progress
 Scores = Mapping[str, tuple[float | None, float | None]]
 """Name → (value, or None where it cannot be trusted; standard error, or None); has ``frechet``, lower is better."""
 
+Way = tuple[str, int, float, float, str]
+"""What tells two ways of drawing apart: sampler, steps, guidance, eta and variance."""
+
 Measure = Callable[[Any, Progress | None], tuple[Scores, float]]
 """Sampling options → the scores of images drawn so, and the seconds that an image took."""
 
@@ -28,7 +31,7 @@ class Point:
     """One way of drawing, measured.
 
     Attributes:
-        sampler, steps, guidance: the way.
+        sampler, steps, guidance, eta, variance: the way.
         evaluations: of the denoiser for an image; under guidance each asks the network twice.
         seconds: for an image, in blocks, on the device it was measured on.
         scores: see `Scores`.
@@ -40,10 +43,18 @@ class Point:
     seconds: float
     scores: Scores
     guidance: float = 1.0
+    eta: float = 0.0
+    variance: str = "auto"
 
     @property
-    def way(self) -> tuple[str, int, float]:
-        return self.sampler, self.steps, self.guidance
+    def way(self) -> Way:
+        return self.sampler, self.steps, self.guidance, self.eta, self.variance
+
+    @property
+    def label(self) -> str:
+        """The sampler with the noise that it adds: ``ddim eta=1``, ``ddpm large``."""
+        noise = f" eta={self.eta:g}" if self.eta else ""
+        return self.sampler + noise + (f" {self.variance}" if self.variance != "auto" else "")
 
     @property
     def frechet(self) -> float:
@@ -69,7 +80,7 @@ class Ledger:
 
     def __init__(self, path: str | os.PathLike[str], protocol: Mapping[str, Any]) -> None:
         self.path, self.protocol = Path(path), json.loads(json.dumps(protocol))
-        self.points: dict[tuple[str, int, float], Point] = {}
+        self.points: dict[Way, Point] = {}
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         for line in lines:
             with contextlib.suppress(ValueError, KeyError, TypeError):
@@ -97,7 +108,7 @@ def sweep(
     schedule: Schedule,
     measure: Measure,
     *,
-    known: Mapping[tuple[str, int, float], Point] | None = None,
+    known: Mapping[Way, Point] | None = None,
     keep: Callable[[Point], None] | None = None,
     progress: Progress | None = None,
 ) -> list[Point]:
@@ -120,7 +131,10 @@ def sweep(
             points.append(known[way_of(way)])
             continue
         scores, seconds = measure(way, _part_of(progress, done, cost, total))
-        point = Point(way.sampler, way.steps, way.evaluations(schedule), seconds, scores, float(way.guidance))
+        point = Point(
+            way.sampler, way.steps, way.evaluations(schedule), seconds, scores, float(way.guidance), float(way.eta),
+            way.variance,
+        )  # fmt: skip
         if keep:
             keep(point)
         points.append(point)
@@ -128,9 +142,9 @@ def sweep(
     return points
 
 
-def way_of(options: Any) -> tuple[str, int, float]:
+def way_of(options: Any) -> Way:
     """The `Point.way` that sampling options stand for."""
-    return options.sampler, options.steps, float(options.guidance)
+    return options.sampler, options.steps, float(options.guidance), float(options.eta), options.variance
 
 
 def _part_of(progress: Progress | None, before: int, cost: int, total: int) -> Progress | None:

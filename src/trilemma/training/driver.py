@@ -17,6 +17,7 @@ from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.captions import Tokens
 from trilemma.families import FAMILIES
 from trilemma.images import grid, save_png
+from trilemma.nets.pretrained import newest
 from trilemma.noise import ImageNoise
 from trilemma.parallel import Ranks, ranks
 from trilemma.presets import configure
@@ -77,6 +78,8 @@ def train(
     where = ranks(device)
     dataset = data if isinstance(data, Dataset) else load(data, progress=where.first)
     resumed = Run.open(out) if resume and is_run(out) else None
+    if text:
+        model = where.agree(pinned(model or {}, resumed) if where.first else None)
     tokens = read_captions(family, dataset, model or {}, resumed, say if where.first else None) if text else None
     config = make_config(
         family, dataset, size=size, seed=seed, conditional=conditional, tokens=tokens, model=model, settings=settings
@@ -123,6 +126,19 @@ def make_config(
         class_names=dataset.class_names if conditional else (),
         version=__version__,
     )
+
+
+def pinned(model: Mapping[str, Any], resumed: Run | None) -> dict[str, Any]:
+    """The fields of a model with the revision of a pretrained text encoder, so that a run names what it was made with.
+
+    A resumed run keeps the one that it has.
+    """
+    fields = dict(model)
+    name = str(fields.get("text_encoder") or "")
+    if name and not fields.get("text_revision"):
+        kept: Any = resumed.config.model if resumed else None
+        fields["text_revision"] = kept.text_revision if getattr(kept, "text_encoder", "") == name else newest(name)
+    return fields
 
 
 def read_captions(

@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from trilemma.families.diffusion.estimate import Denoiser
-from trilemma.families.diffusion.options import DiffusionOptions, SamplerName
+from trilemma.families.diffusion.options import DiffusionOptions, SamplerName, VarianceName
 from trilemma.families.diffusion.samplers import ddpm_step, steps_of
 from trilemma.families.diffusion.schedule import Schedule, Variance
 from trilemma.families.family import Progress
@@ -34,6 +35,9 @@ class RePaintOptions(DiffusionOptions):
     sampler: SamplerName = "ddpm"
     steps: int | None = None
     """number of steps, each done ``repeats`` times but the last; 50 by default"""
+    variance: VarianceName = "auto"
+    """of a step: small is beta-tilde, large is beta; auto is the learned variance of a model that has one, else large:
+    with the small one completions vary too little"""
     repeats: int = 10
     """how often each step is done (RePaint): 1 is plain replacement, which does not fit"""
     level: float = 1.0
@@ -52,7 +56,8 @@ class RePaintOptions(DiffusionOptions):
         """The times of the options, from ``level``·T down."""
         start = max(1, round(self.level * schedule.T))
         steps = self.steps or min(50, schedule.T)
-        return [start, *(t for t in schedule.times(steps, self.spacing) if t < start)]
+        times = self.visits(schedule) if self.times else schedule.times(steps, self.spacing)
+        return [start, *(t for t in times if t < start)]
 
 
 def repaint(
@@ -63,7 +68,7 @@ def repaint(
     known: Tensor,
     noise: Noise,
     repeats: int,
-    kind: Variance = "small",
+    kind: Variance | Literal["learned"] = "large",
     progress: Progress | None = None,
 ) -> Tensor:
     """Algorithm 1 of RePaint, over any list of times; float [N, C, H, W] with the known part of ``x0`` as it was.
@@ -72,6 +77,11 @@ def repaint(
         times: from the noisiest down; the chain starts at q(x | x0) of the first, which is N(0, I) at T.
         x0: float [N, C, H, W]; its unknown part matters only if the first time leaves some of it.
         known: bool [C, H, W].
+        kind: of the reverse variance. With the small one, of pixels that are spread as Gaussians, completions in 30
+            steps have 0.7 times the variance they should have; with the large one 1.1 to 1.2 times.
+
+    Raises:
+        ValueError: the ``learned`` variance of a model that has learned none.
     """
 
     def drawn() -> Tensor:

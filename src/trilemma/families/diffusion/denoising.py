@@ -27,7 +27,7 @@ from trilemma.families.diffusion.likelihood import Guess, RowDenoiser, variation
 from trilemma.families.diffusion.network import check_net, network
 from trilemma.families.diffusion.options import SAMPLERS, DiffusionOptions
 from trilemma.families.diffusion.samplers import ddim_encode
-from trilemma.families.diffusion.schedule import Schedule, Variance, rowwise
+from trilemma.families.diffusion.schedule import Schedule, rowwise
 from trilemma.families.diffusion.solvers import NOISE
 from trilemma.families.family import Completing, Completion, Family, Likelihood, Progress, Way
 from trilemma.images import Spec, check_images
@@ -129,20 +129,18 @@ class Denoising(Family, Completing):
         options: DiffusionOptions | None = None,
         progress: Progress | None = None,
         *,
-        times: Sequence[int] | None = None,
         watch: Watch | None = None,
     ) -> Tensor:
         """Images uint8 [N, C, H, W] from given x_T; ``noise`` is used by samplers that add some on the way.
 
         Args:
-            times: the times to visit, in place of those of the options; ``z`` is then x at the first of them.
+            z: x_T, or x at the first of the times of the options, where they have any.
             watch: told of x_t and its estimate at every evaluation.
         """
         options = options or self.Options()
-        denoise = self.asked(labels, options, watch)
-        visited = options.times(self.schedule) if times is None else times
+        denoise, times = self.asked(labels, options, watch), options.visits(self.schedule)
         with autocast(z.device, options.precision):
-            x0 = SAMPLERS[options.sampler](denoise, self.schedule, visited, z, noise, options.walk, progress)
+            x0 = SAMPLERS[options.sampler](denoise, self.schedule, times, z, noise, options.walk, progress)
         return self.spec.from_unit(x0)
 
     @torch.no_grad()
@@ -156,11 +154,13 @@ class Denoising(Family, Completing):
     ) -> Tensor:
         """The x_T from which deterministic DDIM leads (nearly) to these images; float [N, C, H, W].
 
-        Of the options only the spacing and the precision are read: guidance and clipping have no inverse.
+        Of the options only the times, or else the spacing, and the precision are read: guidance and clipping have no
+        inverse.
         """
         options = options or DiffusionOptions(precision="fp32")
         x0 = self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
-        times = self.schedule.times(min(steps, self.schedule.T), options.spacing)
+        listed = self.schedule.times(min(steps, self.schedule.T), options.spacing)
+        times = options.visits(self.schedule) if options.times else listed
         with autocast(x0.device, options.precision):
             return ddim_encode(self.denoiser(labels), self.schedule, times, x0, progress)
 
@@ -192,7 +192,9 @@ class Denoising(Family, Completing):
         if options.level == 1:
             x0 = torch.where(known.to(x.device), x0, 0)  # the rest is not to be seen, not even in x_T
         denoise, times = self.asked(labels, options), options.times_below(self.schedule)
-        kind: Variance = "large" if options.variance == "large" else "small"
+        kind = options.variance
+        if kind == "auto":
+            kind = "learned" if self.learned_variance else "large"
         with autocast(self.device, options.precision):
             drawn = repaint(
                 denoise, self.schedule, times, x0, known.to(x.device), noise, options.repeats, kind, progress
@@ -209,14 +211,20 @@ class Denoising(Family, Completing):
             output, share = self.split(self.predict(x_t, t.to(x_t.device), labels))
             signal, sigma = (rowwise(table[t], x_t).to(x_t) for table in (self.schedule.signal, self.schedule.sigma))
             x0 = read(output, x_t, signal, sigma, self.prediction).x0
-            if self.spec.vector:
-                # A fixed variance is the large one: right where values are spread wide beside the first steps, as
-                # real-valued ones are (Ho et al. 2020, section 3.2). With the small one, exact Gaussians lost 0.5 nats
-                # a value.
-                return Guess(x0, torch.ones_like(x0) if share is None else share)
-            return Guess(x0.clamp(-1, 1), 0.0 if share is None else share)
+            return Guess(x0 if self.spec.vector else x0.clamp(-1, 1), self.share(share, x0))
 
         return denoise
+
+    def share(self, told: Tensor | None, x0: Tensor) -> Tensor | float:
+        """The share of log β in the log-variance of the steps of the bound: what the network told, or a fixed one.
+
+        A fixed variance is the small one for images. For vectors it is the large one: right where values are spread
+        wide beside the first steps, as real-valued ones are (Ho et al. 2020, section 3.2). With the small one, exact
+        Gaussians lost 0.5 nats a value.
+        """
+        if told is not None:
+            return told
+        return torch.ones_like(x0) if self.spec.vector else 0.0
 
     def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
         """The variational bound; ``samples`` is how many of its T terms to evaluate, spread over the times.

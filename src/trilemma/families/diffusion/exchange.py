@@ -56,6 +56,10 @@ FIXED: Mapping[str, tuple[Any, Any]] = {
 def export_diffusers(model: Denoising, folder: str | os.PathLike[str]) -> Path:
     """Write a folder that ``diffusers.DDIMPipeline.from_pretrained`` opens and that draws the same images.
 
+    The same to 1e-4 from the same noise under two conditions: ours is DDIM without clipping (``--clip false``), and the
+    number of steps divides T. The stock pipeline clips the image without making its noise agree, so there is no telling
+    it to clip as ours does; and its step goes down by T/steps, wherever the list of times leads.
+
     A class-conditional network is a UNet2DModel with class embeddings, the last meaning "no label"; the stock pipeline
     does not ask for labels, so there one calls the network and the scheduler oneself.
 
@@ -93,7 +97,7 @@ def export_diffusers(model: Denoising, folder: str | os.PathLike[str]) -> Path:
         "trained_betas": model.schedule.beta[1:].tolist(),
         "prediction_type": PREDICTIONS[config.prediction],
         "timestep_spacing": "trailing",
-        "clip_sample": True,
+        "clip_sample": False,
         "set_alpha_to_one": True,
     }
     index = {
@@ -115,7 +119,8 @@ def import_diffusers(folder: str | os.PathLike[str]) -> Diffusion:
     """The model in a pipeline folder with an unconditional (or class-embedding) UNet2DModel of Ho et al. 2020's kind.
 
     Its times, noise and prediction are the folder's; images have 256 levels. The model samples, scores and completes
-    like any other; `trilemma.training.import_run` makes a run folder of it.
+    like any other; `trilemma.training.import_run` makes a run folder of it. How the folder's scheduler draws is no part
+    of a model: `drawn_otherwise` says where ours differs.
 
     Raises:
         ValueError: no such folder, weights that would have to be unpickled, or layers that ours lacks, in one line.
@@ -175,6 +180,22 @@ def import_diffusers(folder: str | os.PathLike[str]) -> Diffusion:
         raise ValueError(f"{folder} does not fit its own config: tensor {wrong[0]!r} is missing, unknown or misshapen")
     model.net.load_state_dict(weights)
     return model.eval().requires_grad_(False)
+
+
+def drawn_otherwise(folder: str | os.PathLike[str]) -> str:
+    """What a pipeline folder's scheduler does otherwise than our samplers do by default, in a line; "" for nothing.
+
+    Raises:
+        ValueError: no such folder, in one line.
+    """
+    settings = Path(folder) / "scheduler"
+    noise = _read((settings if settings.is_dir() else Path(folder)) / "scheduler_config.json")
+    flags = []
+    if str(noise.get("variance_type")).startswith("fixed_large"):
+        flags.append("adds the large variance (--sampler ddpm --variance large)")
+    if not noise.get("clip_sample", True):
+        flags.append("does not clip (--clip false)")
+    return f"its own scheduler {' and '.join(flags)}, ours by default otherwise" if flags else ""
 
 
 def _refuse_text(model: Denoising) -> None:

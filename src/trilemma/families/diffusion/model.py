@@ -59,7 +59,8 @@ class Diffusion(Denoising):
 
     Trained on L_simple (eq. 14), the squared error of the predicted noise, or, by default, on the squared error of v:
     the same error weighted by 1 + 1/SNR, which does not lose the noisy times. Sampled by any of `SAMPLERS`; scored by
-    the variational bound with the small reverse variance, or the learned one.
+    the variational bound, which may also be what it is trained on, with the learned reverse variance or a fixed one:
+    the small one of images, the large one of vectors.
     """
 
     name = "diffusion"
@@ -144,7 +145,7 @@ class Diffusion(Denoising):
 
         L_0 at t = 1 and L_{t-1} above it; L_T, which no network changes, is left out.
         """
-        share: Tensor | float = 0.0 if estimate.share is None else estimate.share
+        share = self.share(estimate.share, x0)
         gap, weight = rowwise(self.gap[t], x0), rowwise(self.step_weight[t], x0)
         between = divergence(x0, Guess(estimate.x0, share), gap, weight)
         std, gap_1 = self.decoder

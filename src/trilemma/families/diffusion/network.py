@@ -40,7 +40,8 @@ class NetworkConfig:
     text_encoder: str = ""
     """captions only: a pretrained encoder in place of one trained along: a Hub id or a folder of CLIP or T5"""
     text_revision: str = ""
-    """captions only: the revision of the pretrained encoder on the Hub"""
+    """captions only: the revision of the pretrained encoder on the Hub; by default the newest when the run is made,
+    whose commit is then written here"""
 
 
 def network(config: NetworkConfig, spec: Spec, outputs: int) -> UNet | DDPMUNet | TimeMLP:

@@ -95,7 +95,8 @@ def solve(field: Field, y: Tensor, start: float, stop: float, tolerance: float) 
         factor = (0.9 * (tolerance / error.clamp(min=1e-30)) ** 0.2).clamp(0.2, 5.0)
         step[rows] = h * torch.where(accepted, factor, factor.clamp(max=1.0))
     raise ValueError(
-        f"the probability-flow equation needs more than {MOST} steps: allow a larger error (here {size} values)"
+        f"the probability-flow equation of {size} values needs more than {MOST} steps: raise the tolerance above "
+        f"{tolerance:g}, such as --tolerance {10 * tolerance:g}"
     )
 
 

@@ -10,14 +10,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
 
 from trilemma.families.diffusion.samplers import Churn, Sampler, Walk, ddim, ddpm
 from trilemma.families.diffusion.schedule import SPACINGS, Schedule, Spacing
 from trilemma.families.diffusion.solvers import NOISE, corrected, dpm_solver, euler, heun
+from trilemma.images import Spec
 
 SamplerName = Literal["ddim", "ddpm", "heun", "dpm-solver", "euler"]
+
+VarianceName = Literal["auto", "small", "large", "learned"]
 
 SAMPLERS: Mapping[str, Sampler] = {
     "ddim": ddim,
@@ -40,9 +46,12 @@ class DiffusionOptions:
     steps: int | None = None
     """number of steps: one network evaluation each, but two in heun; by default 50 for ddim and euler, 18 for heun, 20
     for dpm-solver, all T for ddpm"""
+    times: tuple[int, ...] | None = None
+    """the times to visit, in place of a number of steps: any that fall, such as 1000,600,200, from T down to 1; the
+    noise is taken for x at the first of them"""
     eta: float = 0.0
     """ddim only: 0 is deterministic, 1 has the noise of ddpm's small variance"""
-    variance: Literal["auto", "small", "large", "learned"] = "auto"
+    variance: VarianceName = "auto"
     """ddpm only: small is beta-tilde, large is beta, which needs nearly all T steps; auto is the learned variance of a
     model that has one, else small"""
     churn: float = 0.0
@@ -73,20 +82,40 @@ class DiffusionOptions:
                 raise ValueError(f"there is no {name} {value!r}: choose {', '.join(allowed)}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if self.times is not None:
+            if not self.times or self.times[-1] < 1 or any(s >= t for t, s in itertools.pairwise(self.times)):
+                raise ValueError(f"times must fall from T to no less than 1, not {','.join(map(str, self.times))}")
+            if self.steps is not None or self.spacing != "trailing":
+                raise ValueError("times are the steps themselves: leave out steps and spacing")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie between 0 and 1, not {self.eta}")
-        if self.churn and self.sampler != "heun":
-            raise ValueError(f"churn belongs to the sampler heun, not to {self.sampler}")
+        for name, given, owner in (
+            ("eta", self.eta != 0, "ddim"),
+            ("variance", self.variance != "auto", "ddpm"),
+            ("churn", self.churn != 0, "heun"),
+        ):
+            if given and self.sampler != owner:
+                raise ValueError(f"{name} belongs to the sampler {owner}, not to {self.sampler}")
         for name, number in (("churn", self.churn), ("churn_from", self.churn_from), ("churn_noise", self.churn_noise)):
             if not 0 <= number < math.inf:
                 raise ValueError(f"{name} must be 0 or more, not {number}")
         if not self.churn_from < self.churn_to <= NOISE:
             raise ValueError(f"churn_to must lie between churn_from and {NOISE:g}, not at {self.churn_to}")
 
-    def times(self, schedule: Schedule) -> list[int]:
+    def visits(self, schedule: Schedule) -> list[int]:
         """The times that these options visit, from the noisiest down."""
+        if self.times is not None:
+            if self.times[0] > schedule.T:
+                raise ValueError(f"times must lie within the {schedule.T} timesteps of the model, not {self.times[0]}")
+            return list(self.times)
         steps = self.steps or min(STEPS[self.sampler] or schedule.T, schedule.T)
         return schedule.times(steps, self.spacing)
+
+    def by(self, sampler: SamplerName, steps: int) -> Self:
+        """The same by another sampler in so many steps, without the eta and the variance that are not its own."""
+        eta = self.eta if sampler == "ddim" else 0.0
+        variance: VarianceName = self.variance if sampler == "ddpm" else "auto"
+        return replace(self, sampler=sampler, steps=steps, eta=eta, variance=variance)
 
     @property
     def walk(self) -> Walk:
@@ -94,7 +123,7 @@ class DiffusionOptions:
 
     def evaluations(self, schedule: Schedule) -> int:
         """How often these options evaluate the denoiser for an image."""
-        times = self.times(schedule)
+        times = self.visits(schedule)
         if self.sampler != "heun":
             return len(times)
         return len(times) + sum(corrected(schedule, t, s) for t, s in itertools.pairwise([*times, 0]))
@@ -105,3 +134,20 @@ class FlowOptions(DiffusionOptions):
     """The same for rectified flow, whose own sampler is Euler's method."""
 
     sampler: SamplerName = "euler"
+
+
+def check_guided(options: Any, spec: Spec, conditions: Tensor | None) -> None:
+    """Raise ``ValueError``, one line, for a weight of guidance of images of which none has a label or a caption.
+
+    Guidance would then cost a second evaluation each step and change nothing: u + w(u - u).
+
+    Args:
+        options: of any family; only those of denoising ones have a weight.
+        conditions: labels int64 [N] or captions int64 [N, length] of all images, None for none.
+    """
+    if not isinstance(options, DiffusionOptions) or options.guidance == 1 or not spec.conditional:
+        return
+    if conditions is None or torch.equal(conditions.cpu(), spec.unlabelled(len(conditions))):
+        raise ValueError(
+            f"guidance {options.guidance:g} has nothing to lean to without labels or text: give some, or leave it out"
+        )
