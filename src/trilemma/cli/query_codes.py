@@ -197,6 +197,7 @@ def ask_disentangle(asked: Asked) -> Reply:
         "disentanglement": answer.disentanglement,
         "completeness": answer.completeness,
         "informativeness": answer.informativeness,
+        "informativeness_of_each": answer.scores.tolist(),
         "information": answer.information.tolist(),
         "importance": answer.importance.tolist(),
         "picture": str(path),
