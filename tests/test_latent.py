@@ -20,6 +20,7 @@ from trilemma.families.gan import GAN, GANConfig
 from trilemma.families.pixelcnn import PixelCNN, PixelCNNConfig
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec, from_unit
+from trilemma.queries import projection
 from trilemma.queries.arithmetic import arithmetic
 from trilemma.queries.downstream import downstream, downstream_check, linear_probe, vote
 from trilemma.queries.latent import interpolate, manifold, spherical, straight, traverse
@@ -246,7 +247,7 @@ def test_arithmetic_of_a_linear_code_is_that_of_the_images() -> None:
     assert torch.equal(answer.neighbours, pool[answer.indices])
 
 
-def test_projection_finds_the_code_behind_an_image() -> None:
+def test_projection_finds_the_code_behind_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
     model = GAN(GANConfig(width=4, latent=3), SPEC).eval()
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(16, 3, generator=generator) * 0.3
@@ -260,6 +261,15 @@ def test_projection_finds_the_code_behind_an_image() -> None:
     assert (answer.error.amin(1)[keep] < 1e-3).all()
     assert torch.allclose(answer.z[keep], z[keep], atol=0.15)
     assert torch.equal(codes(model, x[:1], seed=1), project(model, x[:1], seed=1).z)
+    assert (answer.error.diff(dim=1) >= 0).all()  # the nearest first
+    assert torch.equal(answer.z, answer.starts[:, 0])
+    with torch.no_grad():
+        ends = model.generator(answer.starts.flatten(0, 1)).view(4, 3, 16)
+    target = (x.flatten(1).float() / 127.5 - 1)[:, None]
+    assert torch.allclose((ends - target).square().mean(2).double(), answer.error, atol=1e-6)
+    monkeypatch.setattr(projection, "TOGETHER", 3)  # an image at a time
+    alone = project(model, x, starts=3, steps=300)
+    assert torch.allclose(alone.starts, answer.starts, atol=1e-3)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -339,6 +349,26 @@ def test_pictures_from_the_command_line(
     record = json.loads(out)
     assert record["question"] == str(question[0])[2:]
     assert picture.exists()
+
+
+def test_posterior_of_a_gan_is_points_found_by_search(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, picture = tmp_path / "codes.npz", tmp_path / "found.png"
+    asked = ["query", runs["gan"].path, "--posterior", "-n", 2, "--codes", file, "--out", picture]
+    code, out, err = call(capsys, *asked, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["kind"] == "search"
+    assert "not draws of p(z|x)" in record["reason"]
+    with np.load(file, allow_pickle=False) as saved:
+        assert np.allclose(saved["z"], record["z"])
+        assert saved["starts"].shape == (2, 8, 2)
+        assert np.allclose(saved["error"], record["error"])
+        assert saved["indices"].tolist() == record["indices"]
+        assert len(saved["labels"]) == 2
+    assert picture.exists()
+    assert "points found by search" in call(capsys, *asked)[1]
 
 
 def test_posterior_downstream_and_annealing_from_the_command_line(

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from trilemma.cli.query_asked import Asked, Reply, finite, true_labels
+from trilemma.cli.query_projection import ask_projection
 from trilemma.data import load
 from trilemma.evaluation import subset
 from trilemma.families.family import Progress
+from trilemma.families.gan import GAN
 from trilemma.parallel import ranks
 from trilemma.queries.annealed import Annealed, Settings, annealed, bracket
 from trilemma.queries.disentangle import disentanglement, draw_disentanglement, read_factors
@@ -80,6 +82,8 @@ def _half(progress: Progress | None, which: int) -> Progress | None:
 
 def ask_posterior(asked: Asked) -> Reply:
     model = asked.run.model(device=device_of(asked))
+    if isinstance(model, GAN):
+        return ask_projection(asked, model)
     dataset, indices = asked.images(SHOWN)
     x, classes = dataset.batch(indices), asked.classes(dataset, indices)
     answer = posterior(model, x, classes, seed=asked.seed, device=asked.device, progress=asked.progress)

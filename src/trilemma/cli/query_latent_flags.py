@@ -26,7 +26,11 @@ class LatentFlags:
         bool, _flag("log p(x) by annealed importance sampling, bracketed from both sides (vae, gan); -n 16 by default")
     ] = False
     posterior: Annotated[
-        bool, _flag("p(z|x): reconstructions, active latents, codes as .npz (vae, autoencoder); -n 24 by default")
+        bool,
+        _flag(
+            "p(z|x): reconstructions, active latents, codes as .npz (vae, autoencoder; -n 24 by default), or points "
+            "found by search (gan; -n 8)"
+        ),
     ] = False
     downstream: Annotated[
         bool, _flag("classifiers on codes against raw pixels (vae, autoencoder); -n 2000 training images by default")

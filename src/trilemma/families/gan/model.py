@@ -74,7 +74,7 @@ class GAN(Family):
     answers: ClassVar[Mapping[str, str]] = {
         "sample": "yes, in one pass",
         "p(x)": "no, it can only be sampled; with a stated noise, annealed importance sampling estimates it",
-        "p(z|x)": "approximate: it has no encoder, but the z of an image can be searched for",
+        "p(z|x)": "approximate: a point, by search, no distribution; it has no encoder",
         "complete": "no, it has no distribution of the rest of an image",
         "interpolate": "yes, between random z, or those found for two images",
         "classify": "no, it has no p(x|y) to compare",
