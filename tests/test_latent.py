@@ -14,6 +14,7 @@ from test_annealed import Linear
 from test_cli import call
 from torch import Tensor
 
+from trilemma.cli import query_latent
 from trilemma.data import load
 from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
 from trilemma.families.gan import GAN, GANConfig
@@ -23,7 +24,7 @@ from trilemma.images import Spec, from_unit
 from trilemma.queries import projection
 from trilemma.queries.arithmetic import arithmetic
 from trilemma.queries.downstream import downstream, downstream_check, linear_probe, vote
-from trilemma.queries.latent import interpolate, manifold, spherical, straight, traverse
+from trilemma.queries.latent import Interpolation, interpolate, manifold, spherical, straight, traverse
 from trilemma.queries.posterior import decode, posterior, save_codes
 from trilemma.queries.projection import codes, project
 from trilemma.queries.samplers import samplers
@@ -349,6 +350,60 @@ def test_pictures_from_the_command_line(
     record = json.loads(out)
     assert record["question"] == str(question[0])[2:]
     assert picture.exists()
+
+
+@pytest.fixture(scope="module")
+def classed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("classed")
+    data = load(write_blobs(folder / "blobs.npz"), progress=False)
+    return train(
+        "vae", data, out=folder / "vae", budget="2steps", settings={"batch": 8, "pictures": 0}, conditional=True,
+        model={"latent": 2, "width": 4}, say=print,
+    )  # fmt: skip
+
+
+def test_interpolation_with_true_labels_is_between_images_of_one_class(
+    classed: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Tensor | None] = []
+
+    def spy(run: object, a: Tensor, b: Tensor, steps: int, labels: Tensor | None, **rest: object) -> Interpolation:
+        told.append(labels)
+        way = a[:, None].expand(-1, steps, -1, -1, -1)
+        return Interpolation(way, way, 256)
+
+    monkeypatch.setattr(query_latent, "interpolate", spy)
+    code, out, err = call(capsys, "query", classed.path, "--interpolate", "-n", 8, "--labels", "true", "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    data = load(classed.config.data)
+    first, second = (data.label_batch(np.array(record[end])) for end in ("from", "to"))
+    assert first is not None and second is not None
+    assert len(first) == 4
+    assert torch.equal(first, second)
+    assert told[0] is not None and torch.equal(told[0], first)
+    assert len(first.unique()) > 1  # or one class for all would pass
+    assert not set(record["from"]) & set(record["to"])
+
+
+def test_one_plane_is_of_one_class_and_says_which(
+    classed: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = []
+    monkeypatch.setattr(query_latent, "draw_manifold", lambda images, levels, path, title, words: titles.append(title))
+    known = []
+    monkeypatch.setattr(
+        query_latent, "posterior", lambda model, x, y, **rest: known.append(y) or posterior(model, x, y, **rest)
+    )
+    code, _, err = call(capsys, "query", classed.path, "--manifold", "--labels", "1", "-n", 30)
+    assert code == 0, err
+    assert "the latent plane of class 1" in titles[0]
+    assert 0 < len(known[0]) < 30
+    assert (known[0] == 1).all()
+    for labels, words in (("true", "name one class"), ("0,1", "one class, not 2")):
+        code, _, err = call(capsys, "query", classed.path, "--manifold", "--labels", labels, "-n", 9)
+        assert code != 0
+        assert words in err
 
 
 def test_posterior_of_a_gan_is_points_found_by_search(
