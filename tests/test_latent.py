@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from test_cli import call
 from torch import Tensor
 
 from trilemma.cli import query_latent
+from trilemma.cli.query_latent import parse_arithmetic
 from trilemma.data import load
 from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
 from trilemma.families.gan import GAN, GANConfig
@@ -404,6 +406,34 @@ def test_one_plane_is_of_one_class_and_says_which(
         code, _, err = call(capsys, "query", classed.path, "--manifold", "--labels", labels, "-n", 9)
         assert code != 0
         assert words in err
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("T-shirt/top-Coat+Bag", ["T-shirt/top", "Coat", "Bag"]),
+        (" Coat - T-shirt/top + a+b", ["Coat", "T-shirt/top", "a+b"]),
+        ("T-shirt/top-T-shirt/top+T-shirt/top", ["T-shirt/top"] * 3),
+        ("@1,2-T-shirt/top+@3, @4", ["@1,2", "T-shirt/top", "@3, @4"]),
+    ],
+)
+def test_arithmetic_reads_classes_with_signs_in_their_names(text: str, parts: list[str]) -> None:
+    names = ("T-shirt/top", "Coat", "Bag", "a+b")
+    labels = np.arange(40) % 4
+    data = replace(load("mnist"), images=np.zeros((40, 1, 4, 4), np.uint8), labels=labels, class_names=names,
+                   test=np.arange(40))  # fmt: skip
+    groups, found = parse_arithmetic(text, data, 3, 0)
+    assert found == parts
+    for group, part in zip(groups, parts, strict=True):
+        assert part.startswith("@") or (labels[group] == names.index(part)).all()
+
+
+def test_arithmetic_that_can_be_read_twice_is_refused() -> None:
+    data = replace(load("mnist"), class_names=("a", "a-b", "b", "b-c", "c"))
+    with pytest.raises(ValueError, match="in 2 ways"):
+        parse_arithmetic("a-b-c+a", data, 3, 0)
+    with pytest.raises(ValueError, match="'x' is not a class"):
+        parse_arithmetic("x-b+c", data, 3, 0)
 
 
 def test_posterior_of_a_gan_is_points_found_by_search(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -161,11 +162,8 @@ def ask_arithmetic(asked: Asked) -> Reply:
 
 def parse_arithmetic(text: str, dataset: Dataset, n: int, seed: int) -> tuple[list[Indices], list[str]]:
     """``9-4+1`` to at most ``n`` held-out images of each class, ``@12,40-@7+@3`` to images by their number."""
-    match = re.fullmatch(r"\s*(.+?)\s*-\s*(.+?)\s*\+\s*(.+?)\s*", text)
-    if not match:
-        raise ValueError(f"--arithmetic {text!r} is not understood: write A-B+C, such as 9-4+1 or @12,40-@7+@3")
-    groups = []
-    for part in match.groups():
+    groups, parts = [], _parts(text, dataset.class_names)
+    for part in parts:
         if part.startswith("@"):
             numbers = [number.strip().lstrip("@") for number in part.split(",")]
             if not all(number.isdigit() and int(number) < len(dataset.images) for number in numbers):
@@ -180,4 +178,17 @@ def parse_arithmetic(text: str, dataset: Dataset, n: int, seed: int) -> tuple[li
         if not len(mine):
             raise ValueError(f"--arithmetic {part!r}: {dataset.name} has no held-out image of this class")
         groups.append(subset(mine, min(n, len(mine)), seed))
-    return groups, list(match.groups())
+    return groups, parts
+
+
+def _parts(text: str, names: Sequence[str]) -> list[str]:
+    """A, B and C of A-B+C, where a class may have signs in its name (``T-shirt/top``)."""
+    minus, plus = ([i for i, sign in enumerate(text) if sign == wanted] for wanted in "-+")
+    ways = [[text[:i], text[i + 1 : j], text[j + 1 :]] for i in minus for j in plus if i < j]
+    ways = [parts for way in ways if all(parts := [part.strip() for part in way])]
+    known = [parts for parts in ways if all(part in names or re.fullmatch(r"@[@\d,\s]+", part) for part in parts)]
+    if not ways:
+        raise ValueError(f"--arithmetic {text!r} is not understood: write A-B+C, such as 9-4+1 or @12,40-@7+@3")
+    if len(known) > 1:
+        raise ValueError(f"--arithmetic {text!r} can be read in {len(known)} ways: name images by number, as @12-@7+@3")
+    return known[0] if known else ways[0]
