@@ -289,15 +289,20 @@ def test_samplers_are_ranked_by_how_much_they_know_of_the_codes() -> None:
     model.encoder = Linear(basis.T, torch.zeros(2), (2,))  # type: ignore[assignment, arg-type]
     model.encoder.forward = lambda x, labels=None: x.flatten(1) @ basis  # type: ignore[method-assign]
     model.decoder = Linear(basis, torch.zeros(64), spec.shape)  # type: ignore[assignment]
-    z = torch.randn(400, 2, generator=generator) * 0.3 + torch.where(
-        torch.rand(400, 1, generator=generator) < 0.5, 3, -3
+    z = torch.randn(700, 2, generator=generator) * 0.3 + torch.where(
+        torch.rand(700, 1, generator=generator) < 0.5, 3, -3
     )
     images = model.decode(z)
-    answer = samplers(model, images[:300], images[300:], n=300)
-    frechet = {kind: sampled.frechet for kind, sampled in answer.kinds.items()}
+    answer = samplers(model, images[:500], images[500:], n=300)
+    assert answer.n == 200  # no more held-out images than there are
+    kept = posterior(model, images[500:]).reconstructions[:10]
+    assert torch.equal(answer.kinds["real"].images, kept)  # their codes, not those of the training images
+    frechet = {kind: sampled.frechet.value for kind, sampled in answer.kinds.items() if sampled.frechet}
+    assert all(sampled.frechet and sampled.frechet.error for sampled in answer.kinds.values())
+    assert answer.flag is not None and answer.flag.startswith("warning: 200 images for 128 features")
     near = {kind: sampled.near for kind, sampled in answer.kinds.items()}
     assert 5 * max(frechet["real"], frechet["mixture"]) < min(frechet[kind] for kind in ("gaussian", "box", "prior"))
-    assert near["real"] > 0.9
+    assert near["real"] == pytest.approx(0.95, abs=0.01)  # which says what near is
     assert near["mixture"] > 0.8
     assert near["gaussian"] < 0.5
     assert near["box"] < 0.1
@@ -352,6 +357,27 @@ def test_pictures_from_the_command_line(
     record = json.loads(out)
     assert record["question"] == str(question[0])[2:]
     assert picture.exists()
+
+
+def test_samplers_from_the_command_line_have_errors_and_a_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load(write_blobs(tmp_path / "blobs.npz", count=1500), progress=False)
+    run = train(
+        "autoencoder", data, out=tmp_path / "run", budget="2steps", settings={"batch": 8, "pictures": 0},
+        model={"latent": 2, "width": 4}, say=print,
+    )  # fmt: skip
+    code, out, err = call(capsys, "query", run.path, "--samplers", "-n", 1000, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert set(record["kinds"]) == {"real", "mixture", "gaussian", "marginal", "prior", "box"}
+    assert record["n"] == len(data.test)
+    assert record["flag"].startswith("warning")
+    assert record["floor"]["standard_error"] > 0
+    assert record["kinds"]["mixture"]["frechet"]["standard_error"] > 0
+    lines = call(capsys, "query", run.path, "--samplers", "-n", 1000)[1].splitlines()
+    assert " ± " in lines[0]
+    assert any(line.startswith(f"warning: {len(data.test)} images") for line in lines)
 
 
 @pytest.fixture(scope="module")
@@ -466,9 +492,9 @@ def test_posterior_downstream_and_annealing_from_the_command_line(
     with np.load(file) as saved:
         assert np.allclose(saved["mean"], record["mean"])
         assert saved["indices"].tolist() == record["indices"]
-    code, out, err = call(capsys, "query", runs["autoencoder"].path, "--samplers", "-n", 20, "--json")
-    assert code == 0, err
-    assert set(json.loads(out)["kinds"]) == {"real", "mixture", "gaussian", "marginal", "prior", "box"}
+    code, _, err = call(capsys, "query", runs["autoencoder"].path, "--samplers", "-n", 20)
+    assert code != 0
+    assert "refused: 10 images do not determine the covariance of 128 features" in err
     code, out, err = call(capsys, "query", runs["autoencoder"].path, "--downstream", "-n", 40, "--json")
     assert code == 0, err
     assert set(json.loads(out)["features"]) == {"codes", "pixels"}

@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trilemma.cli.query_asked import Asked, Reply, finite, true_labels
+from trilemma.cli.query_asked import Asked, Reply, true_labels
 from trilemma.cli.query_projection import ask_projection
 from trilemma.data import load
 from trilemma.evaluation import subset
 from trilemma.families.family import Progress
 from trilemma.families.gan import GAN
+from trilemma.metrics.estimate import Estimate
 from trilemma.parallel import ranks
 from trilemma.queries.annealed import Annealed, Settings, annealed, bracket
 from trilemma.queries.disentangle import disentanglement, draw_disentanglement, read_factors
 from trilemma.queries.downstream import downstream_check
 from trilemma.queries.posterior import decode, distortion_unit, draw_reconstructions, posterior, save_codes
-from trilemma.queries.samplers import KINDS, draw_samplers, samplers
+from trilemma.queries.samplers import KINDS, draw_samplers, in_words, samplers
 
 SHOWN = 24
 """Images in a picture of reconstructions."""
@@ -152,8 +153,8 @@ def ask_downstream(asked: Asked) -> Reply:
 
 def ask_samplers(asked: Asked) -> Reply:
     dataset, n = load(asked.config.data), 2000 if asked.flags.n is None else asked.flags.n
-    if n < 10:
-        raise ValueError(f"--samplers needs at least 10 images, not {n}")
+    if n < 1:
+        raise ValueError(f"-n must be at least 1, not {n}")
     train, held_out = (dataset.batch(subset(rows, n, asked.seed)) for rows in (dataset.train, dataset.test))
     answer = samplers(
         asked.run, train, held_out, n=n, seed=asked.seed, device=asked.device, progress=asked.progress
@@ -163,18 +164,23 @@ def ask_samplers(asked: Asked) -> Reply:
         draw_samplers(answer, path, asked.title(f"no sampler, {dataset.name}"))
     record: dict[str, Any] = {
         "images": dataset.name,
-        "n": n,
+        "n": answer.n,
         "features": answer.features,
-        "floor": answer.floor,
-        "kinds": {kind: {"frechet": finite(s.frechet), "near": s.near} for kind, s in answer.kinds.items()},
+        "flag": answer.flag,
+        "floor": _estimate(answer.floor),
+        "kinds": {kind: {"frechet": _estimate(s.frechet), "near": s.near} for kind, s in answer.kinds.items()},
         "picture": str(path),
     }
     lines = [
-        f"{kind:8} Fréchet distance {s.frechet:6.2f}, near the data {100 * s.near:3.0f} %: {KINDS[kind]}"
+        f"{kind:8} Fréchet distance {in_words(s.frechet)}, near the data {100 * s.near:3.0f} %: {KINDS[kind]}"
         for kind, s in answer.kinds.items()
     ]
-    note = f"{n} images each, {answer.features} features; held-out images of {dataset.name} {answer.floor:.2f}"
-    return Reply(record, [*lines, note, str(path)])
+    note = f"{answer.n} images each, {answer.features} features; held-out images of {dataset.name} "
+    return Reply(record, [*lines, note + in_words(answer.floor), *([answer.flag] if answer.flag else []), str(path)])
+
+
+def _estimate(found: Estimate | None) -> dict[str, float | None] | None:
+    return None if found is None else {"value": found.value, "standard_error": found.error}
 
 
 def device_of(asked: Asked) -> torch.device:
