@@ -49,10 +49,11 @@ def ask_annealed(asked: Asked) -> Reply:
         **_sides(real),
         "simulated": {"reason": own.reason, **_sides(own)},
     }
+    things = "vectors" if model.spec.vector else "images"
     lines = [
-        f"log p(x) of {len(x)} images of {dataset.name}: forward {_mean(real.forward)}, backward "
+        f"log p(x) of {len(x)} {things} of {dataset.name}: forward {_mean(real.forward)}, backward "
         f"{_mean(real.backward)} nats, gap {real.gap:.2f} ({real.kind}: {real.reason})",
-        f"of {len(x)} images that the model drew, where the bracket is exact: forward {_mean(own.forward)}, backward "
+        f"of {len(x)} {things} that the model drew, where the bracket is exact: forward {_mean(own.forward)}, backward "
         f"{_mean(own.backward)} nats, gap {own.gap:.2f}",
         f"accepted moves {real.acceptance:.2f}; effective chains {float(real.effective.mean()):.1f} of "
         f"{settings.chains}",

@@ -49,7 +49,12 @@ class LatentFlags:
     points: Annotated[int | None, _flag("pictures in a row of --interpolate (9, in z) and --traverse (9)")] = None
     chains: Annotated[int | None, _flag("with --annealed: chains for each image; 16 by default")] = None
     temperatures: Annotated[int | None, _flag("with --annealed: steps from prior to posterior; 500 by default")] = None
-    sigma: Annotated[float | None, _flag("with --annealed: a gan's observation noise on [0, 1]; 0.1 by default")] = None
+    sigma: Annotated[
+        float | None,
+        _flag(
+            "with --annealed: a gan's observation noise on [0, 1], of vectors in standard deviations; 0.1 by default"
+        ),
+    ] = None
     start: Annotated[
         Literal["prior", "encoder"] | None, _flag("with --annealed: where the chains of a vae start; prior by default")
     ] = None
