@@ -183,13 +183,13 @@ def test_brackets_the_density_of_vectors_in_their_own_units(kind: str, start: st
     model, law = linear_vectors(kind)
     x = vectors(law, 16)
     truth = law.log_prob(x.double())
-    settings = Settings(200, 4, 5, start, SIGMA)  # type: ignore[arg-type]
+    settings = Settings(100, 4, 4, start, SIGMA)  # type: ignore[arg-type]
     answer = annealed(model, x, settings=settings)
-    assert torch.allclose(answer.forward.mean(), truth.mean(), atol=0.4)
-    assert torch.allclose(answer.backward.mean(), truth.mean(), atol=0.4)
+    assert torch.allclose(answer.forward.mean(), truth.mean(), atol=0.5)
+    assert torch.allclose(answer.backward.mean(), truth.mean(), atol=0.5)
     assert not answer.discrete
     own = bracket(model, 16, settings=settings)
-    assert -0.2 < own.gap < 0.6
+    assert -0.3 < own.gap < 1
     assert own.forward.mean() == pytest.approx(-float(law.entropy()), abs=4 * math.sqrt(4 / 2 / 16))
 
 

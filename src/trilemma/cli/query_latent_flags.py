@@ -41,7 +41,11 @@ class LatentFlags:
         str | None, _flag("A-B+C on mean codes of classes such as 9-4+1, or of images such as @12,40-@7+@3")
     ] = None
     disentangle: Annotated[
-        str | None, _flag("mutual information gap and DCI on an .npz of images with 'factors' (vae, autoencoder)")
+        str | None,
+        _flag(
+            "mutual information gap and DCI on an .npz of 'images' with 'factors', numbers [N, K], and if they have "
+            "names 'factor_names' [K] (vae, autoencoder)"
+        ),
     ] = None
     samplers: Annotated[
         bool, _flag("what an autoencoder makes of N(0, I), of densities fitted to its codes, and of a large box")

@@ -127,7 +127,8 @@ class Joint:
         if isinstance(self.model, VAE):
             dtype = next(self.model.parameters()).dtype
             return -self.model.observation.nats(x, self.model.decoder(z.to(dtype), labels))
-        centre, spec = self.model.generator(z, labels), self.model.spec
+        centre: Tensor = self.model.generator(z, labels)
+        spec = self.model.spec
         if not spec.vector:
             centre = unit_interval(centre, spec.levels)
         scaled = (x - centre).flatten(1).square().sum(1) / self.sigma**2
