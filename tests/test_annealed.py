@@ -126,7 +126,7 @@ def test_vae_with_one_latent_against_quadrature() -> None:
         truth = torch.stack(
             [(log_prior - model.observation.nats(row.expand(4001, 1, 4, 4), decoded)).logsumexp(0) for row in x]
         )
-    for start in ("prior", "encoder"):
+    for start in ("prior", "encoder"):  # that they differ is for the tests of the encoder's start below
         answer = annealed(model, x, settings=Settings(60, 64, 4, start))  # type: ignore[arg-type]
         assert answer.kind == "bound"
         assert answer.discrete
@@ -136,27 +136,88 @@ def test_vae_with_one_latent_against_quadrature() -> None:
     assert model.training
 
 
+VECTORS = Spec((4,), 0, center=(1.0, -2.0, 0.5, 0.0), scale=(3.0, 0.5, 1.0, 2.0))
+
+
+class Exact(torch.nn.Module):
+    """The moments of p(z|x) of a linear decoder with noise SIGMA, in the place of an encoder."""
+
+    def __init__(self, w: Tensor, b: Tensor) -> None:
+        super().__init__()
+        variance = 1 / (1 + w.square().sum(0) / SIGMA**2)  # w has orthogonal columns
+        self.gain, self.centre, self.logvar = w * variance / SIGMA**2, b, variance.log()
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        mean = (x - self.centre) @ self.gain
+        return torch.cat([mean, self.logvar.expand_as(mean)], 1)
+
+
+def linear_vectors(kind: str) -> tuple[VAE | GAN, torch.distributions.MultivariateNormal]:
+    """A model of vectors with a linear decoder of two latents, and the law of its vectors in their own units."""
+    generator = torch.Generator().manual_seed(1)
+    w = torch.linalg.qr(torch.randn(4, 2, generator=generator)).Q * torch.tensor([0.9, 0.6])
+    b = torch.randn(4, generator=generator) * 0.1
+    linear = Linear(w, b, (4,))  # type: ignore[arg-type]
+    model: VAE | GAN
+    if kind == "gan":
+        model = GAN(GANConfig(width=4, latent=2), VECTORS)
+        model.generator = linear  # type: ignore[assignment]
+    else:
+        fixed = {"scale": "fixed", "fixed_scale": SIGMA}
+        model = VAE(VAEConfig(network="dense", width=4, latent=2, **fixed), VECTORS)  # type: ignore[arg-type]
+        model.decoder, model.encoder = linear, Exact(w, b)  # type: ignore[assignment]
+    scale = torch.tensor(VECTORS.scale).double()
+    unit = w.double() @ w.double().T + SIGMA**2 * torch.eye(4).double()
+    mean = torch.tensor(VECTORS.center).double() + scale * b.double()
+    return model, torch.distributions.MultivariateNormal(mean, scale[:, None] * unit * scale)
+
+
+def vectors(law: torch.distributions.MultivariateNormal, count: int) -> Tensor:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return law.sample((count,)).float()
+
+
+@pytest.mark.parametrize(("kind", "start"), [("gan", "prior"), ("vae", "prior"), ("vae", "encoder")])
+def test_brackets_the_density_of_vectors_in_their_own_units(kind: str, start: str) -> None:
+    model, law = linear_vectors(kind)
+    x = vectors(law, 16)
+    truth = law.log_prob(x.double())
+    settings = Settings(100, 4, 4, start, SIGMA)  # type: ignore[arg-type]
+    answer = annealed(model, x, settings=settings)
+    assert torch.allclose(answer.forward.mean(), truth.mean(), atol=0.5)
+    assert torch.allclose(answer.backward.mean(), truth.mean(), atol=0.5)
+    assert not answer.discrete
+    own = bracket(model, 16, settings=settings)
+    assert -0.3 < own.gap < 1
+    assert own.forward.mean() == pytest.approx(-float(law.entropy()), abs=4 * math.sqrt(4 / 2 / 16))
+
+
 def test_start_from_the_encoder_is_exact_at_once_when_the_encoder_is() -> None:
-    """With q = p(z|x) the ratio p(x, z) / q(z) is p(x) for every z: one temperature is enough."""
-    model, law = linear_gaussian()
-    x = images(law, 5)
-    truth = exact(law, model, x)
-    assert isinstance(model.generator, Linear)
-    slope = 255 / 2 / 256
-    # The posterior's covariance is diagonal after a turn of z.
-    vectors = torch.linalg.eigh(model.generator.weight.T @ model.generator.weight).eigenvectors
-    w = (model.generator.weight @ vectors).detach()
-    model.generator.weight = torch.nn.Parameter(w)
-    u = ImageNoise(0, range(5)).uniform(1, 3, 4)
-    values = (x.float() + u) / 256
-    variance = 1 / (1 + (slope * w).square().sum(0) / SIGMA**2)
-    centre = unit_interval(model.generator.bias.detach(), 256)
-    mean = (values.flatten(1) - centre) @ (slope * w) * variance / SIGMA**2
-    target = Joint(model, values, None, mean, variance.sqrt().expand_as(mean), SIGMA, False)
-    rows = torch.arange(5).repeat_interleave(20)
-    point = Point.at(target, rows, mean[rows] + target.std[rows] * torch.randn(100, LATENT))
-    truth = law.log_prob(values.double().flatten(1))
-    assert torch.allclose(point.ratio.double(), truth[rows], atol=1e-3)
+    """With q = p(z|x) the ratio p(x, z) / q(z) is p(x) for every z: one temperature and one chain are enough."""
+    model, law = linear_vectors("vae")
+    x = vectors(law, 8)
+    truth = law.log_prob(x.double())
+    answer = annealed(model, x, settings=Settings(1, 1, 1, "encoder"))
+    assert torch.allclose(answer.forward, truth, atol=1e-3)
+    assert torch.allclose(answer.backward, truth, atol=1e-3)
+    prior = annealed(model, x, settings=Settings(1, 1, 1, "prior"))
+    assert (truth - prior.forward).mean() > 10
+
+
+def test_start_from_the_encoder_of_images_is_nearer_than_from_the_prior() -> None:
+    """An encoder that points at the right code, on images: at one temperature it must beat the prior."""
+    torch.manual_seed(0)
+    spec = Spec((1, 4, 4))
+    model = VAE(VAEConfig(network="dense", width=4, latent=2, scale="fixed", fixed_scale=0.05), spec)
+    w = torch.linalg.qr(torch.randn(16, 2)).Q
+    model.decoder = Linear(w, torch.zeros(16), spec.shape)  # type: ignore[assignment]
+    model.encoder = Exact(w, torch.zeros(16))  # type: ignore[assignment]
+    model.encoder.forward = lambda x, labels=None: Exact.forward(model.encoder, x.flatten(1))  # type: ignore[method-assign, arg-type]
+    x = model.decode(torch.randn(12, 2) * 0.5)
+    few = {start: annealed(model, x, settings=Settings(1, 1, 1, start)) for start in ("prior", "encoder")}  # type: ignore[arg-type]
+    assert few["encoder"].forward.mean() > few["prior"].forward.mean() + 10
+    assert few["encoder"].discrete
 
 
 def test_a_move_leaves_its_density_as_it_is() -> None:

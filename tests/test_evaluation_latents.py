@@ -19,6 +19,7 @@ from trilemma.evaluation.subject import Subject
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
 from trilemma.report.latents import latents
+from trilemma.report.scores import error_text
 
 
 def real(tmp_path: Path) -> Reference:
@@ -58,6 +59,11 @@ def test_a_collapsed_vae_is_named_and_an_autoencoder_shows_why_it_is_no_sampler(
             assert picture.size[0] > 100
     page = latents({"title": "A coder", "latent": said, "pictures": pictures}, tmp_path)
     assert "no generative model" in page
+    assert said["decoded"]["n"] == len(reference.dataset.test)  # all held-out images that there are
+    assert f"({said['decoded']['n']} images of each, small" in page
+    real_one = said["kinds"]["real"]
+    assert error_text(real_one["frechet"], real_one["frechet_error"]) in page
+    assert f"Warning: {said['decoded']['n']} images for 128 features" in page
     assert page.count("<img") == 2
     assert draw_latents(subject("gan", reference), reference, tmp_path, "cpu") == ({}, {})
     assert latents({"title": "A GAN"}, tmp_path) == ""

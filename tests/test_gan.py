@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trilemma.data import load
+from trilemma.data.mixtures import MIXTURES
 from trilemma.families.family import QUESTIONS
 from trilemma.families.gan import GAN, GANConfig, GANOptions
 from trilemma.families.gan.model import GRACE
@@ -218,15 +219,56 @@ def test_alarm_when_the_modes_collapse(modes: int) -> None:
             p.mul_(3 if p.ndim > 1 else 1)
         x = from_unit(real.generator(torch.randn(64, 16, generator=torch.Generator().manual_seed(1))), 256)
     loss = model.objectives()[0].loss
-    logs: dict[str, float] = {}
-    for step in range(GRACE + 1):
-        if step in (0, GRACE):
-            logs = {name: value.item() for name, value in loss(x, None, batch_noise(64, step)).logs.items()}
-            assert step or not model.alarms(logs)  # at the start any generator draws one grey image
-        model._steps += 1  # as the generator's loss does
+    logs = {name: value.item() for name, value in loss(x, None, batch_noise(64)).logs.items()}
+    assert not model.alarms(logs | {"step": GRACE})  # at the start any generator draws one grey image
+    logs["step"] = GRACE + 1
     assert bool(model.alarms(logs)) == bool(modes)
     assert not modes or "modes collapse" in model.alarms(logs)[0]
     assert modes or 0.8 < logs["diversity"] < 1.25
+
+
+class Mixture(nn.Module):
+    """A generator that draws some modes of a 2-D mixture exactly: z [B, 2] is the noise around a mode."""
+
+    def __init__(self, spec: Spec, name: str, kept: int) -> None:
+        super().__init__()
+        self.law, self.spec, self.kept = MIXTURES[name], spec, kept
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        mode = torch.arange(len(z)) % self.kept * 3 % len(self.law.means)
+        return self.spec.to_unit(torch.from_numpy(self.law.means)[mode].float() + self.law.sigma * z)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "rings"), [("ring", 1, True), ("ring", 2, True), ("ring", 8, False), ("grid", 2, True)]
+)
+def test_alarm_when_modes_of_vectors_are_lost(name: str, kept: int, rings: bool) -> None:
+    data = load(name)
+    model = GAN(GANConfig(width=8, latent=2), data.spec())
+    model.generator = Mixture(model.spec, name, kept)  # type: ignore[assignment]
+    loss = model.objectives()[0].loss
+    ratios = [
+        loss(data.batch(data.train[128 * i : 128 * (i + 1)]), None, batch_noise(128, i)).logs["diversity"].item()
+        for i in range(10)
+    ]
+    logs = {"diversity": sum(ratios) / 10}
+    assert not model.alarms(logs | {"step": GRACE})
+    assert bool(model.alarms(logs | {"step": GRACE + 1})) == rings
+    assert not rings or "few of the modes" in model.alarms(logs | {"step": GRACE + 1})[0]
+
+
+def test_the_alarm_counts_the_steps_of_a_run_and_not_of_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run is not silent for another `GRACE` steps."""
+    monkeypatch.setattr(GAN, "alarms", lambda self, logs: [f"step {logs['step']}"])
+    said: list[str] = []
+    for budget in ("4steps", "6steps"):
+        train(
+            "gan", "ring", out=tmp_path / "gan", budget=budget, settings={"log_every": 2}, resume=True, device="cpu",
+            say=said.append,
+        )  # fmt: skip
+    assert [line for line in said if line.startswith("step")] == ["step 2", "step 4", "step 6"]
 
 
 @pytest.mark.parametrize("loss", ["nonsaturating", "minimax"])

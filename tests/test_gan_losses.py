@@ -318,9 +318,18 @@ def test_packing_shows_a_collapse_that_single_images_hide() -> None:
     whole, half = torch.full((4,), 0.25), torch.tensor([0.5, 0.5, 0.0, 0.0])
     assert total_variation(whole, half) == 0.5
     assert total_variation(torch.outer(whole, whole), torch.outer(half, half)) == 0.75
-    # A discriminator of pairs finds it: the best hinge loss of pairs is 2 - 2 · ¾.
-    pairs = torch.cartesian_prod(torch.arange(4), torch.arange(4))
-    answer = torch.where((pairs < 2).all(1), -1.0, 1.0)  # more probable under "half"
-    real = torch.cat([answer, answer])
-    fake = answer[(pairs < 2).all(1)]
-    assert discriminator_loss(real, fake, "hinge").item() == pytest.approx(2 - 2 * 0.75)
+
+    def every_pair(modes: int) -> Tensor:
+        """Images, one-hot [2 · modes², 4, 1, 1], in which each ordered pair of modes stands side by side once."""
+        pairs = torch.cartesian_prod(torch.arange(modes), torch.arange(modes))
+        return torch.nn.functional.one_hot(pairs.flatten(), 4).float()[..., None, None]
+
+    def best(packs: Tensor) -> Tensor:
+        """The best discriminator: -1 where every image of a pack is one of the first two, 1 elsewhere."""
+        seen = packs.view(len(packs), -1, 4).argmax(2)
+        return torch.where((seen < 2).all(1), -1.0, 1.0)
+
+    # The best hinge loss is 2 - 2 TV: of single images, and of the packs that D is shown.
+    for pack, distance in ((1, 0.5), (2, 0.75)):
+        real, fake = best(packed(every_pair(4), pack)), best(packed(every_pair(2), pack))
+        assert discriminator_loss(real, fake, "hinge").item() == pytest.approx(2 - 2 * distance)

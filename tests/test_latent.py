@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,18 @@ from test_annealed import Linear
 from test_cli import call
 from torch import Tensor
 
+from trilemma.cli import query_latent
+from trilemma.cli.query_latent import parse_arithmetic
 from trilemma.data import load
 from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
 from trilemma.families.gan import GAN, GANConfig
 from trilemma.families.pixelcnn import PixelCNN, PixelCNNConfig
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec, from_unit
+from trilemma.queries import projection
 from trilemma.queries.arithmetic import arithmetic
 from trilemma.queries.downstream import downstream, downstream_check, linear_probe, vote
-from trilemma.queries.latent import interpolate, manifold, spherical, straight, traverse
+from trilemma.queries.latent import Interpolation, interpolate, manifold, spherical, straight, traverse
 from trilemma.queries.posterior import decode, posterior, save_codes
 from trilemma.queries.projection import codes, project
 from trilemma.queries.samplers import samplers
@@ -246,7 +250,7 @@ def test_arithmetic_of_a_linear_code_is_that_of_the_images() -> None:
     assert torch.equal(answer.neighbours, pool[answer.indices])
 
 
-def test_projection_finds_the_code_behind_an_image() -> None:
+def test_projection_finds_the_code_behind_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
     model = GAN(GANConfig(width=4, latent=3), SPEC).eval()
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(16, 3, generator=generator) * 0.3
@@ -260,6 +264,15 @@ def test_projection_finds_the_code_behind_an_image() -> None:
     assert (answer.error.amin(1)[keep] < 1e-3).all()
     assert torch.allclose(answer.z[keep], z[keep], atol=0.15)
     assert torch.equal(codes(model, x[:1], seed=1), project(model, x[:1], seed=1).z)
+    assert (answer.error.diff(dim=1) >= 0).all()  # the nearest first
+    assert torch.equal(answer.z, answer.starts[:, 0])
+    with torch.no_grad():
+        ends = model.generator(answer.starts.flatten(0, 1)).view(4, 3, 16)
+    target = (x.flatten(1).float() / 127.5 - 1)[:, None]
+    assert torch.allclose((ends - target).square().mean(2).double(), answer.error, atol=1e-6)
+    monkeypatch.setattr(projection, "TOGETHER", 3)  # an image at a time
+    alone = project(model, x, starts=3, steps=300)
+    assert torch.allclose(alone.starts, answer.starts, atol=1e-3)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -276,15 +289,20 @@ def test_samplers_are_ranked_by_how_much_they_know_of_the_codes() -> None:
     model.encoder = Linear(basis.T, torch.zeros(2), (2,))  # type: ignore[assignment, arg-type]
     model.encoder.forward = lambda x, labels=None: x.flatten(1) @ basis  # type: ignore[method-assign]
     model.decoder = Linear(basis, torch.zeros(64), spec.shape)  # type: ignore[assignment]
-    z = torch.randn(400, 2, generator=generator) * 0.3 + torch.where(
-        torch.rand(400, 1, generator=generator) < 0.5, 3, -3
+    z = torch.randn(700, 2, generator=generator) * 0.3 + torch.where(
+        torch.rand(700, 1, generator=generator) < 0.5, 3, -3
     )
     images = model.decode(z)
-    answer = samplers(model, images[:300], images[300:], n=300)
-    frechet = {kind: sampled.frechet for kind, sampled in answer.kinds.items()}
+    answer = samplers(model, images[:500], images[500:], n=300)
+    assert answer.n == 200  # no more held-out images than there are
+    kept = posterior(model, images[500:]).reconstructions[:10]
+    assert torch.equal(answer.kinds["real"].images, kept)  # their codes, not those of the training images
+    frechet = {kind: sampled.frechet.value for kind, sampled in answer.kinds.items() if sampled.frechet}
+    assert all(sampled.frechet and sampled.frechet.error for sampled in answer.kinds.values())
+    assert answer.flag is not None and answer.flag.startswith("warning: 200 images for 128 features")
     near = {kind: sampled.near for kind, sampled in answer.kinds.items()}
     assert 5 * max(frechet["real"], frechet["mixture"]) < min(frechet[kind] for kind in ("gaussian", "box", "prior"))
-    assert near["real"] > 0.9
+    assert near["real"] == pytest.approx(0.95, abs=0.01)  # which says what near is
     assert near["mixture"] > 0.8
     assert near["gaussian"] < 0.5
     assert near["box"] < 0.1
@@ -341,6 +359,129 @@ def test_pictures_from_the_command_line(
     assert picture.exists()
 
 
+def test_samplers_from_the_command_line_have_errors_and_a_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load(write_blobs(tmp_path / "blobs.npz", count=1500), progress=False)
+    run = train(
+        "autoencoder", data, out=tmp_path / "run", budget="2steps", settings={"batch": 8, "pictures": 0},
+        model={"latent": 2, "width": 4}, say=print,
+    )  # fmt: skip
+    code, out, err = call(capsys, "query", run.path, "--samplers", "-n", 1000, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert set(record["kinds"]) == {"real", "mixture", "gaussian", "marginal", "prior", "box"}
+    assert record["n"] == len(data.test)
+    assert record["flag"].startswith("warning")
+    assert record["floor"]["standard_error"] > 0
+    assert record["kinds"]["mixture"]["frechet"]["standard_error"] > 0
+    lines = call(capsys, "query", run.path, "--samplers", "-n", 1000)[1].splitlines()
+    assert " ± " in lines[0]
+    assert any(line.startswith(f"warning: {len(data.test)} images") for line in lines)
+
+
+@pytest.fixture(scope="module")
+def classed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("classed")
+    data = load(write_blobs(folder / "blobs.npz"), progress=False)
+    return train(
+        "vae", data, out=folder / "vae", budget="2steps", settings={"batch": 8, "pictures": 0}, conditional=True,
+        model={"latent": 2, "width": 4}, say=print,
+    )  # fmt: skip
+
+
+def test_interpolation_with_true_labels_is_between_images_of_one_class(
+    classed: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Tensor | None] = []
+
+    def spy(run: object, a: Tensor, b: Tensor, steps: int, labels: Tensor | None, **rest: object) -> Interpolation:
+        told.append(labels)
+        way = a[:, None].expand(-1, steps, -1, -1, -1)
+        return Interpolation(way, way, 256)
+
+    monkeypatch.setattr(query_latent, "interpolate", spy)
+    code, out, err = call(capsys, "query", classed.path, "--interpolate", "-n", 8, "--labels", "true", "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    data = load(classed.config.data)
+    first, second = (data.label_batch(np.array(record[end])) for end in ("from", "to"))
+    assert first is not None and second is not None
+    assert len(first) == 4
+    assert torch.equal(first, second)
+    assert told[0] is not None and torch.equal(told[0], first)
+    assert len(first.unique()) > 1  # or one class for all would pass
+    assert not set(record["from"]) & set(record["to"])
+
+
+def test_one_plane_is_of_one_class_and_says_which(
+    classed: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = []
+    monkeypatch.setattr(query_latent, "draw_manifold", lambda images, levels, path, title, words: titles.append(title))
+    known = []
+    monkeypatch.setattr(
+        query_latent, "posterior", lambda model, x, y, **rest: known.append(y) or posterior(model, x, y, **rest)
+    )
+    code, _, err = call(capsys, "query", classed.path, "--manifold", "--labels", "1", "-n", 30)
+    assert code == 0, err
+    assert "the latent plane of class 1" in titles[0]
+    assert 0 < len(known[0]) < 30
+    assert (known[0] == 1).all()
+    for labels, words in (("true", "name one class"), ("0,1", "one class, not 2")):
+        code, _, err = call(capsys, "query", classed.path, "--manifold", "--labels", labels, "-n", 9)
+        assert code != 0
+        assert words in err
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("T-shirt/top-Coat+Bag", ["T-shirt/top", "Coat", "Bag"]),
+        (" Coat - T-shirt/top + a+b", ["Coat", "T-shirt/top", "a+b"]),
+        ("T-shirt/top-T-shirt/top+T-shirt/top", ["T-shirt/top"] * 3),
+        ("@1,2-T-shirt/top+@3, @4", ["@1,2", "T-shirt/top", "@3, @4"]),
+    ],
+)
+def test_arithmetic_reads_classes_with_signs_in_their_names(text: str, parts: list[str]) -> None:
+    names = ("T-shirt/top", "Coat", "Bag", "a+b")
+    labels = np.arange(40) % 4
+    data = replace(load("mnist"), images=np.zeros((40, 1, 4, 4), np.uint8), labels=labels, class_names=names,
+                   test=np.arange(40))  # fmt: skip
+    groups, found = parse_arithmetic(text, data, 3, 0)
+    assert found == parts
+    for group, part in zip(groups, parts, strict=True):
+        assert part.startswith("@") or (labels[group] == names.index(part)).all()
+
+
+def test_arithmetic_that_can_be_read_twice_is_refused() -> None:
+    data = replace(load("mnist"), class_names=("a", "a-b", "b", "b-c", "c"))
+    with pytest.raises(ValueError, match="in 2 ways"):
+        parse_arithmetic("a-b-c+a", data, 3, 0)
+    with pytest.raises(ValueError, match="'x' is not a class"):
+        parse_arithmetic("x-b+c", data, 3, 0)
+
+
+def test_posterior_of_a_gan_is_points_found_by_search(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, picture = tmp_path / "codes.npz", tmp_path / "found.png"
+    asked = ["query", runs["gan"].path, "--posterior", "-n", 2, "--codes", file, "--out", picture]
+    code, out, err = call(capsys, *asked, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["kind"] == "search"
+    assert "not draws of p(z|x)" in record["reason"]
+    with np.load(file, allow_pickle=False) as saved:
+        assert np.allclose(saved["z"], record["z"])
+        assert saved["starts"].shape == (2, 8, 2)
+        assert np.allclose(saved["error"], record["error"])
+        assert saved["indices"].tolist() == record["indices"]
+        assert len(saved["labels"]) == 2
+    assert picture.exists()
+    assert "points found by search" in call(capsys, *asked)[1]
+
+
 def test_posterior_downstream_and_annealing_from_the_command_line(
     runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -351,9 +492,9 @@ def test_posterior_downstream_and_annealing_from_the_command_line(
     with np.load(file) as saved:
         assert np.allclose(saved["mean"], record["mean"])
         assert saved["indices"].tolist() == record["indices"]
-    code, out, err = call(capsys, "query", runs["autoencoder"].path, "--samplers", "-n", 20, "--json")
-    assert code == 0, err
-    assert set(json.loads(out)["kinds"]) == {"real", "mixture", "gaussian", "marginal", "prior", "box"}
+    code, _, err = call(capsys, "query", runs["autoencoder"].path, "--samplers", "-n", 20)
+    assert code != 0
+    assert "refused: 10 images do not determine the covariance of 128 features" in err
     code, out, err = call(capsys, "query", runs["autoencoder"].path, "--downstream", "-n", 40, "--json")
     assert code == 0, err
     assert set(json.loads(out)["features"]) == {"codes", "pixels"}

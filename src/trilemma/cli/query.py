@@ -50,6 +50,9 @@ trilemma query runs/vae --annealed -n 16 --temperatures 1000
 trilemma query runs/vae --posterior -n 10000 --codes codes.npz
 trilemma query runs/vae --interpolate -n 8 --points 11
 trilemma query runs/vae --arithmetic 9-4+1
+trilemma query runs/vae --downstream -n 2000
+trilemma query runs/vae --disentangle shapes.npz
+trilemma query runs/autoencoder --samplers
 trilemma query runs/diffusion --complete --keep left --labels true --guidance 2 --repeats 20
 trilemma query runs/diffusion photos/ --complete --keep none --level 0.5
 trilemma query runs/emoji --complete --keep left --text "a red apple" --guidance 3

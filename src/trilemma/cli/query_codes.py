@@ -8,16 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trilemma.cli.query_asked import Asked, Reply, finite, true_labels
+from trilemma.cli.query_asked import Asked, Reply, true_labels
+from trilemma.cli.query_projection import ask_projection
 from trilemma.data import load
 from trilemma.evaluation import subset
 from trilemma.families.family import Progress
+from trilemma.families.gan import GAN
+from trilemma.metrics.estimate import Estimate
 from trilemma.parallel import ranks
 from trilemma.queries.annealed import Annealed, Settings, annealed, bracket
 from trilemma.queries.disentangle import disentanglement, draw_disentanglement, read_factors
 from trilemma.queries.downstream import downstream_check
 from trilemma.queries.posterior import decode, distortion_unit, draw_reconstructions, posterior, save_codes
-from trilemma.queries.samplers import KINDS, draw_samplers, samplers
+from trilemma.queries.samplers import KINDS, draw_samplers, in_words, samplers
 
 SHOWN = 24
 """Images in a picture of reconstructions."""
@@ -46,10 +49,11 @@ def ask_annealed(asked: Asked) -> Reply:
         **_sides(real),
         "simulated": {"reason": own.reason, **_sides(own)},
     }
+    things = "vectors" if model.spec.vector else "images"
     lines = [
-        f"log p(x) of {len(x)} images of {dataset.name}: forward {_mean(real.forward)}, backward "
+        f"log p(x) of {len(x)} {things} of {dataset.name}: forward {_mean(real.forward)}, backward "
         f"{_mean(real.backward)} nats, gap {real.gap:.2f} ({real.kind}: {real.reason})",
-        f"of {len(x)} images that the model drew, where the bracket is exact: forward {_mean(own.forward)}, backward "
+        f"of {len(x)} {things} that the model drew, where the bracket is exact: forward {_mean(own.forward)}, backward "
         f"{_mean(own.backward)} nats, gap {own.gap:.2f}",
         f"accepted moves {real.acceptance:.2f}; effective chains {float(real.effective.mean()):.1f} of "
         f"{settings.chains}",
@@ -80,6 +84,8 @@ def _half(progress: Progress | None, which: int) -> Progress | None:
 
 def ask_posterior(asked: Asked) -> Reply:
     model = asked.run.model(device=device_of(asked))
+    if isinstance(model, GAN):
+        return ask_projection(asked, model)
     dataset, indices = asked.images(SHOWN)
     x, classes = dataset.batch(indices), asked.classes(dataset, indices)
     answer = posterior(model, x, classes, seed=asked.seed, device=asked.device, progress=asked.progress)
@@ -148,8 +154,8 @@ def ask_downstream(asked: Asked) -> Reply:
 
 def ask_samplers(asked: Asked) -> Reply:
     dataset, n = load(asked.config.data), 2000 if asked.flags.n is None else asked.flags.n
-    if n < 10:
-        raise ValueError(f"--samplers needs at least 10 images, not {n}")
+    if n < 1:
+        raise ValueError(f"-n must be at least 1, not {n}")
     train, held_out = (dataset.batch(subset(rows, n, asked.seed)) for rows in (dataset.train, dataset.test))
     answer = samplers(
         asked.run, train, held_out, n=n, seed=asked.seed, device=asked.device, progress=asked.progress
@@ -159,18 +165,23 @@ def ask_samplers(asked: Asked) -> Reply:
         draw_samplers(answer, path, asked.title(f"no sampler, {dataset.name}"))
     record: dict[str, Any] = {
         "images": dataset.name,
-        "n": n,
+        "n": answer.n,
         "features": answer.features,
-        "floor": answer.floor,
-        "kinds": {kind: {"frechet": finite(s.frechet), "near": s.near} for kind, s in answer.kinds.items()},
+        "flag": answer.flag,
+        "floor": _estimate(answer.floor),
+        "kinds": {kind: {"frechet": _estimate(s.frechet), "near": s.near} for kind, s in answer.kinds.items()},
         "picture": str(path),
     }
     lines = [
-        f"{kind:8} Fréchet distance {s.frechet:6.2f}, near the data {100 * s.near:3.0f} %: {KINDS[kind]}"
+        f"{kind:8} Fréchet distance {in_words(s.frechet)}, near the data {100 * s.near:3.0f} %: {KINDS[kind]}"
         for kind, s in answer.kinds.items()
     ]
-    note = f"{n} images each, {answer.features} features; held-out images of {dataset.name} {answer.floor:.2f}"
-    return Reply(record, [*lines, note, str(path)])
+    note = f"{answer.n} images each, {answer.features} features; held-out images of {dataset.name} "
+    return Reply(record, [*lines, note + in_words(answer.floor), *([answer.flag] if answer.flag else []), str(path)])
+
+
+def _estimate(found: Estimate | None) -> dict[str, float | None] | None:
+    return None if found is None else {"value": found.value, "standard_error": found.error}
 
 
 def device_of(asked: Asked) -> torch.device:
@@ -197,6 +208,7 @@ def ask_disentangle(asked: Asked) -> Reply:
         "disentanglement": answer.disentanglement,
         "completeness": answer.completeness,
         "informativeness": answer.informativeness,
+        "informativeness_of_each": answer.scores.tolist(),
         "information": answer.information.tolist(),
         "importance": answer.importance.tolist(),
         "picture": str(path),

@@ -26,7 +26,11 @@ class LatentFlags:
         bool, _flag("log p(x) by annealed importance sampling, bracketed from both sides (vae, gan); -n 16 by default")
     ] = False
     posterior: Annotated[
-        bool, _flag("p(z|x): reconstructions, active latents, codes as .npz (vae, autoencoder); -n 24 by default")
+        bool,
+        _flag(
+            "p(z|x): reconstructions, active latents, codes as .npz (vae, autoencoder; -n 24 by default), or points "
+            "found by search (gan; -n 8)"
+        ),
     ] = False
     downstream: Annotated[
         bool, _flag("classifiers on codes against raw pixels (vae, autoencoder); -n 2000 training images by default")
@@ -37,7 +41,11 @@ class LatentFlags:
         str | None, _flag("A-B+C on mean codes of classes such as 9-4+1, or of images such as @12,40-@7+@3")
     ] = None
     disentangle: Annotated[
-        str | None, _flag("mutual information gap and DCI on an .npz of images with 'factors' (vae, autoencoder)")
+        str | None,
+        _flag(
+            "mutual information gap and DCI on an .npz of 'images' with 'factors', numbers [N, K], and if they have "
+            "names 'factor_names' [K] (vae, autoencoder)"
+        ),
     ] = None
     samplers: Annotated[
         bool, _flag("what an autoencoder makes of N(0, I), of densities fitted to its codes, and of a large box")
@@ -45,7 +53,12 @@ class LatentFlags:
     points: Annotated[int | None, _flag("pictures in a row of --interpolate and --traverse; 9 by default")] = None
     chains: Annotated[int | None, _flag("with --annealed: chains for each image; 16 by default")] = None
     temperatures: Annotated[int | None, _flag("with --annealed: steps from prior to posterior; 500 by default")] = None
-    sigma: Annotated[float | None, _flag("with --annealed: a gan's observation noise on [0, 1]; 0.1 by default")] = None
+    sigma: Annotated[
+        float | None,
+        _flag(
+            "with --annealed: a gan's observation noise on [0, 1], of vectors in standard deviations; 0.1 by default"
+        ),
+    ] = None
     start: Annotated[
         Literal["prior", "encoder"] | None, _flag("with --annealed: where the chains of a vae start; prior by default")
     ] = None

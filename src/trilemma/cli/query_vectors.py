@@ -10,7 +10,7 @@ from trilemma.parallel import ranks
 from trilemma.queries.density import density_map, draw_density
 from trilemma.queries.likelihood import checked_labels
 
-ANSWERED = ("likelihood", "density", "ode", "classify", "ood", "gradients")
+ANSWERED = ("likelihood", "density", "ode", "classify", "ood", "gradients", "annealed")
 """Questions that make sense of vectors; the others look at images."""
 
 

@@ -13,8 +13,9 @@ from trilemma.parallel import ranks
 from trilemma.queries.posterior import distortion_unit, draw_reconstructions, posterior
 from trilemma.queries.samplers import KINDS, draw_samplers, samplers
 
-MOST = 1000
-"""Images that are encoded, and decoded for each kind of codes, at most."""
+MOST = 1300
+"""Images that are encoded, and decoded for each kind of codes, at most: ten for each of the small network's features,
+so that Fréchet distances need no warning."""
 LEAST = 300
 """Images without which the Fréchet distances of decoded codes would say nothing."""
 SHOWN = 12
@@ -53,9 +54,21 @@ def draw_latents(subject: Subject, real: Reference, place: Path, device: str) ->
         train = dataset.batch(subset(dataset.train, MOST, seed))
         decoded = samplers(model, train, x, n=MOST, seed=seed, device=device)
         record["kinds"] = {
-            kind: {"text": KINDS[kind], "frechet": found.frechet, "near": found.near}
+            kind: {
+                "text": KINDS[kind],
+                "frechet": found.frechet.value,
+                "frechet_error": found.frechet.error,
+                "near": found.near,
+            }
             for kind, found in decoded.kinds.items()
-            if found.frechet == found.frechet  # JSON has no NaN
+            if found.frechet
+        }
+        record["decoded"] = {
+            "n": decoded.n,
+            "features": decoded.features,
+            "flag": decoded.flag,
+            "floor": decoded.floor.value,
+            "floor_error": decoded.floor.error,
         }
         saved["samplers"] = "samplers.png"
         if ranks(device).first:

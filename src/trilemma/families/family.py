@@ -159,7 +159,10 @@ class Family(nn.Module, ABC):
         """Refuse, by a one-line ``ValueError``, a model that breaks a promise of its family; called before training."""
 
     def alarms(self, logs: Mapping[str, float]) -> list[str]:
-        """Plain-words warnings that the smoothed training logs call for; none by default."""
+        """Plain-words warnings that the smoothed training logs call for; none by default.
+
+        ``logs`` has the number of the training step too, as ``step``, which goes on in a resumed run.
+        """
         return []
 
 

@@ -50,7 +50,8 @@ class Settings:
         chains: independent chains for each image.
         leapfrogs: steps of one Hamiltonian move, of which there is one at each temperature.
         start: q(z): the ``prior`` N(0, I), or the VAE's ``encoder``, which is closer to p(z|x).
-        sigma: standard deviation of the Gaussian noise by which a GAN's generator becomes a density, on [0, 1].
+        sigma: standard deviation of the Gaussian noise by which a GAN's generator becomes a density, on [0, 1]; for
+            vectors in standard deviations of each value.
     """
 
     temperatures: int = 500
@@ -79,8 +80,8 @@ class Annealed:
         exact: the backward chains started from exact draws of p(z|x): the images are the model's own.
         acceptance: mean share of accepted moves, at most 1.
         effective: float64 [N], effective number of the forward chains, 1 / Σ w².
-        discrete: whether the nats are those of the discrete image, or of its dequantised values on [0, 1], a density
-            per unit volume.
+        discrete: whether the nats are those of the discrete image, or of its dequantised values on [0, 1] or of a
+            vector, a density per unit volume (of vectors in their own units).
     """
 
     kind: str
@@ -112,7 +113,7 @@ def annealed(
 
     Args:
         run: a run, or a model loaded from one, of a VAE or a GAN.
-        images: uint8 [N, C, H, W].
+        images: uint8 [N, C, H, W], or vectors float32 [N, D].
         labels: int64 [N] for a conditional model, by default "no label".
         settings: the effort.
         seed: of the chains; those of image *i* depend on ``(seed, i)`` and on the settings alone.
@@ -152,14 +153,16 @@ def bracket(
 
 
 def _simulated(model: Family, labels: Tensor | None, noise: Noise, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Codes [N, latent] and what p(x|z) draws from them; for a GAN real values on [0, 1], not images."""
+    """Codes [N, latent] and what p(x|z) draws from them; for a GAN of images real values on [0, 1], not images."""
     if isinstance(model, VAE):
         z = noise.normal(model.config.latent).to(next(model.parameters()).dtype)
         return z, model.observation.draw(model.decoder(z, labels), noise.uniform(*model.spec.shape))
     if isinstance(model, GAN):
         z = noise.normal(model.config.latent)
-        centre = unit_interval(model.generator(z, labels), model.spec.levels)
-        return z, centre + settings.sigma * noise.normal(*model.spec.shape)
+        centre, pixels = model.generator(z, labels), settings.sigma * noise.normal(*model.spec.shape)
+        if model.spec.vector:
+            return z, model.spec.from_unit(centre + pixels)
+        return z, unit_interval(centre, model.spec.levels) + pixels
     raise ValueError(f"annealed importance sampling needs a decoder of codes z; {model.name} has none, vae and gan do")
 
 
@@ -183,33 +186,27 @@ def _anneal(
         numbers = list(range(rows.start, rows.stop))
         tell = None if progress is None else _part(progress, done, len(starts[where.rank :: where.size]))
         with evaluating(model):
-            target = _target(model, x[rows], None if given is None else given[rows], settings, seed, numbers)
+            y = None if given is None else given[rows]
+            target = joint(model, x[rows], y, settings.start, settings.sigma, seed, numbers)
             known = None if posterior is None else posterior[rows]
             mine[start] = _both_ways(target, known, settings, seed, numbers, tell)
     forward, backward, effective, acceptance = in_order(where, mine)
     vae, c = isinstance(model, VAE), settings
     how = f"{c.temperatures} temperatures, {c.chains} chains of {c.leapfrogs} leapfrog steps from the {c.start}"
-    of = "" if vae else f"; density of dequantised pixels on [0, 1] with the observation noise sigma = {c.sigma:g}"
+    vector = model.spec.vector
+    unit = "vectors, sigma in standard deviations of each value," if vector else "dequantised pixels on [0, 1]"
+    of = "" if vae else f"; density of {unit} with the observation noise sigma = {c.sigma:g}"
     exact = posterior is not None
     why = "from exact draws of p(z|x)" if exact else "from the ends of the forward chains, exact in the limit of many"
     reason = f"annealed importance sampling, {how}; backward chains {why}{of}"
     return Annealed(
-        "bound" if vae else "estimate", reason, forward, backward, exact, float(acceptance.mean()), effective, vae
-    )
+        "bound" if vae else "estimate", reason, forward, backward, exact, float(acceptance.mean()), effective,
+        vae and not vector,
+    )  # fmt: skip
 
 
 def _part(progress: Progress, done: int, blocks: int) -> Progress:
     return lambda step, of: progress(done * of + step, blocks * of)
-
-
-def _target(
-    model: Family, x: Tensor, labels: Tensor | None, settings: Settings, seed: int, numbers: Sequence[int]
-) -> Joint:
-    if x.dtype == torch.uint8:
-        return joint(model, x, labels, settings.start, settings.sigma, seed, list(numbers))
-    blank = torch.zeros(len(x), *model.spec.shape, dtype=torch.uint8)
-    target = joint(model, blank, labels, settings.start, settings.sigma, seed, list(numbers))
-    return Joint(target.model, x, labels, target.mean, target.std, target.sigma, target.discrete)
 
 
 def schedule(temperatures: int, delta: float = 4.0) -> Tensor:

@@ -103,11 +103,13 @@ class Joint:
 
     Attributes:
         model: the decoder's.
-        images: uint8 [N, C, H, W]; for a GAN its real values ``(x + u) / levels`` on [0, 1], u uniform noise.
+        images: uint8 [N, C, H, W], or vectors float32 [N, D]; for a GAN their real values ``(x + u) / levels`` on
+            [0, 1], u uniform noise, or vectors of unit size (`Spec.to_unit`).
         labels: [N], or None.
         mean, std: of q for each image, [N, latent].
-        sigma: the observation noise of a GAN's generator on [0, 1]; unused for a VAE.
-        discrete: whether p(x|z) speaks of the discrete image, or else of its dequantised values.
+        sigma: the observation noise of a GAN's generator, on [0, 1], or of vectors in standard deviations of each
+            value; unused for a VAE.
+        discrete: whether p(x|z) speaks of the discrete image, or else of its dequantised values or of vectors.
     """
 
     model: VAE | GAN
@@ -119,15 +121,18 @@ class Joint:
     discrete: bool
 
     def log_likelihood(self, z: Tensor, rows: Tensor) -> Tensor:
-        """log p(x|z) in nats of codes ``[R, latent]`` for the images ``rows`` [R]: [R]."""
+        """log p(x|z) in nats of codes ``[R, latent]`` for the images ``rows`` [R]: [R]; vectors in their own units."""
         labels = None if self.labels is None else self.labels[rows]
         x = self.images[rows]
         if isinstance(self.model, VAE):
             dtype = next(self.model.parameters()).dtype
             return -self.model.observation.nats(x, self.model.decoder(z.to(dtype), labels))
-        centre = unit_interval(self.model.generator(z, labels), self.model.spec.levels)
+        centre: Tensor = self.model.generator(z, labels)
+        spec = self.model.spec
+        if not spec.vector:
+            centre = unit_interval(centre, spec.levels)
         scaled = (x - centre).flatten(1).square().sum(1) / self.sigma**2
-        return -0.5 * scaled - x[0].numel() * math.log(self.sigma * math.sqrt(2 * math.pi))
+        return -0.5 * scaled - spec.dims * math.log(self.sigma * math.sqrt(2 * math.pi)) - spec.log_volume
 
     def log_prior(self, z: Tensor) -> Tensor:
         """log N(z; 0, I): [R]."""
@@ -165,13 +170,16 @@ def joint(
         std = torch.exp(0.5 * logvar)
         if start == "prior":
             mean, std = torch.zeros_like(mean), torch.ones_like(std)
-        return Joint(model, x, labels, mean, std, sigma, True)
+        return Joint(model, x, labels, mean, std, sigma, not model.spec.vector)
     if isinstance(model, GAN):
         if start == "encoder":
             raise ValueError("a gan has no encoder to start the chains from: leave start at prior")
-        shape = model.spec.image_shape  # refuses vectors
-        uniform = ImageNoise(derive_seed(seed, "dequantise"), indices, model.device).uniform(*shape)
-        x = (images.to(model.device).float() + uniform) / model.spec.levels
+        x = images.to(model.device)
+        if model.spec.vector:
+            x = model.spec.to_unit(x)
+        elif x.dtype == torch.uint8:  # or else values on [0, 1] that the model itself drew
+            uniform = ImageNoise(derive_seed(seed, "dequantise"), indices, model.device).uniform(*model.spec.shape)
+            x = (x.float() + uniform) / model.spec.levels
         zero = torch.zeros(len(x), model.config.latent, device=model.device)
         return Joint(model, x, labels, zero, torch.ones_like(zero), sigma, False)
     raise ValueError(f"annealed importance sampling needs a decoder of codes z; {model.name} has none, vae and gan do")

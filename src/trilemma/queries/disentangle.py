@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +22,15 @@ from trilemma.data.arrays import read_npz
 from trilemma.queries import drawing
 
 BINS = 20
-"""Bins of equal width into which a code is cut, and a factor that has too many values to be classes."""
+"""Bins of equal width into which a code is cut, more where a factor has more values than that; and a factor that has
+too many values to be classes."""
 
 CLASSES = 64
-"""Values that a factor may have as classes."""
+"""Values that a factor may have as classes when information is counted."""
+
+ORDERED = 10
+"""A factor of more values is predicted as a number. Above that a logistic regression, linear in the code, no longer
+tells neighbouring values apart; up to it, it reads each off a code that equals the factor."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,10 @@ class Disentangled:
         information: float64 [D, K], mutual information of each latent with each factor, in nats.
         disentanglement: whether each latent matters for one factor only, weighted by how much it matters.
         completeness: whether each factor hangs on one latent only, mean over the factors.
-        informativeness: accuracy with which the factors of held-out images are predicted, mean over the factors.
-        importance: float64 [D, K], the weights that the predictors give the latents.
+        informativeness: how well the factors of held-out images are predicted, mean over the factors.
+        scores: float64 [K], the informativeness of each factor; 0 is guessing, 1 is exact.
+        importance: float64 [D, K], the weights that the predictors give the latents; those for a factor sum to its
+            score.
         names: of the factors that vary.
     """
 
@@ -50,6 +57,7 @@ class Disentangled:
     disentanglement: float
     completeness: float
     informativeness: float
+    scores: Tensor
     importance: Tensor
     names: tuple[str, ...]
 
@@ -57,9 +65,13 @@ class Disentangled:
 def disentanglement(codes: Tensor, factors: Tensor, names: Sequence[str] | None = None) -> Disentangled:
     """Score codes [N, D] against the factors [N, K] that the images were made from.
 
-    A factor is taken as classes: its values, or 20 bins of them where there are over 64. Factors that do not vary are
-    left out. The first 80 % of the rows fit the predictors of DCI (logistic regressions with an L1 penalty, in place
-    of the paper's lasso, because factors such as a shape have no order), the rest judge them.
+    Factors that do not vary are left out. Information is counted over the values of a factor (over 20 bins of them
+    where there are over 64) and over at least as many bins of a code. It is too high by about (bins - 1)(values - 1) /
+    2N nats where the two are independent, so that many values want many images: 40 want 5,000.
+
+    For DCI the first 80 % of the rows fit a predictor of each factor, and the rest judge it (`predicted`). Its
+    importances are the sizes of its weights, made to sum to its score, so that a factor which no latent predicts does
+    not count as one that all share.
 
     Raises:
         ValueError: rows that do not fit, fewer than 50 of them, or no factor that varies, in one line.
@@ -70,29 +82,59 @@ def disentanglement(codes: Tensor, factors: Tensor, names: Sequence[str] | None 
             f"and {list(factors.shape)}"
         )
     named = [f"factor {k}" for k in range(factors.shape[1])] if names is None else list(names)
-    classes = [as_classes(column) for column in factors.double().T]
-    kept = [k for k, column in enumerate(classes) if int(column.max()) > 0]
+    kept = [k for k, column in enumerate(factors.T) if float(column.max()) > float(column.min())]
     if not kept:
         raise ValueError("no factor varies over these images: take more of them")
-    classes = [classes[k] for k in kept]
-    bins = [binned(column) for column in codes.double().T]
-    information = torch.tensor([[mutual_information(code, y) for y in classes] for code in bins], dtype=torch.float64)
+    columns = factors.double().T[kept]
+    classes = [as_classes(column) for column in columns]
+    bins = [max(BINS, int(y.max()) + 1) for y in classes]
+    information = torch.tensor(
+        [
+            [mutual_information(binned(code, count), y) for count, y in zip(bins, classes, strict=True)]
+            for code in codes.double().T
+        ],
+        dtype=torch.float64,
+    )
     entropies = torch.tensor([mutual_information(y, y) for y in classes], dtype=torch.float64)
     gaps = information_gaps(information, entropies)
     split = int(0.8 * len(codes))
     mean, std = codes[:split].double().mean(0), codes[:split].double().std(0)
     x = ((codes.double() - mean) / torch.where(std > 1e-9, std, 1.0)).float()
-    columns, shares = [], []
-    for y in classes:
-        weight, bias = sparse_logistic(x[:split], y[:split], int(y.max()) + 1)
-        columns.append(weight.abs().sum(1).double())
-        shares.append(float(((x[split:] @ weight + bias).argmax(1) == y[split:]).double().mean()))
-    importance = torch.stack(columns, 1)
+    weights, scores = zip(*(predicted(x, column, split) for column in columns), strict=True)
+    score = torch.tensor(scores, dtype=torch.float64)
+    importance = torch.stack(weights, 1)
+    importance = importance / importance.sum(0).clamp(min=1e-12) * score
     d, c = dci(importance)
     return Disentangled(
-        float(gaps.mean()), gaps, information, d, c, sum(shares) / len(shares), importance,
+        float(gaps.mean()), gaps, information, d, c, float(score.mean()), score, importance,
         tuple(named[k] for k in kept),
     )  # fmt: skip
+
+
+def predicted(x: Tensor, factor: Tensor, split: int) -> tuple[Tensor, float]:
+    """How much each code counts for a factor [N], float64 [D], and how well it is predicted, 0 (guessing) to 1.
+
+    x [N, D] has unit spread; the first ``split`` rows are fitted, the others judged. A factor of at most 10 values is
+    taken as classes, which need no order (a shape): logistic regression, scored by (accuracy - c) / (1 - c) with the
+    share c of the commonest class. One of more values is taken as a number, as in the paper (Eastwood & Williams 2018,
+    sections 2 and 4, a lasso and its normalised root-mean-square error), scored by 1 - error², the share of the
+    variance explained; an angle is a number too, and a code that turns with it loses where it begins again. A score
+    below 0 is 0.
+    """
+    distinct, values = np.unique(factor.numpy(), return_inverse=True)
+    if len(distinct) <= ORDERED:
+        y = torch.from_numpy(values).long()
+        # The noise of the gradient of a class falls with the root of their number, and the penalty with it.
+        weight, bias = sparse_logistic(x[:split], y[:split], len(distinct), 0.02 / math.sqrt(max(4, len(distinct))))
+        accuracy = float(((x[split:] @ weight + bias).argmax(1) == y[split:]).double().mean())
+        chance = float((y[split:] == y[:split].mode().values).double().mean())
+        return weight.abs().sum(1).double(), max(0.0, (accuracy - chance) / (1 - chance)) if chance < 1 else 0.0
+    std = float(factor[:split].std())
+    target = ((factor - factor[:split].mean()) / (std if std > 0 else 1.0)).float()
+    slope, offset = sparse_linear(x[:split], target[:split])
+    error = (x[split:] @ slope + offset - target[split:]).double().square().sum()
+    spread = float(target[split:].double().square().sum())  # about the fitted rows' mean: what guessing it costs
+    return slope.abs().double(), max(0.0, 1 - float(error) / spread) if spread > 0 else 0.0
 
 
 def as_classes(values: Tensor) -> Tensor:
@@ -101,12 +143,12 @@ def as_classes(values: Tensor) -> Tensor:
     return distinct if int(distinct.max()) < CLASSES else binned(values)
 
 
-def binned(values: Tensor) -> Tensor:
-    """Numbers [N] to their bin among 20 of equal width between the least and the largest: int64 [N]."""
+def binned(values: Tensor, bins: int = BINS) -> Tensor:
+    """Numbers [N] to their bin among ``bins`` of equal width between the least and the largest: int64 [N]."""
     low, high = float(values.min()), float(values.max())
     if not high > low:
         return torch.zeros(len(values), dtype=torch.int64)
-    return ((values - low) / (high - low) * BINS).long().clamp(max=BINS - 1)
+    return ((values - low) / (high - low) * bins).long().clamp(max=bins - 1)
 
 
 def mutual_information(a: Tensor, b: Tensor) -> float:
@@ -155,23 +197,48 @@ def _entropy(weights: Tensor) -> Tensor:
 def sparse_logistic(
     x: Tensor, y: Tensor, classes: int, penalty: float = 0.01, steps: int = 300
 ) -> tuple[Tensor, Tensor]:
-    """Weights [D, classes] and biases of a logistic regression: cross-entropy + penalty · Σ |W|, by proximal gradient.
+    """Weights [D, classes] and biases of a logistic regression: cross-entropy + penalty · Σ |W|.
 
-    FISTA (Beck & Teboulle 2009) with the step 1 / L of the bound L = ½ λ_max(XᵀX / N), so that no rate is to be
-    chosen; x [N, D] should have unit spread.
+    x [N, D] should have unit spread.
     """
     features = torch.cat([x, torch.ones(len(x), 1)], 1)
-    step = 1 / (0.5 * float(torch.linalg.eigvalsh(features.T @ features / len(x))[-1]) + 1e-9)
     target = F.one_hot(y, classes).to(x.dtype)
-    weight = torch.zeros(features.shape[1], classes)
+
+    def gradient(weight: Tensor) -> Tensor:
+        return features.T @ ((features @ weight).softmax(1) - target) / len(x)
+
+    weight = _shrunk(gradient, features, classes, 0.5, penalty, steps)
+    return weight[:-1], weight[-1]
+
+
+def sparse_linear(x: Tensor, y: Tensor, penalty: float = 0.01, steps: int = 300) -> tuple[Tensor, Tensor]:
+    """Weights [D] and bias of the lasso: mean squared error / 2 + penalty · Σ |w|; x [N, D], y [N] of unit spread."""
+    features = torch.cat([x, torch.ones(len(x), 1)], 1)
+
+    def gradient(weight: Tensor) -> Tensor:
+        return features.T @ (features @ weight - y[:, None]) / len(x)
+
+    weight = _shrunk(gradient, features, 1, 1.0, penalty, steps)[:, 0]
+    return weight[:-1], weight[-1]
+
+
+def _shrunk(
+    gradient: Callable[[Tensor], Tensor], features: Tensor, outputs: int, curvature: float, penalty: float, steps: int
+) -> Tensor:
+    """The minimum [D + 1, outputs] of a convex loss + penalty · Σ |W|, by proximal gradient; the last row is free.
+
+    FISTA (Beck & Teboulle 2009) with the step 1 / L of the bound L = curvature · λ_max(XᵀX / N), so that no rate is to
+    be chosen.
+    """
+    step = 1 / (curvature * float(torch.linalg.eigvalsh(features.T @ features / len(features))[-1]) + 1e-9)
+    weight = torch.zeros(features.shape[1], outputs)
     ahead, t = weight, 1.0
     for _ in range(steps):
-        gradient = features.T @ ((features @ ahead).softmax(1) - target) / len(x)
-        moved = ahead - step * gradient
-        shrunk = torch.cat([F.softshrink(moved[:-1], penalty * step), moved[-1:]])  # the bias is free
+        moved = ahead - step * gradient(ahead)
+        shrunk = torch.cat([F.softshrink(moved[:-1], penalty * step), moved[-1:]])
         following = (1 + (1 + 4 * t * t) ** 0.5) / 2
         ahead, weight, t = shrunk + (t - 1) / following * (shrunk - weight), shrunk, following
-    return weight[:-1], weight[-1]
+    return weight
 
 
 def read_factors(path: str | os.PathLike[str]) -> tuple[Tensor, tuple[str, ...]]:

@@ -67,7 +67,8 @@ def interpolate(
 ) -> Interpolation:
     """Decode what lies between the codes of images ``a`` and ``b``, uint8 [N, C, H, W], along lines and along arcs.
 
-    ``labels`` [N] are those of both ends of a conditional model.
+    ``labels`` [N] are the class of both ends, and of the way, of a conditional model: there is nothing to decode as
+    between two classes, so pairs are of one class or none is told.
 
     Raises:
         ValueError: a family without a latent space, or images that do not fit, in one line.

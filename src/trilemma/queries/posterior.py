@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -175,18 +176,25 @@ def save_codes(
 
     ``indices`` say which images of the data set the rows are; the file holds plain arrays and no pickle.
     """
+    arrays = {"mean": answer.mean.numpy(), "std": answer.std.numpy(), "order": answer.order.numpy()}
+    return save_arrays(path, arrays, indices, labels, class_names)
+
+
+def save_arrays(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray[Any, Any]],
+    indices: Sequence[int],
+    labels: Tensor | None,
+    class_names: Sequence[str],
+) -> Path:
+    """An ``.npz`` of arrays about images, with ``indices``, and ``labels`` and ``classes`` where they are known."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {
-        "mean": answer.mean.numpy(),
-        "std": answer.std.numpy(),
-        "order": answer.order.numpy(),
-        "indices": np.asarray(indices, np.int64),
-    }
+    known = {**arrays, "indices": np.asarray(indices, np.int64)}
     if labels is not None:
-        arrays |= {"labels": labels.numpy(), "classes": np.asarray(list(class_names), dtype=np.str_)}
+        known |= {"labels": labels.numpy(), "classes": np.asarray(list(class_names), dtype=np.str_)}
     with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(file, **known)  # type: ignore[arg-type]
     return path
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from trilemma.families.autoencoder import Autoencoder, AutoencoderOptions
 from trilemma.families.family import Family, Progress
 from trilemma.images import to_display
+from trilemma.metrics.estimate import Estimate
 from trilemma.metrics.features import Features, feature_network
-from trilemma.metrics.frechet import frechet_distance
+from trilemma.metrics.frechet import frechet_estimate, frechet_flag
 from trilemma.metrics.neighbours import nearest
 from trilemma.noise import ImageNoise, derive_seed
 from trilemma.parallel import ranks
@@ -26,7 +27,7 @@ BLOCK = 64
 """Images drawn together."""
 
 KINDS = {
-    "real": "the codes of real images",
+    "real": "the codes of held-out images",
     "mixture": "a mixture of ten Gaussians fitted to the codes",
     "gaussian": "one Gaussian fitted to the codes",
     "marginal": "noise with the spread of each dimension of the codes",
@@ -42,12 +43,14 @@ class Sampled:
     """What decoding one kind of codes gives.
 
     Attributes:
-        frechet: Fréchet distance to the training images, in the features named by `Samplers`.
-        near: share of the images that are as near to a training image as 95 % of reconstructed held-out images are.
+        frechet: Fréchet distance to the training images, in the features named by `Samplers`, with its standard error;
+            None where every image is the same.
+        near: share of the images that are as near to a training image as 95 % of reconstructed held-out images are: of
+            the kind ``real``, which are these, 0.95.
         images: uint8 [10, C, H, W], the first.
     """
 
-    frechet: float
+    frechet: Estimate | None
     near: float
     images: Tensor
 
@@ -59,15 +62,17 @@ class Samplers:
     Attributes:
         kinds: what each gives.
         floor: Fréchet distance of the held-out images themselves.
-        n: images decoded for each kind.
+        n: images decoded for each kind, and held-out images in the floor.
         features: name of the feature space.
         levels: of the images.
+        flag: what must be said beside distances of so few images, if anything (`frechet_flag`).
     """
 
-    floor: float
+    floor: Estimate
     n: int
     features: str
     levels: int
+    flag: str | None
     kinds: dict[str, Sampled] = field(default_factory=dict)
 
 
@@ -85,27 +90,35 @@ def samplers(
     """Decode N(0, I), densities fitted to the codes, real codes and a large box, and measure what comes out.
 
     The codes that the densities are fitted to are those of ``train`` under the weights that answer, not the ones
-    remembered from training. A conditional model is told no label.
+    remembered from training (a Gaussian and the mixture are fitted to the last 1,024). The real codes are those of
+    ``held_out``: decoded codes of the training images would be judged by these images themselves. A conditional model
+    is told no label.
 
     Args:
         run: a run, or a model loaded from one, of an autoencoder.
         train, held_out: uint8 [N, C, H, W].
-        n: images decoded for each kind of codes.
+        n: images decoded for each kind of codes, at most as many as ``held_out`` has.
         features: a feature space of `feature_network`.
 
     Raises:
-        ValueError: another family, or images that do not fit, in one line.
+        ValueError: another family, images that do not fit, or not more of them than features, in one line.
     """
     where = ranks(device).device
     model = opened(run, where)
     if not isinstance(model, Autoencoder):
         raise ValueError(f"--samplers is about an autoencoder, which lacks a sampler; {model.name} has one of its own")
     levels, network = model.spec.levels, feature_network(features, where)
-    codes = posterior(model, checked(train, model.spec), seed=seed, device=str(model.device)).mean
-    again = posterior(model, checked(held_out, model.spec), seed=seed, device=str(model.device)).reconstructions
+    n = min(n, len(checked(held_out, model.spec)))
+    held_out = held_out[:n]
+    flag = frechet_flag(min(n, len(checked(train, model.spec))), network.dims)
+    if flag and flag.startswith("refused"):
+        raise ValueError(f"what an autoencoder's codes are worth is {flag} (-n, and held-out images)")
+    codes = posterior(model, train, seed=seed, device=str(model.device)).mean
+    again = posterior(model, held_out, seed=seed, device=str(model.device)).reconstructions
     real = network(to_display(train, levels))
     radius = torch.quantile(nearest(network(to_display(again, levels)), real)[0], NEAR)
-    answer = Samplers(frechet_distance(network(to_display(held_out, levels)), real), n, network.name, levels)
+    floor = frechet_estimate(network(to_display(held_out, levels)), real)
+    answer = Samplers(floor, n, network.name, levels, flag)
     kept = model.memory.clone(), model.seen.clone(), model.code_mean.clone(), model.code_square.clone()
     try:
         model.seen.zero_()  # nothing of what training remembered, were there fewer codes than are kept
@@ -113,7 +126,7 @@ def samplers(
         model.code_mean.copy_(codes.mean(0))
         model.code_square.copy_(codes.square().mean(0))
         for i, kind in enumerate(KINDS):
-            images = _decoded(model, kind, codes, n, seed)
+            images = again if kind == "real" else _decoded(model, kind, codes, n, seed)
             answer.kinds[kind] = _measured(images, real, radius, network, levels)
             if progress:
                 progress(i + 1, len(KINDS))
@@ -144,10 +157,17 @@ def _measured(images: Tensor, real: Tensor, radius: Tensor, network: Features, l
     drawn = network(to_display(images, levels))
     near = float((nearest(drawn, real)[0] <= radius).double().mean())
     try:
-        distance = frechet_distance(drawn, real)
+        distance = frechet_estimate(drawn, real)
     except ValueError:  # every image the same
-        distance = float("nan")
+        distance = None
     return Sampled(distance, near, images[:10])
+
+
+def in_words(distance: Estimate | None) -> str:
+    """A Fréchet distance with its error."""
+    if distance is None:
+        return "none, all are the same"
+    return f"{distance.value:.2f}" + (f" ± {distance.error:.2f}" if distance.error is not None else "")
 
 
 def draw_samplers(answer: Samplers, path: str | os.PathLike[str], title: str) -> Path:
@@ -156,13 +176,14 @@ def draw_samplers(answer: Samplers, path: str | os.PathLike[str], title: str) ->
     for kind, sampled in answer.kinds.items():
         scale = drawing.scale_for(max(sampled.images.shape[2:]), 56)
         pictures = [drawing.magnified(picture, scale) for picture in drawing.rgb(sampled.images, answer.levels)]
-        numbers = [f"Frechet distance {sampled.frechet:.2f}", f"near the data {100 * sampled.near:.0f} %"]
+        numbers = [f"Frechet distance {in_words(sampled.frechet)}", f"near the data {100 * sampled.near:.0f} %"]
         rows.append(
             drawing.below([drawing.words([f"{KINDS[kind]}: {', '.join(numbers)}"], 12), drawing.beside(pictures, 3)], 2)
         )
     lines = [
-        f"{answer.n} decoded codes of each kind, {answer.features} features; held-out images: {answer.floor:.2f}",
+        f"{answer.n} decoded codes of each kind, {answer.features} features; held-out images: {in_words(answer.floor)}",
         "near: as near to a training image as 95 % of reconstructed held-out images",
+        *([answer.flag] if answer.flag else []),
     ]
     return drawing.save(
         drawing.framed(drawing.below([drawing.words([title], 16), drawing.words(lines, 12), *rows], 10)), path

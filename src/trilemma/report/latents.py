@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trilemma.report.pictures import load
-from trilemma.report.scores import number
+from trilemma.report.scores import error_text, number
 
 
 def latents(family: dict[str, Any], folder: Path) -> str:
@@ -24,7 +24,7 @@ def latents(family: dict[str, Any], folder: Path) -> str:
             f"and under each what its code keeps of it. What is lost: {lost}, the mean of {said['n']:,} images."
             "</figcaption></figure>"
         )
-    if drawn:
+    if drawn and said.get("decoded"):
         figures.append(
             f"<figure>{drawn.html(f'What the decoder of {title} makes of codes')}<figcaption>{_no_sampler(said)}"
             "</figcaption></figure>"
@@ -38,9 +38,9 @@ def latents(family: dict[str, Any], folder: Path) -> str:
 
 def _no_sampler(said: dict[str, Any]) -> str:
     """Why an autoencoder is no generative model, by its numbers."""
-    kinds = said.get("kinds") or {}
+    kinds, how = said.get("kinds") or {}, said["decoded"]
     parts = [
-        f"{escape(kinds[kind]['text'])} {number(kinds[kind]['frechet'])}"
+        f"{escape(kinds[kind]['text'])} {_distance(kinds[kind]['frechet'], kinds[kind]['frechet_error'])}"
         for kind in ("real", "mixture", "gaussian", "prior")
         if kind in kinds
     ]
@@ -48,7 +48,14 @@ def _no_sampler(said: dict[str, Any]) -> str:
     if "box" in kinds:
         near = 100 * kinds["box"]["near"]
         box = f" Of codes drawn evenly from a box twice as wide as those of images, {near:.0f} % decode near the data."
+    flag = f" {escape(how['flag'][:1].upper() + how['flag'][1:])}." if how["flag"] else ""
     return (
-        "Why it is no generative model: nothing says which codes to decode. Fréchet distances of what comes out: "
-        f"{', '.join(parts)}.{box} The fitted densities are guesses of ours and not part of the model."
+        "Why it is no generative model: nothing says which codes to decode. Fréchet distances from training images of "
+        f"what comes out ({how['n']:,} images of each, {escape(how['features'])} features): {', '.join(parts)}; "
+        f"held-out images themselves {_distance(how['floor'], how['floor_error'])}.{flag}{box} The fitted densities "
+        "are guesses of ours and not part of the model."
     )
+
+
+def _distance(value: float, error: float | None) -> str:
+    return f"{number(value, error)} {error_text(value, error)}".strip()

@@ -114,7 +114,7 @@ class Recorder:
             self.board(self._means, progress.step)
         for name, value in self._means.items():
             self._smooth[name] = 0.7 * self._smooth.get(name, value) + 0.3 * value
-        for alarm in self.learner.model.alarms(self._smooth):
+        for alarm in self.learner.model.alarms(self._smooth | {"step": progress.step}):
             if alarm not in self._alarms:
                 self._alarms.add(alarm)
                 self.say(alarm)
