@@ -24,7 +24,11 @@ app = App(
 # The verbs live in modules that are imported when the verb is typed.
 app.command("trilemma.cli.train:app", name="train", help="Train one family of model on a data set.")
 app.command("trilemma.cli.sample:app", name="sample", help="Draw images from a trained run.")
-app.command("trilemma.cli.query:app", name="query", help="Ask a trained run for log p(x) of images.")
+app.command(
+    "trilemma.cli.query:app",
+    name="query",
+    help="Ask a trained run: log p(x) of images, their codes, completions, what its samplers are worth, and more.",
+)
 app.command(
     "trilemma.cli.evaluate:app", name="evaluate", help="Measure a run, or a folder of images, against real images."
 )
