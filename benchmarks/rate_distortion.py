@@ -15,15 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 import trilemma
 from trilemma.data import DataConfig
-from trilemma.images import to_display
-from trilemma.metrics.spectrum import Spectrum, power_spectrum, sharpness
-from trilemma.queries.rate_distortion import draw_rate_distortion, draw_spectra, rate_point
+from trilemma.evaluation.rates import in_words, rates
+from trilemma.queries.rate_distortion import draw_rate_distortion, draw_spectra
 from trilemma.run import Run, is_run
-from trilemma.sampling import sample
 from trilemma.training import train
 
 
@@ -40,33 +36,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     data = trilemma.load(DataConfig(source=args.data, binarize=args.binarize))
-    rows = data.test[: args.n]
-    held_out = data.batch(rows)
-    spectra: dict[str, Spectrum] = {"held-out images": power_spectrum(to_display(held_out, data.levels))}
-    points, extra = [], json.loads(args.model)
-    rows_of: dict[float, Tensor] = {}
+    rows, runs = data.test[: args.n], []
     for beta in args.betas:
         folder = args.out / f"beta-{beta:g}"
-        model: dict[str, Any] = {**extra, "beta": beta}
+        model: dict[str, Any] = {**json.loads(args.model), "beta": beta}
         run = Run.open(folder) if is_run(folder) else train(
             "vae", data, out=folder, size=args.size, budget=args.budget, seed=args.seed, model=model
         )  # fmt: skip
-        drawn = sample(run, args.n, seed=args.seed).images
-        rows_of[beta] = drawn[:10]
-        spectra[f"beta {beta:g}"] = power_spectrum(to_display(drawn, data.levels))
-        sharp = sharpness(spectra[f"beta {beta:g}"], spectra["held-out images"])
-        point = rate_point(run, held_out, sharpness=sharp)
-        points.append(point)
-        print(
-            f"beta {beta:5g}: rate {point.rate:7.2f}, distortion {point.distortion:8.2f}, bound {point.bound:8.2f} "
-            f"nats, {point.active} of {point.latents} latents active, fine detail {100 * sharp:.1f} % of real",
-            flush=True,
-        )
-    title = f"{data.name}, {args.budget} each"
-    picture = args.out / "rate-distortion.png"
-    print(draw_rate_distortion(points, picture, f"Rate and distortion: {title}", rows_of, data.levels))
-    print(draw_spectra(spectra, args.out / "spectra.png", f"Power of mean images: {title}"))
-    record = {"data": data.name, "budget": args.budget, "n": len(rows), "points": [asdict(p) for p in points]}
+        runs.append(run)
+    found = rates(runs, data, rows, seed=args.seed)
+    print("\n".join(map(in_words, found.points)))
+    title, picture = f"{data.name}, {args.budget} each", args.out / "rate-distortion.png"
+    print(draw_rate_distortion(found.points, picture, f"Rate and distortion: {title}", found.samples, data.levels))
+    print(draw_spectra(found.spectra, args.out / "spectra.png", f"Power spectra: {title}"))
+    record = {"data": data.name, "budget": args.budget, "n": len(rows), "points": [asdict(p) for p in found.points]}
     (args.out / "rate-distortion.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

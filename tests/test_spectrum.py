@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from PIL import Image
 from test_latent import linear_vae, noise_images
 from torch import Tensor
 
+from trilemma.cli import main
+from trilemma.data import load
 from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
 from trilemma.images import Spec
 from trilemma.metrics.spectrum import power_spectrum, sharpness, sharpness_estimate
 from trilemma.queries.rate_distortion import RatePoint, draw_rate_distortion, draw_spectra, rate_point
+from trilemma.training import train
 
 
 def white(count: int, size: tuple[int, int] = (24, 32), seed: int = 0) -> Tensor:
@@ -106,3 +110,28 @@ def test_the_error_of_the_sharpness_is_that_over_images() -> None:
         sharpness_estimate(x[:1], real)
     with pytest.raises(ValueError, match="no fine detail"):
         sharpness_estimate(x, power_spectrum(torch.zeros(2, 1, 16, 16, dtype=torch.uint8)))
+
+
+def test_several_betas_are_asked_about_the_same_images(
+    blobs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tmp_path / "one", tmp_path / "heavy"]
+    data = load(blobs_file, progress=False)
+    for run, beta in zip(runs, (1.0, 50.0), strict=True):
+        train("vae", data, out=run, budget="60steps", model={"beta": beta}, device="cpu", say=lambda line: None)
+
+    def ask(*arguments: str) -> tuple[str, str]:
+        with pytest.raises(SystemExit):
+            main(["query", str(runs[0]), "--rates", *arguments])
+        told = capsys.readouterr()
+        return told.out, told.err
+
+    record = json.loads(ask(str(runs[1]), "-n", "16", "--json", "--out", str(tmp_path / "plane.png"))[0])
+    one, heavy = record["points"]
+    assert (one["beta"], heavy["beta"]) == (1.0, 50.0)
+    assert one["rate"] > heavy["rate"]
+    assert one["bound"] == pytest.approx(one["rate"] + one["distortion"])
+    assert one["sharpness"] > 0
+    for picture in (tmp_path / "plane.png", tmp_path / "plane-spectra.png"):
+        assert Image.open(picture).size[0] > 300
+    assert "two of the runs have beta 1" in ask(str(runs[0]))[1]

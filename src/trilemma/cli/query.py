@@ -52,6 +52,7 @@ trilemma query runs/vae --interpolate -n 8 --points 11
 trilemma query runs/vae --arithmetic 9-4+1
 trilemma query runs/vae --downstream -n 2000
 trilemma query runs/vae --disentangle shapes.npz
+trilemma query runs/beta-1 --rates runs/beta-4,runs/beta-8
 trilemma query runs/autoencoder --samplers
 trilemma query runs/diffusion --complete --keep left --labels true --guidance 2 --repeats 20
 trilemma query runs/diffusion photos/ --complete --keep none --level 0.5

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from trilemma.cli.query_asked import Flags, Mode
 from trilemma.cli.query_codes import ask_annealed, ask_disentangle, ask_downstream, ask_posterior, ask_samplers
 from trilemma.cli.query_latent import ask_arithmetic, ask_manifold, ask_traverse
+from trilemma.cli.query_rates import ask_rates
 
 
 def _flag(text: str) -> Parameter:
@@ -50,6 +51,13 @@ class LatentFlags:
     samplers: Annotated[
         bool, _flag("what an autoencoder makes of N(0, I), of densities fitted to its codes, and of a large box")
     ] = False
+    rates: Annotated[
+        str | None,
+        _flag(
+            "rate against distortion of this run and of others with another --model.beta, RUN,RUN, and how blurred "
+            "their samples are (vae); -n 1000 by default"
+        ),
+    ] = None
     points: Annotated[int | None, _flag("pictures in a row of --interpolate and --traverse; 9 by default")] = None
     chains: Annotated[int | None, _flag("with --annealed: chains for each image; 16 by default")] = None
     temperatures: Annotated[int | None, _flag("with --annealed: steps from prior to posterior; 500 by default")] = None
@@ -86,6 +94,7 @@ LATENT_MODES = {
     "manifold": Mode(ask_manifold, SCENE),
     "samplers": Mode(ask_samplers, frozenset({"n", "out"})),
     "disentangle": Mode(ask_disentangle, frozenset({"n", "out"})),
+    "rates": Mode(ask_rates, frozenset({"n", "out"})),
     "arithmetic": Mode(ask_arithmetic, frozenset({"images", "n", "out"})),
 }
 LATENT_QUESTIONS = tuple(LATENT_MODES)
