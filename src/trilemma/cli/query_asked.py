@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -162,3 +163,8 @@ def true_labels(dataset: Dataset, indices: Indices) -> Tensor:
 def finite(value: float) -> float | None:
     """JSON has no NaN."""
     return value if np.isfinite(value) else None
+
+
+def with_error(value: float, error: float, digits: int = 4) -> str:
+    """``1.6067 ± 0.0123``; of a single image, whose error nobody knows, the value alone."""
+    return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if math.isfinite(error) else "")

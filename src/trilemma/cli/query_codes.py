@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trilemma.cli.query_asked import Asked, Reply, true_labels
+from trilemma.cli.query_asked import Asked, Reply, true_labels, with_error
 from trilemma.cli.query_projection import ask_projection
 from trilemma.data import load
 from trilemma.evaluation import subset
@@ -75,7 +75,7 @@ def _sides(answer: Annealed) -> dict[str, Any]:
 
 def _mean(values: Tensor) -> str:
     error = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return f"{float(values.mean()):.2f} ± {error:.2f}"
+    return with_error(float(values.mean()), error, 2)
 
 
 def _half(progress: Progress | None, which: int) -> Progress | None:

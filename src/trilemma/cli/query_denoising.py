@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trilemma.cli.query_asked import Asked, Reply, finite
+from trilemma.cli.query_asked import Asked, Reply, finite, with_error
 from trilemma.cli.query_quality import parse_numbers
 from trilemma.cli.query_scores import SIGNS, likelihood_record
 from trilemma.families import FAMILIES
@@ -156,10 +156,10 @@ def ask_ode(asked: Asked) -> Reply:
     single = "ask for --samples 2 or more to know the noise of the draws in it"
     noise = single if math.isnan(found.noise) else f"the draws leave {found.noise:.4f} of noise in that of one"
     lines = [
-        f"{SIGNS[found.answer.kind]} {mean:.4f} ± {error:.4f} bits/dim over {what} of {dataset.name}; {noise} "
+        f"{SIGNS[found.answer.kind]} {with_error(mean, error)} bits/dim over {what} of {dataset.name}; {noise} "
         f"({found.answer.reason}; {found.evaluations:.0f} evaluations a draw)",
-        f"{SIGNS[bound.kind]} {most:.4f} ± {spread:.4f} bits/dim for the same ({bound.reason}); "
-        f"that is {gap:+.4f} ± {doubt:.4f} against the equation",
+        f"{SIGNS[bound.kind]} {with_error(most, spread)} bits/dim for the same ({bound.reason}); "
+        f"that is {'+' if gap > 0 else ''}{with_error(gap, doubt)} against the equation",
     ]
     return Reply(record, lines)
 

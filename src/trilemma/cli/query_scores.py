@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from trilemma.cli.query_asked import Asked, Reply, finite, true_labels
+from trilemma.cli.query_asked import Asked, Reply, finite, true_labels, with_error
 from trilemma.data import load
 from trilemma.queries.classify import Classified, classify, draw_reliability
 from trilemma.queries.likelihood import Answer, log_likelihood
@@ -31,7 +31,7 @@ def ask_likelihood(asked: Asked) -> Reply:
         return Reply(record, [f"log p(x) is undefined: {answer.reason}"])
     (mean, error), sign = answer.mean, SIGNS[answer.kind]
     line = (
-        f"{sign} {mean:.4f} ± {error:.4f} bits/dim, −log p(x) {sign} {-float(answer.nats.mean()):.2f} nats "
+        f"{sign} {with_error(mean, error)} bits/dim, −log p(x) {sign} {-float(answer.nats.mean()):.2f} nats "
         f"({'density, ' if dataset.vector else ''}{answer.kind}: {answer.reason}; {len(indices)} "
         f"{'vectors' if dataset.vector else 'images'} of {dataset.name})"
     )
@@ -85,7 +85,7 @@ def ask_classify(asked: Asked) -> Reply:
         "picture": str(path),
     }
     lines = [
-        f"accuracy {accuracy[0]:.4f} ± {accuracy[1]:.4f}, −log p(y|x) {nll[0]:.4f} ± {nll[1]:.4f} nats, "
+        f"accuracy {with_error(*accuracy)}, −log p(y|x) {with_error(*nll)} nats, "
         f"calibration error {answer.calibration_error:.4f} ({len(indices)} images of {dataset.name})",
         f"Bayes' rule on log p(x|y), {answer.kind}: {answer.reason}; prior {asked.flags.prior or 'uniform'}",
         *confusion_table(answer, config.class_names),
@@ -125,13 +125,13 @@ def ask_ood(asked: Asked) -> Reply:
         "picture": str(path),
     }
     lines = [
-        f"{data.name}: {SIGNS[scored.kind]} {mean:.4f} ± {error:.4f} bits/dim ({len(rows)} images)"
+        f"{data.name}: {SIGNS[scored.kind]} {with_error(mean, error)} bits/dim ({len(rows)} images)"
         for data, rows, scored in sides.values()
         for mean, error in [scored.mean or (float("nan"),) * 2]
     ]
     lines += [
-        f"AUROC of low likelihood as a sign of {other.name} {area[0]:.4f} ± {area[1]:.4f} ({answer.kind})",
-        f"AUROC of atypical likelihood, too high or too low {typical[0]:.4f} ± {typical[1]:.4f}",
+        f"AUROC of low likelihood as a sign of {other.name} {with_error(*area)} ({answer.kind})",
+        f"AUROC of atypical likelihood, too high or too low {with_error(*typical)}",
         answer.verdict,
         str(path),
     ]
