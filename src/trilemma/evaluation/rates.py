@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -52,21 +52,20 @@ def rates(
     Raises:
         ValueError: two runs of one β, another shape, or a family without rate and distortion in nats, in one line.
     """
-    betas = [float(getattr(run.config.model, "beta", 0.0)) for run in runs]
-    for run, beta in zip(runs, betas, strict=True):
+    for run in runs:
         if run.config.spec.image_shape != dataset.spec().image_shape:
             raise ValueError(f"{run.path} draws {run.config.spec.image_shape}, the images are of another shape")
-        if run.config.family == "vae" and betas.count(beta) > 1:
-            raise ValueError(f"two of the runs have beta {beta:g}: one point for each beta")
     images = dataset.batch(rows)
     real = power_spectrum(to_display(images, dataset.levels))
     found = Rates([], {}, {"held-out images": real})
-    for done, (run, beta) in enumerate(zip(runs, betas, strict=True), 1):
+    for done, run in enumerate(runs, 1):
         point = rate_point(run, images, seed=seed, device=device)
+        if point.beta in found.samples:
+            raise ValueError(f"two of the runs have beta {point.beta:g}: one point for each beta")
         drawn = sample(run, len(rows), seed=seed, device=device).images
         spectrum = power_spectrum(to_display(drawn, dataset.levels))
-        found.points.append(RatePoint(**{**vars(point), "sharpness": sharpness(spectrum, real)}))
-        found.samples[beta], found.spectra[f"beta {beta:g}"] = drawn[:SHOWN], spectrum
+        found.points.append(replace(point, sharpness=sharpness(spectrum, real)))
+        found.samples[point.beta], found.spectra[f"beta {point.beta:g}"] = drawn[:SHOWN], spectrum
         if progress:
             progress(done, len(runs))
     return found

@@ -58,7 +58,7 @@ class RatePoint:
 
 
 def rate_point(
-    run: Run | Family, images: Tensor, labels: Tensor | None = None, *, sharpness: float | None = None,
+    run: Run | Family, images: Tensor, labels: Tensor | None = None, *,
     seed: int = 0, device: str = "auto",
 ) -> RatePoint:  # fmt: skip
     """Where a VAE stands for some images, uint8 [N, C, H, W]; ``ValueError`` for another family or the L2 distance."""
@@ -73,7 +73,6 @@ def rate_point(
         float(known.distortion.mean()),
         int(known.active.sum()),
         len(known.active),
-        sharpness,
     )
 
 
