@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig
 from trilemma.families.diffusion.exact import Angular, flow_log_likelihood
-from trilemma.families.diffusion.likelihood import Guess, bound_terms, log_bin, variational_bound
+from trilemma.families.diffusion.likelihood import Guess, bound_terms, log_bin, noised_bound, variational_bound
 from trilemma.families.diffusion.ode import log_density, solve
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.images import Spec
@@ -115,6 +115,31 @@ def test_the_terms_add_up_to_the_bound() -> None:
     assert list(terms) == [*range(60), 60]
     whole = variational_bound(denoise, x0, schedule, ImageNoise(0, [0, 1]), levels=256, samples=59)
     assert torch.allclose(torch.stack(list(terms.values())).sum(0), -whole)
+
+
+@pytest.mark.parametrize("name", ["cosine", "flow"])
+def test_what_bayes_rule_compares(name: str) -> None:
+    """Of Gaussian classes, whose log p(x_s|y) is known at every s: log-odds of a given image, to 2 %."""
+    n, size, s, middles = 500, 4, 0.3, (-0.4, 0.1)
+    schedule = Schedule.flow(200) if name == "flow" else Schedule.named("cosine", 200)
+    x0 = torch.tensor([0.5, -0.2, 0.1, 0.3], dtype=DOUBLE).expand(n, 1, 1, size)
+
+    def evidence(middle: float, samples: int) -> Tensor:
+        def denoise(x_t: Tensor, t: Tensor) -> Guess:
+            a, sigma2 = (table[t][:, None, None, None] for table in (schedule.alpha_bar, schedule.variance))
+            gain = a.sqrt() * s**2 / (a * s**2 + sigma2)
+            return Guess(middle + gain.to(x_t) * (x_t - a.sqrt().to(x_t) * middle))
+
+        return noised_bound(denoise, x0, schedule, ImageNoise(0, range(n)), samples)
+
+    a, sigma2 = schedule.alpha_bar[1:], schedule.variance[1:]
+    distances = [(x0[0] - middle).square().sum() for middle in middles]
+    want = float((-0.5 * a * (distances[1] - distances[0]) / (a * s**2 + sigma2)).mean())
+    for samples in (199, 40):
+        odds = evidence(middles[1], samples) - evidence(middles[0], samples)
+        error = float(odds.std()) / math.sqrt(n)
+        assert error < 0.05 * want
+        assert float(odds.mean()) == pytest.approx(want, abs=4 * error + 0.02 * want), samples
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "flow"])

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from trilemma.cli import main
 from trilemma.data import load
+from trilemma.families.diffusion import Flow, FlowConfig
 from trilemma.families.pixelcnn import PixelCNN
 from trilemma.families.pixelrnn import PixelRNN
 from trilemma.families.vae import VAE, VAEConfig
@@ -168,6 +169,12 @@ def test_bayes_rule() -> None:
         classify(model, images, torch.arange(20) % 4)
     vae = VAE(VAEConfig(), Spec((1, 8, 8), 2, classes=3)).eval()
     assert classify(vae, random_images(vae.spec, 6), labels[:6]).kind == "bound"
+    flow = Flow(FlowConfig(width=16, multipliers=(1,), timesteps=40), vae.spec).eval()
+    noised = classify(flow, random_images(vae.spec, 6), labels[:6], samples=5)
+    assert noised.kind == "estimate"
+    assert noised.reason == "mean of the bound on log p(x_s|y) over noise levels s, 5 times"
+    with pytest.raises(ValueError, match="samples must be at least 1, not 0"):
+        classify(flow, random_images(vae.spec, 6), labels[:6], samples=0)
 
 
 def known_classifier(confidence: Tensor, right: Tensor) -> Classified:

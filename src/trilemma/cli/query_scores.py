@@ -87,7 +87,7 @@ def ask_classify(asked: Asked) -> Reply:
     lines = [
         f"accuracy {with_error(*accuracy)}, −log p(y|x) {with_error(*nll)} nats, "
         f"calibration error {answer.calibration_error:.4f} ({len(indices)} images of {dataset.name})",
-        f"Bayes' rule on log p(x|y), {answer.kind}: {answer.reason}; prior {asked.flags.prior or 'uniform'}",
+        f"Bayes' rule, {answer.kind}: {answer.reason}; prior {asked.flags.prior or 'uniform'}",
         *confusion_table(answer, config.class_names),
         str(path),
     ]

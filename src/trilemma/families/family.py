@@ -155,6 +155,10 @@ class Family(nn.Module, ABC):
         a diffusion model); exact families ignore it.
         """
 
+    def class_evidence(self, x: Tensor, labels: Tensor, noise: Noise, samples: int | None = None) -> Likelihood:
+        """log p(x|y) up to what is the same for every class: what Bayes' rule compares. By default `log_likelihood`."""
+        return self.log_likelihood(x, labels, noise, samples)
+
     def check(self) -> None:
         """Refuse, by a one-line ``ValueError``, a model that breaks a promise of its family; called before training."""
 

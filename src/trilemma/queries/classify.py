@@ -13,7 +13,7 @@ from torch import Tensor
 from trilemma.families.family import Family, Progress
 from trilemma.parallel import ranks
 from trilemma.queries import drawing
-from trilemma.queries.likelihood import log_likelihood, part_of
+from trilemma.queries.likelihood import answered, part_of
 from trilemma.run import Run
 
 BINS = 15
@@ -28,8 +28,8 @@ class Classified:
         log_posterior: float64 [N, K], log p(y|x).
         labels: int64 [N], the classes they truly have.
         prior: float64 [K], p(y).
-        kind: what each log p(x|y) is: ``exact``, ``bound`` or ``estimate``. Differences of bounds are no bound.
-        reason: how log p(x|y) came about.
+        kind: what the evidence of a class is: ``exact``, ``bound`` or ``estimate``. Differences of bounds are no bound.
+        reason: how it came about.
     """
 
     log_posterior: Tensor
@@ -92,7 +92,8 @@ def classify(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Classified:
-    """p(y|x) of images by Bayes' rule, from log p(x|y) under each class with the same noise.
+    """p(y|x) of images by Bayes' rule, from the `class_evidence` of each class with the same noise: log p(x|y), or what
+    tells the classes apart as well.
 
     Args:
         run: a run, or a model loaded from one, of any class-conditional family that has a log p(x|y).
@@ -123,7 +124,9 @@ def classify(
     for y in range(classes):
         given = torch.full((len(images),), y)
         tell = part_of(progress, y * len(images), classes * len(images))
-        answer = log_likelihood(model, images, given, samples=samples, seed=seed, device=device, progress=tell)
+        answer = answered(
+            model.class_evidence, model, images, given, samples=samples, seed=seed, device=device, progress=tell
+        )
         if answer.nats is None:
             raise ValueError(f"Bayes' rule needs log p(x|y), which is undefined for {model.name}: {answer.reason}")
         columns.append(answer.nats)
@@ -150,7 +153,7 @@ def draw_reliability(answer: Classified, path: str | os.PathLike[str], title: st
     lines = [
         f"accuracy {accuracy:.3f} ± {error:.3f} of {len(answer.labels)} images",
         f"calibration error {answer.calibration_error:.3f} ({BINS} bins), -log p(y|x) {nll:.3f} nats",
-        f"Bayes' rule on log p(x|y) ({answer.kind})",
+        f"Bayes' rule ({answer.kind}: {answer.reason})",
         "circles: mean confidence and accuracy of a bin, larger where there are more images",
     ]
     picture = drawing.below([drawing.words([title], 16), drawing.words(lines, 12), plot.finished()])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch import Tensor
 from trilemma.families.family import Family, Likelihood, Progress
 from trilemma.images import Spec, check_images
 from trilemma.metrics.likelihood import bits_per_dim
-from trilemma.noise import ImageNoise
+from trilemma.noise import ImageNoise, Noise
 from trilemma.parallel import ranks
 from trilemma.run import Run
 
@@ -73,8 +75,27 @@ def log_likelihood(
     Raises:
         ValueError: images or labels the model does not take, in one line.
     """
+    model = run.model(ranks(device).device) if isinstance(run, Run) else run
+    return answered(
+        model.log_likelihood, model, images, labels, samples=samples, seed=seed, device=device, progress=progress,
+        block=block,
+    )  # fmt: skip
+
+
+def answered(
+    ask: Callable[[Tensor, Any, Noise, int | None], Likelihood],
+    model: Family,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+    block: int = BLOCK,
+) -> Answer:
+    """What ``ask``, a method of the model like `Family.log_likelihood`, says of each image; see `log_likelihood`."""
     where = ranks(device)
-    model = run.model(where.device) if isinstance(run, Run) else run
     check_images(images, model.spec)
     if not len(images):
         raise ValueError("there are no images to score")
@@ -86,7 +107,7 @@ def log_likelihood(
         noise = ImageNoise(seed, range(rows.start, rows.stop), model.device)
         given = None if labels is None else labels[rows].to(model.device)
         with torch.no_grad():
-            answer = model.log_likelihood(images[rows].to(model.device), given, noise, samples)
+            answer = ask(images[rows].to(model.device), given, noise, samples)
         mine[start] = Likelihood(
             answer.kind, None if answer.nats is None else answer.nats.double().cpu(), answer.reason
         )

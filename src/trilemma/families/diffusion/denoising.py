@@ -23,7 +23,7 @@ from trilemma.families.diffusion.estimate import (
     watched,
 )
 from trilemma.families.diffusion.exact import Angular, Dequantize, flow_log_density, flow_log_likelihood
-from trilemma.families.diffusion.likelihood import Guess, RowDenoiser, variational_bound
+from trilemma.families.diffusion.likelihood import Guess, RowDenoiser, noised_bound, variational_bound
 from trilemma.families.diffusion.network import check_net, network
 from trilemma.families.diffusion.options import SAMPLERS, DiffusionOptions
 from trilemma.families.diffusion.samplers import ddim_encode
@@ -241,6 +241,19 @@ class Denoising(Family, Completing):
         nats = nats - self.spec.log_volume
         how = "all" if count == T - 1 else f"{count} random"
         return Likelihood("bound", nats, f"variational bound, {how} of the {T - 1} terms of the chain")
+
+    def class_evidence(self, x: Tensor, labels: Tensor, noise: Noise, samples: int | None = None) -> Likelihood:
+        """The mean over all noise levels of log p(x_s|y) of the noised image, by `noised_bound` at ``samples`` times.
+
+        Differences of the bound on log p(x|y) itself are mostly errors of the network on details that every class
+        shares: see ``docs/results.md``.
+        """
+        if samples is not None and samples < 1:
+            raise ValueError(f"samples must be at least 1, not {samples}")
+        x0 = self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
+        count = min(samples or 32, self.schedule.T - 1)
+        nats = noised_bound(self.row_denoiser(labels), x0, self.schedule, noise, count)
+        return Likelihood("estimate", nats, f"mean of the bound on log p(x_s|y) over noise levels s, {count} times")
 
     def angular_velocity(self, labels: Tensor | None) -> Angular:
         """dy/dφ of the probability-flow equation on the quarter circle (see ``ode.py``), at any angle.

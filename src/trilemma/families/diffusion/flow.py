@@ -47,7 +47,7 @@ class Flow(Denoising):
         "p(z|x)": "yes, by the flow run backwards: z is one point",
         "complete": "approximate: known pixels are replaced, noised, at every step",
         "interpolate": "yes, in noise space",
-        "classify": "approximate: by comparing bounds, when class-conditional",
+        "classify": "approximate: by comparing bounds of noised images, when class-conditional",
     }
     gives_up = "fast sampling"
     Config = FlowConfig

@@ -73,7 +73,7 @@ class Diffusion(Denoising):
         "p(z|x)": "yes, by the fixed forward chain: z is the image plus noise",
         "complete": "approximate: known pixels are replaced, noised, at every step",
         "interpolate": "yes, in noise space with DDIM",
-        "classify": "approximate: by comparing bounds, when class-conditional",
+        "classify": "approximate: by comparing bounds of noised images, when class-conditional",
     }
     gives_up = "fast sampling"
     Config = DiffusionConfig
