@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 
 from trilemma.cli.flags import Device, Json, print_json
 from trilemma.cli.progress import Bars
@@ -31,8 +31,14 @@ from trilemma.families.diffusion import Denoising
 from trilemma.parallel import join
 from trilemma.run import Run
 
+ANY = Group("Questions", sort_key=1)
+DENOISING = Group("Questions to diffusion and flow", sort_key=2)
+LATENT = Group("Questions to latent spaces, and what only they read", sort_key=3)
+
 app = App(
     name="query",
+    group_arguments=Group("Arguments", sort_key=0),
+    group_parameters=Group("Settings", sort_key=4),
     help_epilogue="""Examples:
 
 ```
@@ -79,7 +85,8 @@ def ask_interpolate(asked: Asked) -> Reply:
     return ask_interpolate_noise(asked) if noise else ask_interpolate_codes(asked)
 
 
-Ask = Annotated[bool, Parameter(negative=(), show_default=False)]
+Ask = Annotated[bool, Parameter(group=ANY, negative=(), show_default=False)]
+Denoised = Annotated[bool, Parameter(group=DENOISING, negative=(), show_default=False)]
 MODES = {
     "likelihood": Mode(ask_likelihood, frozenset({"images", "n", "labels", "text", "samples"})),
     "causality": Mode(ask_causality, frozenset()),
@@ -111,19 +118,19 @@ def query(
     /,
     *,
     causality: Ask = False,
-    receptive: Annotated[bool | str, Parameter(negative=(), show_default=False)] = False,
+    receptive: Annotated[bool | str, Parameter(group=ANY, negative=(), show_default=False)] = False,
     complete: Ask = False,
     surprise: Ask = False,
     classify: Ask = False,
-    ood: str | None = None,
-    forward: Ask = False,
-    reverse: Ask = False,
-    terms: Ask = False,
-    ode: Ask = False,
-    invert: Ask = False,
+    ood: Annotated[str | None, Parameter(group=ANY)] = None,
+    forward: Denoised = False,
+    reverse: Denoised = False,
+    terms: Denoised = False,
+    ode: Denoised = False,
+    invert: Denoised = False,
     interpolate: Ask = False,
-    curve: Ask = False,
-    guidance_sweep: Ask = False,
+    curve: Denoised = False,
+    guidance_sweep: Denoised = False,
     density: Ask = False,
     gradients: Ask = False,
     keep: str | None = None,
@@ -144,7 +151,7 @@ def query(
     reference: int | None = None,
     device: Device = "auto",
     json: Json = False,
-    latent: Annotated[LatentFlags | None, Parameter(name="*", group="Latent spaces")] = None,
+    latent: Annotated[LatentFlags | None, Parameter(name="*", group=LATENT)] = None,
     **options: str,
 ) -> None:
     """Ask a trained run one question: by default log p(x) of images, in nats and in bits per dimension.
