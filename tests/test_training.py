@@ -257,7 +257,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     command += [two_processes.__file__, str(data), str(tmp_path / "two")]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     for name in [*two_processes.WITHOUT_BATCH_NORM, "captions"]:
         told = name == "captions"
