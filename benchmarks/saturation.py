@@ -85,7 +85,7 @@ def main() -> None:
         answers = [f"{statistics.median(run[FAKE][: args.early]):.3f}" for run in runs]
         print(f"{loss}, medians of the first {args.early} steps by seed: gradient norm {', '.join(norms)}", end="; ")
         print(f"D(G(z)) {', '.join(answers)}")
-    title = f"MNIST, width {args.width}, {args.seeds} seed{"s" * (args.seeds > 1)}: the same start, two losses of G"
+    title = f"MNIST, width {args.width}, {args.seeds} seed{'s' * (args.seeds > 1)}: the same start, two losses of G"
     print(draw(curves, args.steps, args.out, title))
 
 
