@@ -8,8 +8,10 @@ there. Nothing is unpickled: weights are safetensors.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -258,14 +260,19 @@ def export_onnx(model: Denoising, path: str | os.PathLike[str]) -> Path:
         inputs, names = (*inputs, torch.zeros(2, dtype=torch.int64)), [*names, "labels"]
     images = torch.export.Dim("images", min=1)
     plain = Plain(model).to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    torch.onnx.export(
-        plain,
-        inputs,
-        path,
-        input_names=names,
-        output_names=["output"],
-        dynamic_shapes=tuple({0: images} for _ in inputs),
-        dynamo=True,
-        external_data=False,
-    )
+    with warnings.catch_warnings():
+        # Of the exporter's own insides, and of one name for the batch of every input, which is meant.
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        torch.onnx.export(
+            plain,
+            inputs,
+            path,
+            input_names=names,
+            output_names=["output"],
+            dynamic_shapes=tuple({0: images} for _ in inputs),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     return path
