@@ -259,7 +259,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     command += [two_processes.__file__, str(data), str(tmp_path / "two")]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    for name in [*two_processes.WITHOUT_BATCH_NORM, "captions"]:
+    for name in [*two_processes.FAMILIES_WITHOUT_BATCH_NORM, "captions"]:
         told = name == "captions"
         run = (
             two_processes.fit_captions(str(data), tmp_path / "one")
