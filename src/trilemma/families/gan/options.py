@@ -36,7 +36,7 @@ class GANConfig:
     """Weight of (‖∇D‖ - 1)² between real and generated images; by default 10 with the wasserstein loss (unless
     spectral_norm), else 0."""
     r1: float = 0.0
-    """γ of the penalty γ/2 ‖∇D‖² at real images, with any loss; published: 10, and 1 evened out MNIST's classes."""
+    """γ of the penalty γ/2 ‖∇D‖² at real images, with any loss; published: 10."""
     spectral_norm: bool = False
     """Divide every weight of D by its largest singular value."""
     pack: int = 1
