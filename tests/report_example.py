@@ -41,7 +41,9 @@ def family(name: str, distance: float, kind: str | None) -> dict[str, Any]:
         },
         "metrics": {
             "frechet": metric(distance, 0.3, "lower"),
-            "precision": metric(0.712, 0.01),
+            "mutual_fidelity": metric(0.712, 0.01),
+            "mutual_coverage": metric(0.5, 0.01),
+            "precision": metric(0.612, 0.01),
             "coverage": metric(0.5, 0.01, note="k = 5, of all"),
             "nearest_training": metric(31.5, None, "none", unit="grey levels"),
             "train_closer": metric(0.5, 0.01, "none"),
@@ -54,7 +56,13 @@ def family(name: str, distance: float, kind: str | None) -> dict[str, Any]:
 
 def example() -> dict[str, Any]:
     """A report of three families, in the form in which a comparison writes it."""
-    floor = {"frechet": metric(3.1, 0.1, "lower"), "precision": metric(0.86, 0.01), "coverage": metric(0.96, 0.01)}
+    floor = {
+        "frechet": metric(3.1, 0.1, "lower"),
+        "mutual_fidelity": metric(1.0, 0.01),
+        "mutual_coverage": metric(1.0, 0.01),
+        "precision": metric(0.86, 0.01),
+        "coverage": metric(0.96, 0.01),
+    }
     return {
         "format": 1,
         "title": "A comparison",

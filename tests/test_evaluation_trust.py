@@ -247,7 +247,7 @@ def test_the_ladder_is_climbed_once_and_read(real: Dataset, tmp_path: Path, monk
     protocol = Protocol(n=140, reference=0, metrics="frechet,kid,precision")
     noise = np.random.default_rng(0).integers(0, 256, (140, 8, 8, 1)).astype(np.uint8)
     record = evaluate(save(tmp_path / "noise.npz", noise), real, protocol=protocol)
-    assert {rung["name"] for rung in record["ladder"]} == {"noise", "blur", "jpeg"}
+    assert {rung["name"] for rung in record["ladder"]} == {"noise", "blur", "jpeg", "averages", "blocks"}
     for name in ("noise", "blur", "jpeg"):
         steps = [rung["metrics"]["frechet"]["value"] for rung in record["ladder"] if rung["name"] == name]
         assert steps[-1] > steps[0]

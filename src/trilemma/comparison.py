@@ -150,6 +150,7 @@ def compare(
         "protocol": describe_protocol(real, device) | {"budget": budget, "size": size},
         "floor": {name: asdict(metric) for name, metric in real_scores(real).items()},
         "ladder": draw_ladder(_ladder(records), real, out),
+        "scale": next((record["scale"] for record in records.values() if record), {}),
         "differences": judge(records),
         "pictures": {
             "real": _draw_real(dataset, conditional, protocol.seed, out),

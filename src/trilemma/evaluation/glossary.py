@@ -59,11 +59,42 @@ GLOSSARY = (
         "Bińkowski et al. 2018, arXiv:1801.01401",
     ),
     Entry(
+        "mutual_fidelity",
+        "Fidelity",
+        "fidelity",
+        "Share of samples that are mutually near the data: they lie in the neighbourhood of a real image, and their "
+        "own neighbourhood among the samples holds real images. As a multiple of what held-out images reach: 1 is as "
+        "they are.",
+        "Three images repeated again and again may score 1: look at coverage. It sees what its feature space sees; the "
+        "page says where that cannot be trusted.",
+        "mutual nearness, after Khayatkhoei & AbdAlmageed 2023, arXiv:2306.09618",
+    ),
+    Entry(
+        "mutual_coverage",
+        "Coverage",
+        "fidelity",
+        "Share of real images that have a faithful sample in their neighbourhood, as a multiple of what held-out "
+        "images reach: 1 is as they are.",
+        "A sample may stand for several real images, so that it saturates: above 0.9 look at recall too.",
+        "mutual nearness, after Naeem et al. 2020, arXiv:2002.09797",
+    ),
+    Entry(
+        "passed",
+        "Passes",
+        "fidelity",
+        "Twice the error rate of a classifier that was trained to tell samples from real images: 1 if it can only "
+        "guess, 0 if it is never wrong. It needs no feature space, and stands in where fidelity cannot be trusted.",
+        "It is strict: any difference at all, such as a noisy background, lets it win.",
+        "classifier two-sample test, Lopez-Paz & Oquab 2017, arXiv:1610.06545",
+        default=False,
+    ),
+    Entry(
         "precision",
         "Precision",
         "fidelity",
         "Share of samples that lie among the real images: closer to one of them than that one's k-th real neighbour.",
-        "A model that repeats its few safest images scores high; above the floor is not better than real.",
+        "Fooled by averages, blur and noise, which fall between real images, into the neighbourhoods of outliers: "
+        "read fidelity. A model that repeats its few safest images scores high; above the floor is not better.",
         "Kynkäänniemi et al. 2019, arXiv:1904.06991",
     ),
     Entry(
@@ -71,7 +102,7 @@ GLOSSARY = (
         "Recall",
         "fidelity",
         "Share of real images that lie among the samples, by the same rule with the roles exchanged.",
-        "A few outlying samples stretch the neighbourhoods and raise it.",
+        "A few outlying samples, noise for one, stretch the neighbourhoods and raise it.",
         "Kynkäänniemi et al. 2019, arXiv:1904.06991",
     ),
     Entry(
@@ -79,15 +110,16 @@ GLOSSARY = (
         "Density",
         "fidelity",
         "How many real neighbourhoods hold a sample on average, divided by k; about 1 when both come from one law.",
-        "It has no upper end: above 1 the samples crowd where real images are most typical.",
+        "It has no upper end: above 1 the samples crowd where real images are most typical, as averages and blur do.",
         "Naeem et al. 2020, arXiv:2002.09797",
     ),
     Entry(
         "coverage",
-        "Coverage",
+        "Ball coverage",
         "fidelity",
-        "Share of real images that have at least one sample in their neighbourhood.",
-        "Even a perfect sampler stays below 1, so compare it with the floor and not with 1.",
+        "Share of real images that have at least one sample, faithful or not, in their neighbourhood.",
+        "Noise falls into the neighbourhoods of outliers and covers them. Even a perfect sampler stays below 1, so "
+        "compare it with the floor and not with 1.",
         "Naeem et al. 2020, arXiv:2002.09797",
     ),
     Entry(

@@ -1,13 +1,16 @@
 """What does "Fréchet 12" look like? Held-out real images, made worse on purpose and scored like samples.
 
-The rungs stand beside every score: noise, blur, JPEG and dropped classes, each at several strengths.
+The rungs stand beside every score: noise, blur, JPEG, averages, shuffled blocks and dropped classes, each at several
+strengths. They are a test of the instrument too: a scale on which ruined images are as good as real ones, in these
+features and on these data, is not to be trusted, and `distrust` says so.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +21,19 @@ from torch import Tensor
 
 from trilemma.data.decoded import cache_folder, written_atomically
 from trilemma.evaluation.glossary import choose
-from trilemma.evaluation.protocol import Protocol
+from trilemma.evaluation.protocol import Metric, Protocol
 from trilemma.evaluation.reference import Reference, content_key
-from trilemma.evaluation.scores import CHEAP_DIMS, fidelity
+from trilemma.evaluation.scores import CHEAP_DIMS, LEAST_FLOOR, RELATIVE, fidelity
 from trilemma.evaluation.stream import Supply, Tell, pool
 from trilemma.images import grid, save_png
 from trilemma.metrics import Distortion, distortions
 from trilemma.parallel import Ranks
 
-VERSION = 1  # of the cache; raise it when the same images would give other rungs
-MEASURED = ("frechet", "kid", "precision", "recall", "density", "coverage")
+VERSION = 2  # of the cache; raise it when the same images would give other rungs
+MEASURED = ("frechet", "kid", "mutual_fidelity", "mutual_coverage", "precision", "recall", "density", "coverage")
+RUINED = {"blur": 4.0, "noise": 64.0, "averages": 8.0}
+"""Kinds of damage whose strongest rung leaves nothing of an image; it must not be worth `MOST` of a real one."""
+MOST = 0.4
 SUBSETS = 20
 """Subsets of the kernel distance on each rung: its mean is all that is read here."""
 
@@ -58,6 +64,42 @@ def climb(real: Reference, where: Ranks, tell: Tell | None = None) -> list[dict[
     assert rungs is not None
     real.memo["ladder"] = rungs
     return list(rungs)
+
+
+def distrust(rungs: Sequence[Mapping[str, Any]] | None, floor: Mapping[str, Metric]) -> list[str]:
+    """Why fidelity and coverage cannot be trusted on these data in these features; empty where they can.
+
+    Fidelity must not rise from one strength of a damage to the next, nor coverage from one share of dropped classes
+    to the next, by more than twice the error of the difference; and what is ruined must not be worth `MOST` of a real
+    image.
+
+    Args:
+        rungs: as `climb` gives them.
+        floor: the scores of held-out images, not yet relative (`scores.relative`).
+    """
+    found = []
+    for key, word in (("mutual_fidelity", "fidelity"), ("mutual_coverage", "coverage")):
+        start = floor.get(key)
+        if not rungs or start is None or start.value is None:
+            continue
+        if start.value < LEAST_FLOOR:
+            found.append(f"held-out real images themselves have a {word} of {start.value:.2f} only")
+            continue
+        for kind in dict.fromkeys(rung["name"] for rung in rungs):
+            if (kind == "dropped classes") != (word == "coverage"):
+                continue
+            last: tuple[str, float, float] = ("real images", start.value, start.error or 0.0)
+            for rung in (rung for rung in rungs if rung["name"] == kind and key in rung["metrics"]):
+                value, error = rung["metrics"][key]["value"], rung["metrics"][key]["error"] or 0.0
+                if value is None:
+                    continue
+                if value - last[1] > 2 * math.hypot(error, last[2]) + 0.02:
+                    before, after = last[1] / start.value, value / start.value
+                    found.append(f"{word} rises from {before:.2f} ({last[0]}) to {after:.2f} ({rung['text']})")
+                last = rung["text"], value, error
+            if word == "fidelity" and kind in RUINED and last[1] - 2 * last[2] > MOST * start.value:
+                found.append(f"{last[0]} leaves a fidelity of {last[1] / start.value:.2f}")
+    return found
 
 
 def kinds(real: Reference) -> list[Distortion]:
@@ -96,6 +138,22 @@ def _supply(images: Tensor, distortion: Distortion) -> Supply:
         worse = distortion.apply(images)
         return Supply(len(images), shape, lambda start, stop: worse[start:stop])
     return Supply(len(images), shape, lambda start, stop: distortion.apply(images[start:stop]))
+
+
+def relative(rungs: Sequence[dict[str, Any]] | None, floor: Mapping[str, Metric]) -> list[dict[str, Any]]:
+    """The rungs with the scores that are stated relative to held-out images divided by theirs."""
+    found = []
+    for rung in rungs or ():
+        metrics = dict(rung["metrics"])
+        for key in set(RELATIVE) & set(metrics):
+            real = floor[key].value if key in floor else None
+            value, error = metrics[key]["value"], metrics[key]["error"]
+            if real is None or real < LEAST_FLOOR or value is None:
+                metrics[key] = {"value": None, "error": None}
+            else:
+                metrics[key] = {"value": value / real, "error": None if error is None else error / real}
+        found.append(rung | {"metrics": metrics})
+    return found
 
 
 def draw(rungs: Sequence[dict[str, Any]], real: Reference, out: Path, count: int = 3) -> list[dict[str, Any]]:

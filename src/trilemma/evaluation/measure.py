@@ -25,7 +25,7 @@ from trilemma.evaluation.protocol import Metric, Protocol
 from trilemma.evaluation.reading import read
 from trilemma.evaluation.record import describe
 from trilemma.evaluation.reference import Reference
-from trilemma.evaluation.scores import fidelity
+from trilemma.evaluation.scores import fidelity, relative, two_sample
 from trilemma.evaluation.spectra import spectra
 from trilemma.evaluation.stacked import stacked_floor, stacked_metrics
 from trilemma.evaluation.stream import Pool, Tell, pool
@@ -217,17 +217,29 @@ def _judge(
         metrics |= text_metrics(sample, real, subject.captioned)
     if subject.run is not None:
         flags += trained_on_held_out(subject.run, real)
-    floor = real_scores(real) if sample is not None else {}
-    metrics = {name: read(name, metric, floor.get(name), rungs) for name, metric in (metrics | shared).items()}
+    raw = _raw_floor(real) if sample is not None else {}
+    floor = relative(raw, raw)
+    scale = {"distrust": ladder.distrust(rungs, raw), "judged": rungs is not None}
+    rungs = ladder.relative(rungs, raw)
+    if sample is not None and (scale["distrust"] or real.protocol.wants("passed")):
+        metrics["passed"] = two_sample(sample, real, device)
+    metrics = relative(metrics | shared, raw)
+    metrics = {name: read(name, metric, floor.get(name), rungs) for name, metric in metrics.items()}
     metrics = dict(sorted(metrics.items(), key=lambda item: place_of(item[0])))
     if tell:
         tell("scores", 3, 3)
     record = describe(subject.about, metrics, floor, real, device)
-    return record | {"flags": flags, "ladder": rungs or []} | extra, remembered
+    return record | {"flags": flags, "ladder": rungs, "scale": scale} | extra, remembered
 
 
 def real_scores(real: Reference) -> dict[str, Metric]:
     """The floor: held-out real images, scored by the same functions. Computed once for each reference."""
+    floor = _raw_floor(real)
+    return relative(floor, floor)
+
+
+def _raw_floor(real: Reference) -> dict[str, Metric]:
+    """The same before what is relative is divided by itself."""
     if "floor" not in real.memo:
         floor = fidelity(real.held_out, real.train, real.network, real.protocol, real.against)
         images = replace(real.held_out, images=real.held_out_images)

@@ -15,8 +15,9 @@ from trilemma.evaluation.protocol import Metric, hardware
 from trilemma.evaluation.reference import Reference
 from trilemma.parallel import find_device
 
-FORMAT = 2
-"""Of ``metrics.json``: 2 names metrics by what they are and carries a protocol in each."""
+FORMAT = 3
+"""Of ``metrics.json``: 2 names metrics by what they are and carries a protocol in each; 3 has fidelity and coverage by
+mutual nearness, and says whether the scale can be trusted."""
 
 
 def describe(

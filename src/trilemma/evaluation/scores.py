@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from trilemma.evaluation.glossary import ENTRIES, OFFICIAL
 from trilemma.evaluation.protocol import Better, Metric, Protocol
+from trilemma.evaluation.reference import Reference, display
 from trilemma.evaluation.stream import Pool
 from trilemma.metrics import (
     Estimate,
@@ -16,17 +19,29 @@ from trilemma.metrics import (
     frechet_infinity,
     kernel_distance,
     manifold_scores,
+    mutual_nearness,
+    passed,
 )
+from trilemma.metrics.estimate import share_of
+from trilemma.parallel import find_device
 
 BETTER: dict[str, Better] = {
     "frechet": "lower",
     "frechet_infinity": "lower",
     "kid": "lower",
+    "mutual_fidelity": "higher",
+    "mutual_coverage": "higher",
     "precision": "higher",
     "recall": "higher",
     "density": "higher",
     "coverage": "higher",
 }
+RELATIVE = ("mutual_fidelity", "mutual_coverage")
+"""Scores that are stated as multiples of what held-out images reach."""
+
+LEAST_FLOOR = 0.2
+"""Where held-out images themselves reach less, a multiple of it says nothing."""
+
 CHEAP_DIMS = 512
 """Features with more dimensions than this are costly: no extrapolation and no ladder unless they are asked for."""
 
@@ -58,6 +73,41 @@ def fidelity(
     found |= _neighbourhoods(sample, train, protocol, wanted)
     how = f"{network.name} features, {sample.n:,} images against {against}"
     return {name: _told(metric, how) for name, metric in found.items()}
+
+
+def two_sample(sample: Pool, real: Reference, device: str) -> Metric:
+    """How often a classifier takes samples for real images."""
+    rows = real.train_indices[: len(sample.images)]
+    train = display(real.dataset, rows)
+    how = f"classifier trained on half of {min(len(rows), len(sample.images)):,} samples and as many training images"
+    return attempt(
+        lambda: passed(train, sample.images, seed=real.protocol.seed, device=find_device(device)),
+        "passed", "higher", len(sample.images), how,
+    )  # fmt: skip
+
+
+def relative(metrics: Mapping[str, Metric], floor: Mapping[str, Metric]) -> dict[str, Metric]:
+    """The metrics with those of `RELATIVE` divided by the same of held-out images, as `fidelity` gave both."""
+    found = dict(metrics)
+    for key in RELATIVE:
+        metric, real = metrics.get(key), floor.get(key)
+        if metric is None or metric.value is None:
+            continue
+        if real is None or real.value is None or real.value < LEAST_FLOOR:
+            reached = "nothing" if real is None or real.value is None else f"{real.value:.2f}"
+            found[key] = replace(metric, value=None, error=None, flag=f"refused: held-out images reach {reached}")
+            continue
+        value = metric.value / real.value
+        errors = (
+            ((metric.error or 0.0), value * (real.error or 0.0)) if metric is not real else (0.0, real.error or 0.0)
+        )
+        found[key] = replace(
+            metric,
+            value=value,
+            error=math.hypot(*errors) / real.value,
+            protocol=f"{metric.protocol}; {metric.value:.3f} of them, of held-out images {real.value:.3f}",
+        )
+    return found
 
 
 def json_name(key: str, features: str) -> str:
@@ -124,7 +174,7 @@ def attempt(
 
 
 def _neighbourhoods(sample: Pool, train: Pool, protocol: Protocol, wanted: Sequence[str]) -> dict[str, Metric]:
-    asked = [key for key in ("precision", "recall", "density", "coverage") if key in wanted]
+    asked = [key for key in (*RELATIVE, "precision", "recall", "density", "coverage") if key in wanted]
     if not asked:
         return {}
     n = len(sample.features)
@@ -132,10 +182,19 @@ def _neighbourhoods(sample: Pool, train: Pool, protocol: Protocol, wanted: Seque
     if n <= protocol.k or reference <= protocol.k:
         flag = f"refused: {min(n, reference)} images have no {protocol.k}-th neighbour"
         return {key: Metric(None, better="higher", n=n, flag=flag) for key in asked}
-    scores = manifold_scores(train.features[:reference], sample.features, protocol.k)
-    how = f"; k = {protocol.k}, {reference:,} of them"
+    real, how = train.features[:reference], f"; k = {protocol.k}, {reference:,} of them"
     found = {}
-    for key in asked:
+    if set(RELATIVE) & set(asked):
+        mutual = mutual_nearness(real, sample.features, protocol.k)
+        shares = {"mutual_fidelity": (mutual.fidelity, n), "mutual_coverage": (mutual.coverage, reference)}
+        for key, (share, count) in shares.items():
+            estimate = share_of(share * count, count)
+            found[key] = Metric(estimate.value, estimate.error, "", "higher", n, None, ENTRIES[key].meaning, None, how)
+    classical = [key for key in asked if key not in RELATIVE]
+    if not classical:
+        return {key: found[key] for key in asked}
+    scores = manifold_scores(real, sample.features, protocol.k)
+    for key in classical:
         value, error = getattr(scores, key), getattr(scores.error, key)
         found[key] = Metric(value, error, "", "higher", n, None, ENTRIES[key].meaning, None, how)
-    return found
+    return {key: found[key] for key in asked}

@@ -23,7 +23,9 @@ from trilemma.metrics.manifold import Manifold, expected_coverage, manifold_scor
 from trilemma.metrics.memorisation import authpct, c_t, train_closer
 from trilemma.metrics.modes import Modes, mode_coverage, nearest_distance, stacked_labels
 from trilemma.metrics.moments import Gaussian, Moments
+from trilemma.metrics.mutual import Mutual, mutual_nearness
 from trilemma.metrics.neighbours import closest, nearest
+from trilemma.metrics.two_sample import passed
 
 __all__ = [
     "FEATURES",
@@ -37,6 +39,7 @@ __all__ = [
     "Manifold",
     "Modes",
     "Moments",
+    "Mutual",
     "Nearness",
     "Pair",
     "authpct",
@@ -60,9 +63,11 @@ __all__ = [
     "manifold_scores",
     "mean_of",
     "mode_coverage",
+    "mutual_nearness",
     "nearest",
     "nearest_distance",
     "nearness",
+    "passed",
     "share_of",
     "stacked_labels",
     "train_classifier",

@@ -19,8 +19,10 @@ from trilemma.images import to_pil
 from trilemma.metrics.checks import check_labels
 
 NOISE = (8.0, 16.0, 32.0, 64.0)
-BLUR = (0.5, 0.8, 1.2, 2.0)
+BLUR = (0.5, 1.0, 2.0, 4.0)
 JPEG = (50.0, 75.0, 90.0, 97.0)
+AVERAGES = (2.0, 4.0, 8.0)
+BLOCKS = (2.0, 4.0, 8.0)
 DROPPED = (0.1, 0.3, 0.5, 0.9)
 
 
@@ -29,9 +31,10 @@ class Distortion:
     """One kind of damage at one strength.
 
     Attributes:
-        name: ``noise``, ``blur``, ``jpeg`` or ``dropped classes``.
+        name: ``noise``, ``blur``, ``jpeg``, ``averages``, ``blocks`` or ``dropped classes``.
         strength: noise: standard deviation in grey levels; blur: standard deviation in pixels, for an image of 32
-            pixels; jpeg: 100 - quality; dropped classes: share of the classes. Always: more is worse.
+            pixels; jpeg: 100 - quality; averages: images in each mean; blocks: how many along a side change places;
+            dropped classes: share of the classes. Always: more is worse.
         text: both in words, as a label.
         apply: from ``uint8 [N, C, H, W]`` with values 0 … 255 to the same shape, the same for the same images. It
             needs labels ``[N]`` where classes are dropped.
@@ -53,6 +56,10 @@ def distortions(labels: Tensor | None = None, classes: int = 0) -> list[Distorti
     found = [Distortion("noise", s, f"noise, σ {s:g} of 255", partial(add_noise, strength=s)) for s in NOISE]
     found += [Distortion("blur", s, f"blur, σ {s:g} px at 32 px", partial(blur, strength=s)) for s in BLUR]
     found += [Distortion("jpeg", s, f"JPEG quality {100 - s:g}", partial(jpeg, strength=s)) for s in JPEG]
+    found += [Distortion("averages", s, f"mean of {s:g} images", partial(average, strength=s)) for s in AVERAGES]
+    found += [
+        Distortion("blocks", s, f"{s:g} × {s:g} blocks shuffled", partial(shuffle_blocks, strength=s)) for s in BLOCKS
+    ]
     if labels is not None and classes > 1:
         strengths = dict.fromkeys(min(classes - 1, max(1, round(share * classes))) / classes for share in DROPPED)
         found += [
@@ -99,6 +106,28 @@ def jpeg(images: Tensor, strength: float) -> Tensor:
         to_pil(image).save(file, format="JPEG", quality=round(100 - strength))
         pixels = np.array(Image.open(file))
         out[i] = torch.from_numpy(pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
+    return out
+
+
+def average(images: Tensor, strength: float) -> Tensor:
+    """Each image's mean with the next ones, ``strength`` in all, the last followed by the first."""
+    x = images.cpu().float()
+    return (sum(x.roll(-i, 0) for i in range(round(strength))) / round(strength)).round().to(torch.uint8)  # type: ignore[union-attr]
+
+
+def shuffle_blocks(images: Tensor, strength: float) -> Tensor:
+    """Cut into ``strength`` × ``strength`` equal blocks, in an order drawn once; what is left at the edges stays."""
+    count = round(strength)
+    height, width = images.shape[-2] // count, images.shape[-1] // count
+    out = images.cpu().clone()
+    if not height or not width:
+        return out
+    order = torch.randperm(count * count, generator=torch.Generator().manual_seed(count))
+    for new, old in enumerate(order.tolist()):
+        to, of = divmod(new, count), divmod(old, count)
+        out[..., to[0] * height : (to[0] + 1) * height, to[1] * width : (to[1] + 1) * width] = images[
+            ..., of[0] * height : (of[0] + 1) * height, of[1] * width : (of[1] + 1) * width
+        ]
     return out
 
 

@@ -18,7 +18,14 @@ from trilemma.report.scores import COLUMNS, MORE, Column, Score, column_head, di
 STRIP = 3
 """Images in the picture of a rung."""
 
-LANES = {"noise": "noise", "blur": "blur", "jpeg": "JPEG", "dropped classes": "classes dropped"}
+LANES = {
+    "noise": "noise",
+    "blur": "blur",
+    "jpeg": "JPEG",
+    "averages": "averages",
+    "blocks": "shuffled",
+    "dropped classes": "classes dropped",
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,10 @@ def _label(rung: dict[str, Any]) -> str:
         return f"q {100 - rung['strength']:g}"
     if rung["name"] == "dropped classes":
         return str(rung["text"]).split(" of ")[0]
+    if rung["name"] == "averages":
+        return f"of {rung['strength']:g}"
+    if rung["name"] == "blocks":
+        return f"{rung['strength']:g} × {rung['strength']:g}"
     return f"σ {rung['strength']:g}"
 
 

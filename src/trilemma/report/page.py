@@ -22,6 +22,7 @@ from trilemma.report.pictures import load
 from trilemma.report.scores import COLUMNS, Score, check, distance_name, error_text, leaders, number
 from trilemma.report.sections import columns_caption, family_section, lead, method
 from trilemma.report.spectra import spectra
+from trilemma.report.summary import summary
 from trilemma.report.tables import FLOOR, answers, comparison
 from trilemma.report.verdicts import told_apart, verdicts
 
@@ -49,8 +50,9 @@ def render(report: dict[str, Any], folder: Path) -> str:
     body = "\n".join(
         (
             f"<header><h1>{title}</h1><p class='lead'>{lead(report)}</p>{_contents(report)}</header>",
-            _pictures(report, folder),
+            summary(report),
             _trilemma(report),
+            _pictures(report, folder),
             _section("numbers", "The numbers", _numbers(report)),
             _scale(report, folder),
             _section("answers", "What each family can and cannot answer", answers(report)),
@@ -117,7 +119,7 @@ def _scale(report: dict[str, Any], folder: Path) -> str:
 
 
 def _contents(report: dict[str, Any]) -> str:
-    places = ["pictures", "trilemma", "numbers", "scale", "answers", "families", "method"]
+    places = ["trilemma", "pictures", "numbers", "scale", "answers", "families", "method"]
     if not report.get("ladder"):
         places.remove("scale")
     return "<nav>" + "".join(f'<a href="#{place}">{place.capitalize()}</a>' for place in places) + "</nav>"
@@ -159,29 +161,43 @@ def _absent(text: str) -> str:
 def _trilemma(report: dict[str, Any]) -> str:
     """The three axes for each family, then speed against distance."""
     families, floor = report["families"], report.get("floor") or {}
-    axes = [[Score.read(family["metrics"], key) for family in families] for key in AXES]
+    axes = [[Score.read(family["metrics"], key) for family in families] for key in axes_of(report)]
     speed = speed_scale([score.value for score in axes[2] if score.value is not None])
-    floors = [Score.read(floor, "precision").value, Score.read(floor, "coverage").value, None]
+    floors = [Score.read(floor, key).value for key in list(axes_of(report))[:2]] + [None]
     cards = [_key(floors, speed)]
     for i, family in enumerate(families):
         cards.append(_corner_card(i, family["title"], [scores[i] for scores in axes], floors, speed))
     real = " A bar across an axis marks where held-out real images score: the most one can hope for." if floor else ""
     content = (
-        f'{_findings(report)}<div class="corner-cards">{"".join(cards)}</div><p class="caption">Quality is precision '
-        "and coverage is coverage, each from 0 in the centre to 1 at the corner; speed is images per second on a "
+        f'{_findings(report)}<div class="corner-cards">{"".join(cards)}</div><p class="caption">Quality is '
+        f"{FIRST_AXIS[next(iter(axes_of(report)))]}, and coverage the share of the data that such samples reach, each "
+        "as a multiple of what held-out images reach: 0 in the centre, 1 at the corner. Speed is images a second on a "
         f"logarithmic scale, from {number(speed.low, digits=2)} in the centre to {number(speed.high, digits=2)} at the "
         f"corner.{real} Read the corners and not the area; a hollow marker is a flagged value.</p>{_distances(report)}"
     )
     return _section("trilemma", "The trilemma: quality, coverage, speed", content)
 
 
-AXES = {"precision": "quality", "coverage": "coverage", "images_per_second": "speed"}
+AXES = {"mutual_fidelity": "quality", "mutual_coverage": "coverage", "images_per_second": "speed"}
 """Which metric stands on which axis."""
+
+FIRST_AXIS = {
+    "mutual_fidelity": "fidelity (samples that are mutually near the data)",
+    "passed": "how often a classifier takes samples for real images",
+}
+
+
+def axes_of(report: dict[str, Any]) -> dict[str, str]:
+    """`AXES`, with the two-sample test in place of fidelity where the ladder says that fidelity cannot be trusted."""
+    if (report.get("scale") or {}).get("distrust") and any("passed" in f["metrics"] for f in report["families"]):
+        return {"passed": "quality"} | {key: axis for key, axis in AXES.items() if axis != "quality"}
+    return AXES
 
 
 def _key(floors: Sequence[float | None], speed: Scale) -> str:
     rows = (
-        "<dt>quality</dt><dd>precision<small>0 to 1</small></dd><dt>coverage</dt><dd>coverage<small>0 to 1</small></dd>"
+        "<dt>quality</dt><dd>fidelity<small>1: as held-out images</small></dd>"
+        "<dt>coverage</dt><dd>coverage<small>1: as held-out images</small></dd>"
         "<dt>speed</dt><dd>images/s<small>logarithmic</small></dd>"
     )
     return _card_of("How to read it", triangle_key(floors, speed), rows)
@@ -241,7 +257,8 @@ def _distances(report: dict[str, Any]) -> str:
 
 FINDINGS = {
     "frechet": ("Closest to the data", ""),
-    "coverage": ("Best coverage", ""),
+    "mutual_fidelity": ("Most faithful", ""),
+    "mutual_coverage": ("Best coverage", ""),
     "bits_per_dim": ("Best likelihood", " bits/dim"),
     "images_per_second": ("Fastest sampler", " images/s"),
 }

@@ -77,15 +77,13 @@ def _columns(*keys: str) -> tuple[Column, ...]:
     return tuple(Column(e.key, e.head, e.meaning, e.misleads, e.source) for e in map(ENTRIES.__getitem__, keys))
 
 
-COLUMNS = _columns(
-    "frechet", "precision", "recall", "density", "coverage", "bits_per_dim", "memorised", "images_per_second"
-)
+COLUMNS = _columns("frechet", "mutual_fidelity", "mutual_coverage", "bits_per_dim", "memorised", "images_per_second")
 """The first table."""
 
 MORE = _columns(
     "text_accuracy", "text_seen", "text_unseen", "mixture_modes", "high_quality", "mixture_kl", "density_kl",
-    "kid", "frechet_infinity", "fine_detail", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
-    "authpct", "c_t", "train_closer", "nearest_training",
+    "passed", "precision", "recall", "density", "coverage", "kid", "frechet_infinity", "fine_detail", "accuracy",
+    "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl", "authpct", "c_t", "train_closer", "nearest_training",
 )  # fmt: skip
 """The second table, of which only what was measured is shown."""
 

@@ -1,0 +1,159 @@
+"""The verdict, before anything else: one sentence for all families, one for each, and what to distrust."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from html import escape
+from typing import Any
+
+from trilemma.report.marks import badge
+from trilemma.report.scores import Score, number
+
+UNLEARNT = 0.15
+"""A fidelity surely below this share of held-out images' means that the data were not learnt."""
+
+AS_GOOD = 0.9
+"""A share surely above this counts as held-out images' own: the stated margin of equivalence."""
+
+
+def summary(report: dict[str, Any]) -> str:
+    """Both kinds of sentences as HTML; empty where no family has a fidelity."""
+    families = report["families"]
+    if not any(_score(family, "mutual_fidelity").defined for family in families):
+        return ""
+    rows = []
+    for i, family in enumerate(families):
+        name = f'<a href="#family-{i}"><b>{escape(family["title"])}</b></a>'
+        rows.append(f"<li>{badge(i)}<span>{name} {escape(sentence(family))}.</span></li>")
+    return (
+        f'<section id="verdict">{distrust(report)}{undertrained(report)}'
+        f'<p class="verdict">{escape(overall(report))}</p><ul class="verdict">{"".join(rows)}</ul></section>'
+    )
+
+
+def sentence(family: dict[str, Any]) -> str:
+    """What one family reached, after its name."""
+    fidelity, coverage = (_score(family, key) for key in ("mutual_fidelity", "mutual_coverage"))
+    speed = _score(family, "images_per_second")
+    parts = []
+    if not fidelity.defined or fidelity.value is None:
+        parts.append(f"has no fidelity: {fidelity.reason.rstrip('.')}")
+    elif _unlearnt(fidelity):
+        parts.append(f"has not learnt these images: {_share(fidelity)} of the fidelity of held-out ones")
+    else:
+        parts.append(f"draws images {_worth(fidelity, 'as faithful as held-out ones')}")
+        if coverage.defined and coverage.value is not None:
+            parts.append(f"reaches {_worth(coverage, 'as much of the data')}")
+    if speed.defined and speed.value is not None:
+        parts.append(f"{number(speed.value, digits=2)} images a second")
+    copied = _score(family, "memorised")
+    if copied.flag and copied.value:
+        parts.append(f"{100 * copied.value:.2g} % copies of training images")
+    if _falling(family):
+        parts.append("its loss was still falling")
+    return ", ".join(parts)
+
+
+def overall(report: dict[str, Any]) -> str:
+    """What all of them together say."""
+    families, after = report["families"], f"After {spoken(report['protocol'].get('budget'))}"
+    scored = [f for f in families if _score(f, "mutual_fidelity").value is not None]
+    learnt = [f for f in scored if not _unlearnt(_score(f, "mutual_fidelity"))]
+    if not learnt:
+        return f"{after} none of the families has learnt these images: train longer."
+    both = [f for f in learnt if all(_as_good(_score(f, key)) for key in ("mutual_fidelity", "mutual_coverage"))]
+    if both:
+        named = _listed([f["title"] for f in both])
+        return f"{after} the samples of {named} are as faithful as held-out images and reach as much of the data."
+    best = max(learnt, key=lambda f: _score(f, "mutual_fidelity").value or 0.0)
+    widest = max(learnt, key=lambda f: _score(f, "mutual_coverage").value or 0.0)
+    fastest = max(learnt, key=lambda f: _score(f, "images_per_second").value or 0.0)
+    said = f"{after} no family is as faithful and as broad as held-out images; "
+    if best is widest:
+        said += f"{best['title']} comes nearest in both"
+    else:
+        said += f"{best['title']} is the most faithful, {widest['title']} the broadest"
+    return said + (f", {fastest['title']} the fastest." if fastest is not best else " and is the fastest.")
+
+
+def undertrained(report: dict[str, Any]) -> str:
+    """A banner naming the families whose samples do not look like the data yet."""
+    names = [f["title"] for f in report["families"] if _unlearnt(_score(f, "mutual_fidelity"))]
+    if not names:
+        return ""
+    falling = [f["title"] for f in report["families"] if f["title"] in names and _falling(f)]
+    more = f" The loss of {_listed(falling)} was still falling." if falling else ""
+    return (
+        f'<aside class="alarm"><b>Undertrained: {escape(_listed(names))}.</b><p>Fidelity below {UNLEARNT:g} of what '
+        f"held-out images reach: the other numbers compare noise.{escape(more)} A longer --budget continues from "
+        "here.</p></aside>"
+    )
+
+
+def distrust(report: dict[str, Any]) -> str:
+    """A banner where ruined real images did not score as ruined."""
+    reasons = (report.get("scale") or {}).get("distrust") or []
+    if not reasons:
+        return ""
+    listed = "".join(f"<p>{escape(reason)}</p>" for reason in reasons)
+    return (
+        '<aside class="alarm"><b>This scale cannot be trusted here.</b> Real images were made worse on purpose, and '
+        f"their scores did not follow:{listed}<p>The first corner of each triangle is how often a classifier takes "
+        "samples for real images instead. --features inception may see what these features do not.</p></aside>"
+    )
+
+
+def spoken(budget: Any) -> str:
+    """``75s`` as ``75 seconds``; anything else as it stands."""
+    text = str(budget).strip()
+    unit = {"s": "second", "m": "minute", "h": "hour"}.get(text[-1:])
+    try:
+        count = float(text[:-1])
+    except ValueError:
+        return text
+    return f"{count:g} {unit}{'' if count == 1 else 's'}" if unit else text
+
+
+def _score(family: dict[str, Any], key: str) -> Score:
+    return Score.read(family["metrics"], key)
+
+
+def _unlearnt(score: Score) -> bool:
+    return score.defined and score.value is not None and score.value + 2 * (score.error or 0.0) < UNLEARNT
+
+
+def _as_good(score: Score) -> bool:
+    return (
+        score.defined
+        and not score.flag
+        and score.value is not None
+        and score.value - 2 * (score.error or 0.0) > AS_GOOD
+    )
+
+
+def _worth(score: Score, words: str) -> str:
+    return words if _as_good(score) else f"{_share(score)} {words}"
+
+
+def _share(score: Score) -> str:
+    value = 100 * (score.value or 0.0)
+    return f"{value:.0f} %" if value >= 1 or value == 0 else "less than 1 %"
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _falling(family: dict[str, Any]) -> bool:
+    """Whether the mean loss of the last tenth of training is below that of the tenth before by twice its error.
+
+    Only the loss of a family that minimises one: the two of a game rise and fall with each other.
+    """
+    curve = [value for _, value in family["training"]["curves"].get("loss", ()) if value is not None]
+    tenth = len(curve) // 10
+    if tenth < 5:
+        return False
+    before, last = curve[-2 * tenth : -tenth], curve[-tenth:]
+    error = math.hypot(statistics.stdev(before), statistics.stdev(last)) / math.sqrt(tenth)
+    return statistics.fmean(before) - statistics.fmean(last) > 2 * error
