@@ -182,10 +182,10 @@ def test_frechet_distance_rises_with_every_distortion(digits: tuple[Tensor, Tens
     network = feature_network("small")
     law, floor = network(reference), frechet_distance(network(images), network(reference))
     ladder = distortions(labels, 10)
-    assert {step.name for step in ladder} == {"noise", "blur", "jpeg", "dropped classes"}
+    assert {step.name for step in ladder} == {"noise", "blur", "jpeg", "averages", "blocks", "dropped classes"}
     for name, steps in groupby(ladder, lambda step: step.name):
         values = [floor] + [frechet_distance(network(step.apply(images)), law) for step in steps]
-        assert len(values) == 5 and all(a < b for a, b in pairwise(values)), (name, values)
+        assert len(values) >= 4 and all(a < b for a, b in pairwise(values)), (name, values)
 
 
 def test_distortions_keep_the_form_of_images() -> None:
@@ -196,9 +196,12 @@ def test_distortions_keep_the_form_of_images() -> None:
         assert out.shape == images.shape and out.dtype == torch.uint8, step.text
         assert torch.equal(out, step.apply(images)) and not torch.equal(out, images), step.text
     assert torch.equal(images, before)
-    for step in distortions():  # one at a time as all at once
+    for step in distortions():
+        if step.together:
+            continue
+        # one at a time as all at once
         assert torch.equal(torch.cat([step.apply(image[None]) for image in images]), step.apply(images)), step.text
-    assert {step.name for step in distortions()} == {"noise", "blur", "jpeg"}
+    assert {step.name for step in distortions()} == {"noise", "blur", "jpeg", "averages", "blocks"}
 
 
 def test_dropped_classes_are_gone_and_the_rest_stays() -> None:

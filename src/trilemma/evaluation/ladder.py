@@ -97,8 +97,9 @@ def distrust(rungs: Sequence[Mapping[str, Any]] | None, floor: Mapping[str, Metr
                     before, after = last[1] / start.value, value / start.value
                     found.append(f"{word} rises from {before:.2f} ({last[0]}) to {after:.2f} ({rung['text']})")
                 last = rung["text"], value, error
-            if word == "fidelity" and kind in RUINED and last[1] - 2 * last[2] > MOST * start.value:
-                found.append(f"{last[0]} leaves a fidelity of {last[1] / start.value:.2f}")
+                ruined = word == "fidelity" and rung["strength"] >= RUINED.get(kind, math.inf)
+                if ruined and value - 2 * error > MOST * start.value:
+                    found.append(f"{rung['text']} leaves a fidelity of {value / start.value:.2f}")
     return found
 
 
@@ -134,7 +135,7 @@ def _measure(real: Reference, protocol: Protocol, where: Ranks, tell: Tell | Non
 
 def _supply(images: Tensor, distortion: Distortion) -> Supply:
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    if distortion.name == "dropped classes":  # looks at all images at once
+    if distortion.together:
         worse = distortion.apply(images)
         return Supply(len(images), shape, lambda start, stop: worse[start:stop])
     return Supply(len(images), shape, lambda start, stop: distortion.apply(images[start:stop]))
@@ -162,7 +163,7 @@ def draw(rungs: Sequence[dict[str, Any]], real: Reference, out: Path, count: int
     drawn = {(distortion.name, distortion.strength): distortion for distortion in kinds(real)} if rungs else {}
     for rung in rungs:
         distortion = drawn[rung["name"], rung["strength"]]
-        shown = distortion.apply(images if distortion.name == "dropped classes" else images[:count])[:count]
+        shown = distortion.apply(images if distortion.together else images[:count])[:count]
         path = out / "ladder" / f"{rung['name'].replace(' ', '-')}-{rung['strength']:g}.png"
         save_png(grid(_small(shown), columns=count, gap=1), path)
         placed.append(rung | {"picture": path.relative_to(out).as_posix()})

@@ -38,12 +38,14 @@ class Distortion:
         text: both in words, as a label.
         apply: from ``uint8 [N, C, H, W]`` with values 0 … 255 to the same shape, the same for the same images. It
             needs labels ``[N]`` where classes are dropped.
+        together: whether an image's fate depends on the others, so that all must be given at once.
     """
 
     name: str
     strength: float
     text: str
     apply: Callable[[Tensor], Tensor]
+    together: bool = False
 
 
 def distortions(labels: Tensor | None = None, classes: int = 0) -> list[Distortion]:
@@ -56,7 +58,7 @@ def distortions(labels: Tensor | None = None, classes: int = 0) -> list[Distorti
     found = [Distortion("noise", s, f"noise, σ {s:g} of 255", partial(add_noise, strength=s)) for s in NOISE]
     found += [Distortion("blur", s, f"blur, σ {s:g} px at 32 px", partial(blur, strength=s)) for s in BLUR]
     found += [Distortion("jpeg", s, f"JPEG quality {100 - s:g}", partial(jpeg, strength=s)) for s in JPEG]
-    found += [Distortion("averages", s, f"mean of {s:g} images", partial(average, strength=s)) for s in AVERAGES]
+    found += [Distortion("averages", s, f"mean of {s:g} images", partial(average, strength=s), True) for s in AVERAGES]
     found += [
         Distortion("blocks", s, f"{s:g} × {s:g} blocks shuffled", partial(shuffle_blocks, strength=s)) for s in BLOCKS
     ]
@@ -68,6 +70,7 @@ def distortions(labels: Tensor | None = None, classes: int = 0) -> list[Distorti
                 share,
                 f"{round(share * classes)} of {classes} classes missing",
                 partial(drop_classes, labels=labels, classes=classes, strength=share),
+                together=True,
             )
             for share in strengths
         ]
