@@ -28,27 +28,27 @@ from torch import Tensor
 
 import trilemma
 from trilemma.images import to_display
-from trilemma.metrics import distortions as D
 from trilemma.metrics import feature_network, frechet_distance, manifold_scores, mutual_nearness
+from trilemma.metrics.distortions import add_noise, blur, jpeg, shuffle_blocks
 from trilemma.metrics.moments import Moments
 
 RUINED = ("blur 4", "blur 8", "mush", "constant", "shuffled pixels", "averages 8", "noise 64")
 
 
-def distorted(x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+def distorted(x: Tensor) -> dict[str, Tensor]:
     """Images [N, C, H, W] in every state of ruin."""
     g = torch.Generator().manual_seed(0)
     eight = torch.randint(len(x), (len(x), 8), generator=g)
     found = {"held-out": x}
-    found |= {f"blur {s:g}": D.blur(x, s) for s in (1, 2, 4, 8)}
-    found |= {f"noise {s:g}": D.add_noise(x, s) for s in (8, 16, 32, 64)}
+    found |= {f"blur {s:g}": blur(x, s) for s in (1, 2, 4, 8)}
+    found |= {f"noise {s:g}": add_noise(x, s) for s in (8, 16, 32, 64)}
     found |= {f"averages {m}": x[eight[:, :m]].float().mean(1).round().to(torch.uint8) for m in (2, 8)}
-    found["mush"] = D.blur(found["averages 8"], 6)
+    found["mush"] = blur(found["averages 8"], 6)
     found["constant"] = x.float().mean((2, 3), keepdim=True).round().to(torch.uint8).expand_as(x).contiguous()
-    found |= {f"blocks {b}": D.shuffle_blocks(x, b) for b in (2, 4)}
+    found |= {f"blocks {b}": shuffle_blocks(x, b) for b in (2, 4)}
     order = torch.rand(len(x), x.shape[2] * x.shape[3], generator=g).argsort(1)
     found["shuffled pixels"] = x.flatten(2).gather(2, order[:, None].expand(-1, x.shape[1], -1)).view_as(x)
-    found |= {f"jpeg {q}": D.jpeg(x, 100 - q) for q in (20, 5)}
+    found |= {f"jpeg {q}": jpeg(x, 100 - q) for q in (20, 5)}
     found["50 images repeated"] = x[torch.arange(len(x)) % min(50, len(x))]
     return found
 
@@ -106,7 +106,7 @@ def features_of(network: trilemma.metrics.Features, x: Tensor, cache: Path | Non
 
 def load_samples(path: str) -> Tensor:
     data = trilemma.load(path)
-    return to_display(torch.cat([data.train, data.test]), data.levels)
+    return to_display(data.batch(np.concatenate([data.train, data.test])), data.levels)
 
 
 def main() -> None:
@@ -129,11 +129,19 @@ def main() -> None:
             continue
         for source in args.sets:
             data = trilemma.load(source)
-            images = to_display(torch.cat([data.train, data.test]), data.levels)
+            rows = np.concatenate([data.train, data.test])
+            images = to_display(data.batch(rows), data.levels)
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: 2 * args.n]
             half = len(order) // 2
             real, held_out = images[order[:half]], images[order[half:]]
-            subjects = distorted(held_out, None)
+            subjects = distorted(held_out)
+            if data.labels is not None:
+                labels = torch.as_tensor(data.labels)[torch.as_tensor(rows)]
+                rest = torch.ones(len(images), dtype=torch.bool).index_fill(0, order[:half], False)
+                for name, kept in (("one class", 1), ("half of the classes", len(data.class_names) // 2)):
+                    chosen = (rest & (labels < kept)).nonzero()[:, 0]
+                    if len(chosen) >= half // 4:
+                        subjects[name] = images[chosen[torch.randperm(len(chosen))[:half]]]
             subjects |= {
                 f"samples {Path(path).stem}": load_samples(path)[: args.n]
                 for of, path in (item.split("=", 1) for item in args.samples)
