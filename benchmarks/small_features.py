@@ -397,8 +397,12 @@ def train(args: argparse.Namespace) -> None:
             drawn.append(torch.where(flip, shifted.flip(3), shifted))
             names.append(labels[rows_])
         with torch.autocast("cpu", torch.bfloat16):
-            seen = student.pooled(float_of(x)).float()
-            seen_labelled = student.pooled(float_of(torch.cat(drawn))).float()
+            if side == LEAST:  # one batch, so that all are normalised alike
+                both = student.pooled(float_of(torch.cat([x.float(), *drawn]))).float()
+                seen, seen_labelled = both[: len(x)], both[len(x) :]
+            else:
+                seen = student.pooled(float_of(x)).float()
+                seen_labelled = student.pooled(float_of(torch.cat(drawn))).float()
         target = (features[rows] - mean) @ directions / scale
         predicted = student.net.read(seen)
         distil = (predicted - target).square().mean()
