@@ -26,7 +26,7 @@ from trilemma.evaluation.stream import Pool, Supply, pool
 from trilemma.evaluation.subject import Subject, drawn_from
 from trilemma.families.family import Family, Progress
 from trilemma.metrics import Classifier, conditional_accuracy, frechet_flag, manifold_scores
-from trilemma.parallel import Ranks, ranks
+from trilemma.parallel import Ranks, arithmetic, ranks
 from trilemma.queries.diffusion_chain import denoising
 from trilemma.queries.sweep import Ledger, Point, Scores, sweep, way_of
 from trilemma.run import Run
@@ -124,6 +124,7 @@ class Bench:
         """What decides a point beside its way: its sampler, steps, guidance, eta and variance."""
         own = ("sampler", "steps", "guidance", "eta", "variance")
         shared = {k: v for k, v in asdict(options).items() if k not in own}
+        shared["precision"] = arithmetic(self.where.device, options.precision)
         return {
             **asdict(self.real.protocol),
             "weights": self.weights,
