@@ -143,12 +143,13 @@ def test_the_tables_warn_where_a_score_is_above_real_images() -> None:
     report: dict[str, Any] = example()
     for family, precision in zip(report["families"], (0.999, 0.4, 0.3), strict=False):
         family["metrics"]["precision"] = {"value": precision, "error": 0.01, "better": "higher", "n": 1000}
+        family["metrics"]["frechet"] = {"value": 5 * precision - 1, "error": 0.1, "better": "lower", "n": 1000}
         family["metrics"]["recall"] = {"value": 0.0, "error": 0.001, "better": "higher", "n": 1000}
     report["floor"] |= {"precision": {"value": 0.86, "error": 0.01, "better": "higher", "n": 1000}}
     html = comparison(report)
     assert "<strong>0.99" not in html and "<strong>0.000" not in html
     assert "<strong>0.40" in html
-    assert html.count('<span class="flag">warning') == 1
+    assert html.count('<span class="flag">warning') == 3  # of the highest precision and the two lowest distances
     assert "a warning and no win" in html
     console = Console(width=160)
     with console.capture() as printed:

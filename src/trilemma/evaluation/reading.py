@@ -45,7 +45,7 @@ def read(name: str, metric: Metric, floor: Metric | None, rungs: Sequence[dict[s
         return metric
     if name == "fine_detail":
         return replace(metric, reading=_sharp(metric, floor))
-    if name == "bits_per_dim":  # only a known law has such a floor
+    if name in ("bits_per_dim", "ode_bits_per_dim"):  # only a known law has such a floor
         return replace(metric, reading=_short(metric, floor))
     if metric.better == "higher":
         return replace(metric, reading=_share(name, metric, floor))
