@@ -32,10 +32,9 @@ import trilemma
 from trilemma.data import Dataset
 from trilemma.families.gan import GAN, GANConfig
 from trilemma.images import Spec, to_unit
-from trilemma.machine import described
+from trilemma.machine import autocast, described
 from trilemma.nets.dense import layers
 from trilemma.noise import derive_seed
-from trilemma.parallel import autocast
 from trilemma.queries.annealed import Annealed, Settings, annealed, bracket
 from trilemma.queries.decoders import unit_interval
 from trilemma.run import write_json

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 
 from trilemma.families.gan import GAN, GANConfig
 from trilemma.images import Spec
-from trilemma.machine import described
+from trilemma.machine import autocast, described
 from trilemma.noise import BatchNoise
-from trilemma.parallel import autocast
 from trilemma.presets import PRESETS, gflop
 from trilemma.training import average
 

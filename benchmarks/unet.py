@@ -31,9 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
 from trilemma.images import Spec
-from trilemma.machine import described
+from trilemma.machine import autocast, described
 from trilemma.noise import BatchNoise, ImageNoise
-from trilemma.parallel import autocast
 
 SIDE, STEPS, CPU = 28, 50, torch.device("cpu")
 

@@ -24,9 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec
-from trilemma.machine import described
+from trilemma.machine import autocast, described
 from trilemma.noise import BatchNoise
-from trilemma.parallel import autocast
 from trilemma.presets import PRESETS
 
 BATCH, CPU = 64, torch.device("cpu")

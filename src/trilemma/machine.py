@@ -78,6 +78,16 @@ def described(device: torch.device | str = "cpu") -> str:
     return f"{_name(device)}, torch {version}, {threads} threads, networks in {quicker(device)}"
 
 
+def arithmetic(device: torch.device, precision: str) -> Arithmetic:
+    """What a ``precision`` means on a device: ``bf16``, ``fp32``, or ``auto`` for the one that is quicker there."""
+    return quicker(device) if precision == "auto" else "bf16" if precision == "bf16" else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """A forward pass in the `arithmetic` of this precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=arithmetic(device, precision) == "bf16")
+
+
 def settle(device: torch.device, choice: Arithmetic) -> None:
     """Let `quicker` say ``choice`` for this device as long as this process lives: what the first of many found."""
     _chosen[fingerprint(device)] = choice

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trilemma.machine import Arithmetic, quicker, settle
+from trilemma.machine import quicker, settle
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,3 @@ def ranks(device: str = "auto") -> Ranks:
             where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return Ranks(dist.get_rank(), dist.get_world_size(), where)
     return Ranks(0, 1, find_device(device))
-
-
-def arithmetic(device: torch.device, precision: str) -> Arithmetic:
-    """What a ``precision`` means on a device: ``bf16``, ``fp32``, or ``auto`` for the one that is quicker there."""
-    return quicker(device) if precision == "auto" else "bf16" if precision == "bf16" else "fp32"
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """A forward pass in the `arithmetic` of this precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=arithmetic(device, precision) == "bf16")

@@ -31,7 +31,7 @@ from rich.progress import track
 from trilemma.data.config import DataConfig
 from trilemma.data.dataset import Indices, image_digests
 from trilemma.data.fit import Pixels, open_image, read_image, reason, upright_size
-from trilemma.machine import cache_folder
+from trilemma.machine import cache_folder as cache_folder  # where everything above looks for it
 
 VERSION = 1  # of the cache; raise it when the same files and options would give other pixels
 LARGEST_OWN_SIZE = 256

@@ -25,8 +25,9 @@ from trilemma.evaluation.scores import frechet
 from trilemma.evaluation.stream import Pool, Supply, pool
 from trilemma.evaluation.subject import Subject, drawn_from
 from trilemma.families.family import Family, Progress
+from trilemma.machine import arithmetic
 from trilemma.metrics import Classifier, conditional_accuracy, frechet_flag, manifold_scores
-from trilemma.parallel import Ranks, arithmetic, ranks
+from trilemma.parallel import Ranks, ranks
 from trilemma.queries.diffusion_chain import denoising
 from trilemma.queries.sweep import Ledger, Point, Scores, sweep, way_of
 from trilemma.run import Run

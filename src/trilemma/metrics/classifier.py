@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from trilemma.machine import autocast
 from trilemma.metrics.checks import check_labels
 from trilemma.metrics.estimate import Estimate, share_of
 from trilemma.metrics.features import check_display_images
-from trilemma.parallel import autocast
 
 BATCH = 128
 

@@ -17,9 +17,10 @@ from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.captions import Tokens
 from trilemma.families import FAMILIES
 from trilemma.images import grid, save_png
+from trilemma.machine import arithmetic
 from trilemma.nets.pretrained import newest
 from trilemma.noise import ImageNoise
-from trilemma.parallel import Ranks, arithmetic, ranks
+from trilemma.parallel import Ranks, ranks
 from trilemma.presets import configure
 from trilemma.run import Run, is_run, same_run
 from trilemma.training.budget import Budget, Progress
