@@ -61,8 +61,8 @@ def of_run(subject: Subject, scored: Pool, real: Reference, options: Any | None,
         drawn = sample(subject.model, len(rows), seed=real.protocol.seed, labels=rows, options=options, device=device)
         return Shown(to_display(drawn.images, spec.levels), tuple(real.dataset.captions[i] for i in chosen))
     labels = [i % COLUMNS % spec.classes for i in range(SHOWN)] if spec.classes else None
-    if (rows := _first(scored, subject.labels, labels)) is not None:
-        return Shown(scored.images[rows])
+    if (first := _first(scored, subject.labels, labels)) is not None:
+        return Shown(scored.images[first])
     drawn = sample(subject.model, SHOWN, seed=real.protocol.seed, labels=labels, options=options, device=device)
     return Shown(to_display(drawn.images, spec.levels))
 
