@@ -180,8 +180,9 @@ def settled(config: RunConfig, resumed: Run | None, where: Ranks, say: Callable[
     """
     if config.train.precision != "auto":
         return config
-    kept = resumed.config.train.precision if resumed else arithmetic(where.device, "auto")
-    if where.first and kept == "bf16" and arithmetic(where.device, "auto") == "fp32":
+    here = arithmetic(where.device, "auto")
+    kept = resumed.config.train.precision if resumed else where.agree(here)
+    if where.first and kept == "bf16" and here == "fp32":
         say("this run computes in bf16, as it began, which is slower here than fp32")
     return replace(config, train=replace(config.train, precision=kept))
 
