@@ -24,6 +24,7 @@ from torch import Tensor
 from trilemma.families.family import Family
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec
+from trilemma.machine import described
 from trilemma.queries.annealed import Settings, annealed, bracket, schedule
 from trilemma.run import Run
 
@@ -87,7 +88,7 @@ def main() -> None:
     else:
         torch.manual_seed(0)
         model = VAE(VAEConfig(network="dense", width=512, depth=3, latent=10), Spec((1, 28, 28), 2)).eval()
-    print(f"threads {torch.get_num_threads()}, torch {torch.__version__}, {model.name} {model.config}")
+    print(f"{described()}, {model.name} {model.config}")
     for temperatures in args.temperatures:
         settings = Settings(temperatures, args.chains, args.leapfrogs, args.start, args.sigma)
         moves = 3 * args.images * args.chains * temperatures  # pilot, forward, backward

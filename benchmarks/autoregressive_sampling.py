@@ -25,6 +25,7 @@ from trilemma.families.conditionals import draw
 from trilemma.families.pixelcnn import PixelCNN, PixelCNNConfig
 from trilemma.families.pixelrnn import PixelRNN, PixelRNNConfig
 from trilemma.images import Spec
+from trilemma.machine import described
 from trilemma.noise import ImageNoise
 
 NETWORKS: dict[str, Callable[[Spec, int, int], Autoregressive]] = {
@@ -92,6 +93,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    print(described())
     print(f"{args.features} features, {args.layers} layers, {args.levels} levels, {args.threads} threads")
     print(f"naive: {args.naive_steps} of its steps timed and scaled; medians of {args.repeats} interleaved runs")
     print(f"{'network':16}{'image':>9}{'batch':>6}{'naive':>10}{'cached':>9}{'float64':>9}  images/s  speed-up  work")

@@ -32,6 +32,7 @@ import trilemma
 from trilemma.data import Dataset
 from trilemma.families.gan import GAN, GANConfig
 from trilemma.images import Spec, to_unit
+from trilemma.machine import autocast, described
 from trilemma.nets.dense import layers
 from trilemma.noise import derive_seed
 from trilemma.queries.annealed import Annealed, Settings, annealed, bracket
@@ -85,7 +86,7 @@ def train(kind: str, latent: int, images: Tensor, steps: int, seed: int) -> tupl
         for group in first.param_groups:  # a constant rate, then down to 0 over the last third
             group["lr"] = (1e-3 if kind == "vae" else 2e-4) * min(1.0, 3 * (1 - step / steps))
         x = images[torch.randint(len(images), (100,))]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu"), "auto"):
             if kind == "vae":
                 loss = vae_loss(decoder, other, log_sigma, x)
             else:
@@ -217,6 +218,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    print(described())
     data = trilemma.load("mnist")
     lines = [
         f"{args.images} test images, {args.temperatures} temperatures, {args.chains} chains, {args.leapfrogs} leapfrog "

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trilemma.machine import described
 from trilemma.metrics import Gaussian, feature_network, frechet_distance
 
 
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--features", default="small")
     arguments = parser.parse_args()
     features = feature_network(arguments.features)
+    print(described())
     ratios = []
     for path in arguments.files:
         images, labels = load(path)

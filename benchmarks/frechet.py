@@ -16,6 +16,7 @@ import numpy as np
 import scipy.linalg
 import torch
 
+from trilemma.machine import described
 from trilemma.metrics import frechet_distance
 
 
@@ -41,6 +42,7 @@ def main() -> None:
     b = 1.1 * b + 0.01
 
     frechet_distance(a[:500, :64], b[:500, :64])  # wake the threads
+    print(described())
     ours, theirs = [], []
     for number in range(arguments.rounds):
         start = time.perf_counter()

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import trilemma
 from trilemma.evaluation import Protocol, evaluate
+from trilemma.machine import described
 from trilemma.training import train
 
 KEYS = ("precision", "recall", "modes", "mode_kl")
@@ -69,6 +70,7 @@ def main() -> None:
         print(f"seed {seed}: {words}{', COLLAPSED' if collapsed else ''}", flush=True)
         if not seed:
             print(f"held-out real images: {distance} {record['floor'][distance]['value']:.4g}", flush=True)
+    print(described())
     values = [value for value, _ in found]
     spread = f" ± {statistics.stdev(values):.2g} (standard deviation)" if len(values) > 1 else ""
     print(f"{distance} over {len(values)} seeds: {statistics.mean(values):.4g}{spread}, best {min(values):.4g}")

@@ -20,6 +20,7 @@ import torch
 from fid_references import lend_weights  # beside this file
 from torch import Tensor
 
+from trilemma.machine import described
 from trilemma.metrics import feature_network
 
 warnings.simplefilter("ignore")
@@ -52,7 +53,7 @@ def main() -> None:
         return features
 
     x, y = ours(images), by_reference()  # and a warm-up
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.images} images a batch")
+    print(f"{described()}, {arguments.images} images a batch")
     print(f"features {float((x - y).norm() / y.norm()):.1e} apart, relative")
     ratios = []
     for number in range(arguments.rounds):

@@ -19,6 +19,7 @@ import time
 import torch
 from torch import Tensor
 
+from trilemma.machine import described
 from trilemma.metrics import manifold_scores
 
 NAMES = ("precision", "recall", "density", "coverage")
@@ -39,6 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     real, fake = (features(arguments.images, arguments.dims, seed) for seed in (0, 1))
     fake.mul_(0.97)
+    print(described())
     ratios = []
     for number in range(1 if arguments.alone else arguments.rounds):
         start = time.process_time()

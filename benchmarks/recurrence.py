@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from trilemma.families.pixelrnn import PixelRNN, PixelRNNConfig
 from trilemma.images import Spec
+from trilemma.machine import described
 from trilemma.nets.recurrent import DiagonalLSTM
 from trilemma.nets.residual import ResidualStack
 
@@ -84,6 +85,7 @@ def main() -> None:
     torch.manual_seed(0)
     spec = Spec((1, args.size, args.size), 2)
     model = PixelRNN(PixelRNNConfig(features=args.features, layers=args.layers), spec)
+    print(described())
     print(f"{args.size}x{args.size} binary, {model.config}, {args.threads} threads, fp32; medians of {args.rounds}")
     for batch in (4, 8, 16):
         x = torch.randint(0, 2, (batch, *spec.shape), dtype=torch.uint8)

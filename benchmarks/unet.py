@@ -1,9 +1,9 @@
 """Our U-Net beside diffusers' and denoising-diffusion-pytorch's: training and sampling, images a second.
 
 Three networks of about the same FLOPs per image (measured and printed) on 1 x 28 x 28 noise images, each trained and
-sampled as its user would run it on a CPU: ours in bfloat16 autocast and channels-last with fused Adam and EMA; the
-others in float32 with the optimiser, the clipping and the EMA of their own training scripts. Rounds are interleaved and
-the ratios are medians over rounds, so a busy machine slows all three alike.
+sampled as its user would run it on a CPU: ours in the arithmetic that is quicker there, channels-last, with fused Adam
+and EMA; the others in float32 with the optimiser, the clipping and the EMA of their own training scripts. Rounds are
+interleaved and the ratios are medians over rounds, so a busy machine slows all three alike.
 
     pip install diffusers denoising-diffusion-pytorch
     OMP_WAIT_POLICY=PASSIVE python benchmarks/unet.py        # 3 to 6 minutes
@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
 from trilemma.images import Spec
+from trilemma.machine import autocast, described
 from trilemma.noise import BatchNoise, ImageNoise
 
 SIDE, STEPS, CPU = 28, 50, torch.device("cpu")
@@ -52,7 +53,7 @@ class Ours:
 
     def loss(self) -> torch.Tensor:
         noise = BatchNoise((self.step,), len(self.x), 0, len(self.x), CPU)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(CPU, "auto"):
             return self.model.loss(self.x, None, noise).total
 
     def train(self) -> None:
@@ -65,7 +66,7 @@ class Ours:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 0.001)
 
     def sample(self) -> None:
-        options = DiffusionOptions(steps=STEPS, precision="bf16")
+        options = DiffusionOptions(steps=STEPS)
         self.average.sample(ImageNoise(0, range(len(self.x))), None, options)
 
 
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="a measurement lasts at least this long")
     args = parser.parse_args()
     contenders = [kind(args.batch) for kind in (Ours, Diffusers, Lucidrains)]
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {args.batch}, 1 x {SIDE} x {SIDE}")
+    print(f"{described()}, batch {args.batch}, 1 x {SIDE} x {SIDE}")
     for contender in contenders:
         count = sum(p.numel() for p in contender.net.parameters())
         print(f"{contender.name:28} {megaflops(contender):6.0f} MFLOP per training image, {count:,} parameters")

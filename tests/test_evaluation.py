@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import blobs
+from PIL import Image
 
 from trilemma.comparison import compare
 from trilemma.data import Dataset, load
-from trilemma.evaluation import Protocol, Reference, evaluate, subset
+from trilemma.evaluation import Protocol, Reference, evaluate, pictures, subset
 from trilemma.families import FAMILIES
+from trilemma.images import grid, to_pil
 from trilemma.queries.likelihood import log_likelihood
 from trilemma.run import Run
+from trilemma.sampling import sample
 from trilemma.training import train
 
 QUICK = Protocol(n=32, reference=0, likelihood_n=16, likelihood_samples=4)
@@ -131,6 +134,39 @@ def test_an_exact_likelihood_is_drawn_and_held_against_another_source(blobs_data
     gan = train("gan", blobs_data, out=tmp_path / "gan", budget="2steps", settings=SETTINGS, say=lambda line: None)
     record = evaluate(gan, protocol=replace(QUICK, ood=str(noise)))
     assert "ood" not in record and not {"surprise", "outliers"} & set(record["pictures"])
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_the_grid_shows_samples_that_are_scored_and_draws_no_others(
+    conditional: bool, real: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object, **more: object) -> None:
+        raise AssertionError("samples were drawn twice")
+
+    run = train(
+        "vae",
+        real,
+        out=tmp_path / "run",
+        budget="2steps",
+        conditional=conditional,
+        settings=SETTINGS,
+        say=lambda s: None,
+    )
+    few = replace(QUICK, n=40, reference=100)
+    evaluate(run, real, protocol=few)  # not enough of each class: others are drawn
+    monkeypatch.setattr(pictures, "sample", refuse)
+    with pytest.raises(AssertionError, match="drawn twice"):
+        evaluate(run, real, protocol=few)
+    evaluate(run, real, protocol=replace(few, n=140))
+    drawn = sample(run, 140, labels=Reference.prepare(real, replace(few, n=140)).labels if conditional else None)
+    shown = np.array(Image.open(run.path / "samples.png"))
+    wanted = [i % 10 % 3 for i in range(80)]
+    rows: list[int] = list(range(80))
+    if conditional:
+        assert drawn.labels is not None
+        left = [(drawn.labels == c).nonzero()[:, 0].tolist() for c in range(3)]
+        rows = [left[c].pop(0) for c in wanted]
+    assert np.array_equal(shown, np.array(to_pil(grid(drawn.images[rows], columns=10))))
 
 
 def test_a_comparison_from_end_to_end(blobs_data: Dataset, tmp_path: Path) -> None:

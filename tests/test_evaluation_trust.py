@@ -260,33 +260,14 @@ def test_the_ladder_is_climbed_once_and_read(real: Dataset, tmp_path: Path, monk
 
 def test_a_distance_is_read_between_its_rungs() -> None:
     rungs = [{"text": f"blur, {i}", "metrics": {"frechet": {"value": float(i)}}} for i in (2, 8, 20)]
-    metric = Metric(10.0, 0.1, better="lower")
-    floor = Metric(1.0, 0.1, better="lower")
+    metric = Metric(10.0, 0.1, better="lower", n=300)
+    floor = Metric(1.0, 0.1, better="lower", n=300)
     assert read("frechet", metric, floor, rungs).reading == "between real images with blur 8 (8) and with blur 20 (20)"
     assert "farther than real images with blur 20" in read("frechet", replace(metric, value=50.0), floor, rungs).reading
     assert "nearer than real images with blur 2" in read("frechet", replace(metric, value=1.9), floor, rungs).reading
-    assert read("frechet", replace(metric, value=1.1), floor, rungs).reading == "as near as held-out real images"
+    near = "as near as held-out real images, nearer than real images with blur 2"
+    assert read("frechet", replace(metric, value=1.1), floor, rungs).reading == near
     assert read("frechet", metric, None, None) == metric
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "floor", "words"),
-    [
-        ("precision", 0.45, 0.9, "50 % of what held-out real images reach"),
-        ("recall", 0.89, 0.9, "as good as held-out real images"),
-        ("density", 1.9, 1.0, "crowd"),
-        ("c_t", -9.0, None, "copying"),
-        ("c_t", 9.0, None, "no copying as a whole"),
-        ("train_closer", 0.5, None, "chance"),
-        ("authpct", 10.0, 55.0, "fewer than among held-out images: copying"),
-        ("nearest_training", 3.0, 30.0, "nearer than held-out images are"),
-        ("memorised", 0.0, None, "no more near copies"),
-    ],
-)
-def test_numbers_are_put_into_words(name: str, value: float, floor: float | None, words: str) -> None:
-    better = "higher" if name in ("precision", "recall", "density") else "none"
-    beside = None if floor is None else Metric(floor, 0.01)
-    assert words in read(name, Metric(value, 0.02, better=better), beside, None).reading  # type: ignore[arg-type]
 
 
 def test_every_metric_has_its_place_in_the_glossary_and_in_the_documentation() -> None:

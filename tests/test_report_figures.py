@@ -15,7 +15,7 @@ from report_example import Page, example, svg
 from trilemma.report import render
 from trilemma.report.figures import Point, Scale, curve, scatter, speed_scale, triangle, triangle_key
 from trilemma.report.marks import MARKERS, badge
-from trilemma.report.scores import Score, compact, distance_name, error_text, leaders, number
+from trilemma.report.scores import compact, distance_name, error_text, number
 
 
 @pytest.fixture
@@ -60,21 +60,6 @@ def test_compact_counts() -> None:
         "812 k",
         "1.23 M",
     ]
-
-
-def test_the_leader_and_what_is_not_told_apart_from_it() -> None:
-    scores = [Score(0.70, 0.01, better="higher"), Score(0.72, 0.01, better="higher"), Score(0.6, 0.01, better="higher")]
-    assert leaders(scores) == {0, 1}  # 0.02 apart, two standard errors of the difference are 0.028
-    assert leaders([Score(5.0, better="lower"), Score(4.0, better="lower")]) == {1}
-    assert leaders([Score(5.0, better="higher"), Score(4.0, better="higher")]) == {0}
-
-
-def test_flagged_undefined_and_lonely_values_never_lead() -> None:
-    good, other = Score(1.0, better="lower"), Score(2.0, better="lower")
-    assert leaders([Score(0.1, better="lower", flag="N is small"), good, other]) == {1}
-    assert leaders([Score(0.1, better="lower", kind="undefined"), good, other]) == {1}
-    assert leaders([Score(None, better="lower"), good]) == set()
-    assert leaders([Score(0.5, better="none"), Score(0.4, better="none")]) == set()
 
 
 def test_only_inception_features_make_a_fid(report: dict[str, Any], tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ class TrainConfig:
             and rises as (1 + n) / (10 + n), so that short runs profit too.
         label_dropout: share of labels or captions replaced by "no label" in conditional training, which teaches P(x)
             beside P(x|y).
-        precision: arithmetic of training: bf16 autocast, fp32, or whichever is faster on the device.
+        precision: arithmetic of training: bf16 autocast, fp32, or whichever is clearly faster on the device, which is
+            timed once; a run keeps what it began in.
         log_every: steps between two lines of the training log.
         save_every: seconds between two checkpoints.
         pictures: sample grids drawn along the run.

@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trilemma.machine import quicker, settle
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -114,7 +116,9 @@ def join(device: str = "auto") -> Iterator[Ranks]:
     )
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo", store=prefixed, rank=rank, world_size=size)
     try:
-        yield Ranks(rank, size, where)
+        found = Ranks(rank, size, where)
+        settle(where, found.agree(quicker(where) if found.first else None))
+        yield found
     finally:
         dist.destroy_process_group()
 
@@ -127,18 +131,3 @@ def ranks(device: str = "auto") -> Ranks:
             where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return Ranks(dist.get_rank(), dist.get_world_size(), where)
     return Ranks(0, 1, find_device(device))
-
-
-def bf16_is_faster(device: torch.device) -> bool:
-    """Whether bf16 autocast pays on this device: hardware with native bf16 products."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported())
-    return False
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """The arithmetic of a forward pass: ``bf16``, ``fp32`` or ``auto``."""
-    enabled = precision == "bf16" or (precision == "auto" and bf16_is_faster(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -31,6 +31,7 @@ from rich.progress import track
 from trilemma.data.config import DataConfig
 from trilemma.data.dataset import Indices, image_digests
 from trilemma.data.fit import Pixels, open_image, read_image, reason, upright_size
+from trilemma.machine import cache_folder as cache_folder  # where everything above looks for it
 
 VERSION = 1  # of the cache; raise it when the same files and options would give other pixels
 LARGEST_OWN_SIZE = 256
@@ -74,11 +75,6 @@ class Record:
     size_rule: str
     done: dict[str, int]
     bad: dict[str, str]
-
-
-def cache_folder() -> Path:
-    """``$TRILEMMA_CACHE``, or ``~/.cache/trilemma``. Nothing in it is ever needed: it may be deleted at any time."""
-    return Path(os.environ.get("TRILEMMA_CACHE") or Path.home() / ".cache" / "trilemma")
 
 
 @contextmanager

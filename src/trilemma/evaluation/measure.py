@@ -155,7 +155,7 @@ def _evaluate(
     if subject.run and drawn and protocol.wants("images_per_second"):
         metrics["images_per_second"] = subject.speed(where)
     metrics |= stacked_metrics(subject, real, options, where, tell)
-    shown = pictures.of_run(subject, real, options, device) if subject.run and drawn and place else None
+    shown = pictures.of_run(subject, sample, real, options, device) if subject.run and sample and place else None
     exact = likelihoods.draw_exact(subject, real, place, device) if shown is not None and place else {}
     if shown is not None and place:
         exact |= likelihoods.draw_map(subject, real, place, device, tell)

@@ -23,6 +23,7 @@ from trilemma.sampling import sample
 from trilemma.vectors import scatter
 
 COLUMNS = 10
+SHOWN = 80
 TILE = 56
 """Pixels that the tiles of the closest pairs are brought to, at least: room for a number under them."""
 
@@ -42,10 +43,11 @@ class Shown:
         drawing.save(drawing.captioned(list(zip(self.texts, rows, strict=True)), 256, COLUMNS), path)
 
 
-def of_run(subject: Subject, real: Reference, options: Any | None, device: str) -> Shown:
+def of_run(subject: Subject, scored: Pool, real: Reference, options: Any | None, device: str) -> Shown:
     """Eighty samples for a grid of ten columns, every class in turn; with more than ten classes, the first ten.
 
-    Where a run reads captions, each row is drawn from that of a held-out image.
+    They are the first of each class among the samples that are scored, where there are enough. Where a run reads
+    captions, each row is drawn from that of a held-out image.
     """
     assert subject.model is not None
     spec = subject.model.spec
@@ -58,9 +60,22 @@ def of_run(subject: Subject, real: Reference, options: Any | None, device: str) 
         rows = captions.repeat_interleave(COLUMNS, 0)
         drawn = sample(subject.model, len(rows), seed=real.protocol.seed, labels=rows, options=options, device=device)
         return Shown(to_display(drawn.images, spec.levels), tuple(real.dataset.captions[i] for i in chosen))
-    labels = [i % COLUMNS % spec.classes for i in range(80)] if spec.classes else None
-    drawn = sample(subject.model, 80, seed=real.protocol.seed, labels=labels, options=options, device=device)
+    labels = [i % COLUMNS % spec.classes for i in range(SHOWN)] if spec.classes else None
+    if (first := _first(scored, subject.labels, labels)) is not None:
+        return Shown(scored.images[first])
+    drawn = sample(subject.model, SHOWN, seed=real.protocol.seed, labels=labels, options=options, device=device)
     return Shown(to_display(drawn.images, spec.levels))
+
+
+def _first(scored: Pool, known: Tensor | None, wanted: Sequence[int] | None) -> list[int] | None:
+    """Rows of the samples that show the wanted classes in turn, each the next of its class; None if they run out."""
+    if wanted is None:
+        return list(range(SHOWN)) if len(scored.images) >= SHOWN else None
+    if known is None:
+        return None
+    of_class = {c: iter((known[: len(scored.images)] == c).nonzero()[:, 0].tolist()) for c in set(wanted)}
+    rows = [next(of_class[c], None) for c in wanted]
+    return None if None in rows else [row for row in rows if row is not None]
 
 
 def save(place: Path, drawn: Pool, shown: Shown | None, real: Reference, remembered: Memory | None) -> dict[str, str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from trilemma.evaluation.glossary import choose
+from trilemma.machine import processor
 
 Better = Literal["lower", "higher", "none"]
 
@@ -119,12 +118,7 @@ class Protocol:
 
 def hardware() -> str:
     """The processor, and the accelerator if there is one, by name."""
-    names = [platform.processor() or platform.machine()]
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))]
-    except (OSError, StopIteration):
-        pass
+    names = [processor()]
     if torch.cuda.is_available():
         names.append(torch.cuda.get_device_name())
     return ", ".join(name for name in names if name) + f", {os.cpu_count()} cores"

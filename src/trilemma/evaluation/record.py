@@ -13,6 +13,7 @@ from trilemma import __version__
 from trilemma.data import Dataset
 from trilemma.evaluation.protocol import Metric, hardware
 from trilemma.evaluation.reference import Reference
+from trilemma.machine import quicker
 from trilemma.parallel import find_device
 
 FORMAT = 3
@@ -67,6 +68,7 @@ def describe_protocol(real: Reference, device: str) -> dict[str, Any]:
         "dims": real.network.dims,
         "split": f"{real.train.n} training images as reference, {real.held_out.n} held-out images as floor",
         "device": str(find_device(device)),
+        "arithmetic": quicker(find_device(device)),
         "threads": torch.get_num_threads(),
         "hardware": hardware(),
     }

@@ -25,6 +25,7 @@ from trilemma.evaluation.scores import frechet
 from trilemma.evaluation.stream import Pool, Supply, pool
 from trilemma.evaluation.subject import Subject, drawn_from
 from trilemma.families.family import Family, Progress
+from trilemma.machine import arithmetic
 from trilemma.metrics import Classifier, conditional_accuracy, frechet_flag, manifold_scores
 from trilemma.parallel import Ranks, ranks
 from trilemma.queries.diffusion_chain import denoising
@@ -124,6 +125,7 @@ class Bench:
         """What decides a point beside its way: its sampler, steps, guidance, eta and variance."""
         own = ("sampler", "steps", "guidance", "eta", "variance")
         shared = {k: v for k, v in asdict(options).items() if k not in own}
+        shared["precision"] = arithmetic(self.where.device, options.precision)
         return {
             **asdict(self.real.protocol),
             "weights": self.weights,

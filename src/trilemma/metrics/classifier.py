@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from trilemma.machine import autocast
 from trilemma.metrics.checks import check_labels
 from trilemma.metrics.estimate import Estimate, share_of
 from trilemma.metrics.features import check_display_images
@@ -112,8 +113,9 @@ def train_classifier(
 ) -> Classifier:
     """Train a classifier on real images; the same seed gives the same one on the same machine.
 
-    Adam with a one-cycle learning rate (Smith & Topin 2018, arXiv:1708.07120), bfloat16, batches of 128 with shifts
-    of up to a fourteenth of the side. 500 steps reach 99 % on MNIST in half a minute of one core.
+    Adam with a one-cycle learning rate (Smith & Topin 2018, arXiv:1708.07120), batches of 128 with shifts of up to a
+    fourteenth of the side, in the arithmetic that is quicker here. 500 steps reach 99 % on MNIST in a minute of one
+    core, in a third of one with matrix units.
 
     Args:
         images: ``uint8 [N, C, H, W]``, 0 … 255, C of 1 or 3.
@@ -146,7 +148,7 @@ def train_classifier(
         x = _to_float(_shifted(images[batch.to(images.device)].cpu(), generator).to(device))
         for group in optimiser.param_groups:
             group["lr"] = _one_cycle((step + 1) / steps)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device, "auto"):
             logits = network(x)
         loss = F.cross_entropy(logits.float(), labels[batch].to(device), label_smoothing=0.05)
         optimiser.zero_grad(set_to_none=True)

@@ -12,6 +12,7 @@ from trilemma.metrics.index import candidates as indexed
 
 CHUNK = 2**23  # distances held at once: 32 MiB in float32
 CACHED = 2**17  # float64 values worked on at once: 1 MiB stays in the processor's cache
+EXACTLY = 1024  # queries searched again in float64 at once: 32 MiB of distances to 4,096 rows
 SPARE = 3  # candidates beyond the k nearest that are measured again
 
 
@@ -47,16 +48,18 @@ def closest(
     norms = squared_norms(near)
     distances = torch.empty(len(queries), k, dtype=torch.float64)
     indices = torch.empty(len(queries), k, dtype=torch.int64)
+    unsure: list[Tensor] = []
     rows = max(1, CHUNK // len(reference))
     for start in range(0, len(queries), rows):
         part = queries[start : start + rows]
         offset = start if others else None
         q = centred(part, centre)
         found = _search(part, q, reference, near, norms, k, offset)
-        unsure = found[2].nonzero()[:, 0]
-        for again in torch.split(unsure, max(1, rows // 2)):
-            found[0][again], found[1][again] = _exactly(part[again], reference, centre, k, start + again, others)
         distances[start : start + rows], indices[start : start + rows] = found[:2]
+        unsure.append(start + found[2].nonzero()[:, 0])
+    # All of them at once: each search makes a float64 copy of the whole reference, piece by piece.
+    for again in torch.split(torch.cat(unsure), EXACTLY):
+        distances[again], indices[again] = _exactly(queries[again], reference, centre, k, again, others)
     return distances, indices
 
 

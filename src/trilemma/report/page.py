@@ -15,11 +15,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from trilemma.evaluation.standing import leaders
 from trilemma.report.calibration import calibration
 from trilemma.report.figures import Point, Scale, scatter, speed_scale, triangle, triangle_key
 from trilemma.report.marks import badge, named
 from trilemma.report.pictures import load
-from trilemma.report.scores import COLUMNS, Score, check, distance_name, error_text, leaders, number
+from trilemma.report.scores import COLUMNS, Score, check, distance_name, error_text, number
 from trilemma.report.sections import columns_caption, family_section, lead, method
 from trilemma.report.spectra import spectra
 from trilemma.report.summary import summary
@@ -271,10 +272,10 @@ def _findings(report: dict[str, Any]) -> str:
     for key, (words, unit) in FINDINGS.items():
         scores = [Score.read(family["metrics"], key) for family in report["families"]]
         column = next(column for column in COLUMNS if column.key == key)
-        best = sorted(leaders(scores, told_apart(report, column)))
+        floor = Score.read(report.get("floor") or {}, key)
+        best = sorted(leaders(scores, told_apart(report, column), floor))
         names = "".join(f"<b>{named(i, report['families'][i]['title'])}</b>" for i in best)
         values = " · ".join(("≤ " if scores[i].kind == "bound" else "") + _said(scores[i]) + unit for i in best)
-        floor = Score.read(report.get("floor") or {}, key)
         real = f"<span>real images {number(floor.value, floor.error)}</span>" if floor.value is not None else ""
         if best:
             tiles.append(f"<li><span>{words}</span>{names}<span>{values}</span>{real}</li>")
@@ -288,7 +289,9 @@ def _numbers(report: dict[str, Any]) -> str:
 def _reading(report: dict[str, Any]) -> str:
     return (
         '<p class="caption">± is one standard error. <strong>Bold</strong>: the best of a column and all that cannot '
-        "be told from it at this N; flagged and undefined values are left out. ≤ marks an "
-        "upper bound on the true value. The errors cover the finite number of images and not a second training run "
+        "be told from it at this N; flagged and undefined values are left out. Nothing is bold where no family is "
+        "told from another, where all are at the bottom of the scale, or above what held-out real images score, which "
+        "is a warning and no win. ≤ marks an upper bound on the true value. The errors cover the finite number of "
+        "images and not a second training run "
         f"with another seed (seed {escape(str(report['protocol'].get('seed')))} only).</p>"
     )

@@ -7,7 +7,7 @@ undefined or flagged is treated alike everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -115,33 +115,6 @@ def _find_non_finite(value: Any, where: str) -> str | None:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     found = (_find_non_finite(item, f"{where}[{key!r}]") for key, item in items)
     return next((place for place in found if place), None)
-
-
-def leaders(scores: Sequence[Score], apart: Callable[[int, int], bool | None] | None = None) -> set[int]:
-    """Indices of the best score and of every score that is not told apart from it.
-
-    Undefined and flagged scores never lead, and nothing leads where fewer than two can be compared.
-
-    Args:
-        scores: one for each family.
-        apart: whether two families' scores are told apart, None where it was not tested (`verdicts.told_apart`). What
-            was not tested is told apart when it differs by more than two standard errors of the difference, taken as
-            independent.
-    """
-    fair = [i for i, s in enumerate(scores) if s.defined and not s.flag and s.better in ("lower", "higher")]
-    if len(fair) < 2:
-        return set()
-    sign = 1.0 if scores[fair[0]].better == "lower" else -1.0
-    best = min(fair, key=lambda i: sign * (scores[i].value or 0.0))
-
-    def beaten(i: int) -> bool:
-        tested = apart(i, best) if apart and i != best else None
-        if tested is not None:
-            return tested
-        gap = abs((scores[i].value or 0.0) - (scores[best].value or 0.0))
-        return gap > 2 * math.hypot(scores[i].error or 0.0, scores[best].error or 0.0)
-
-    return {i for i in fair if not beaten(i)}
 
 
 def distance_name(features: str) -> str:

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from trilemma.evaluation.standing import beyond_real, leaders
 from trilemma.report.marks import ANSWER_MARKS, answer_mark, named
 from trilemma.report.scores import (
     COLUMNS,
@@ -21,7 +22,6 @@ from trilemma.report.scores import (
     column_head,
     compact,
     error_text,
-    leaders,
     measured,
     number,
     sample_size,
@@ -29,6 +29,7 @@ from trilemma.report.scores import (
 from trilemma.report.verdicts import lines, told_apart
 
 FLOOR = "Held-out real images"
+BEYOND = "better than held-out real images, which no model of them is: a warning and no win"
 
 
 class Notes:
@@ -52,6 +53,15 @@ def column_scores(report: dict[str, Any], column: Column) -> list[Score]:
     return [Score.read(family["metrics"], column.key) for family in report["families"]]
 
 
+def _leading(report: dict[str, Any], columns: Sequence[Column], by_column: Sequence[Sequence[Score]]) -> list[set[int]]:
+    """Who is printed bold in each column."""
+    floor = report.get("floor") or {}
+    return [
+        leaders(scores, told_apart(report, column), Score.read(floor, column.key))
+        for scores, column in zip(by_column, columns, strict=True)
+    ]
+
+
 def _arrow(scores: Sequence[Score]) -> str:
     better = next((score.better for score in scores if score.better != "none"), "none")
     return {"lower": "↓", "higher": "↑"}.get(better, "")
@@ -73,14 +83,17 @@ def comparison(report: dict[str, Any]) -> str:
 def _grid(report: dict[str, Any], columns: Sequence[Column], notes: Notes, label: str, with_costs: bool) -> str:
     """One table: a row for each family, then one for held-out real images."""
     by_column = [column_scores(report, column) for column in columns]
-    leading = [leaders(s, told_apart(report, c)) for s, c in zip(by_column, columns, strict=True)]
+    floor = [Score.read(report.get("floor") or {}, column.key) for column in columns]
+    leading = _leading(report, columns, by_column)
     rows = []
     for i, family in enumerate(report["families"]):
-        cells = "".join(_cell(scores[i], i in best, notes) for scores, best in zip(by_column, leading, strict=True))
+        cells = "".join(
+            _cell(scores[i], i in best, notes, real)
+            for scores, best, real in zip(by_column, leading, floor, strict=True)
+        )
         if with_costs:
             cells += f"<td>{compact(family['parameters'])}</td><td>{compact(family['training']['images'])}</td>"
         rows.append(f'<tr><th scope="row">{named(i, family["title"])}</th>{cells}</tr>')
-    floor = [Score.read(report.get("floor") or {}, column.key) for column in columns]
     cells = "".join(_cell(score, False, notes) if score != Score() else "<td></td>" for score in floor)
     costs = "<td></td><td></td>" if with_costs else ""
     rows.append(f'<tr class="floor-row"><th scope="row">{FLOOR}</th>{cells}{costs}</tr>')
@@ -111,7 +124,7 @@ def _size(scores: Sequence[Score]) -> str:
     return " ".join(filter(None, (*units, sample_size(scores)))) if len(units) == 1 else sample_size(scores)
 
 
-def _cell(score: Score, leads: bool, notes: Notes) -> str:
+def _cell(score: Score, leads: bool, notes: Notes, floor: Score | None = None) -> str:
     if not score.defined or score.value is None:
         text = "not defined" if score.kind == "undefined" else "no value"
         return f'<td class="absent">{text}{_reference(notes.add(score.reason))}</td>'
@@ -120,6 +133,8 @@ def _cell(score: Score, leads: bool, notes: Notes) -> str:
     how = _reference(notes.add(score.note)) if score.kind and score.note else ""
     kind = f"<small>{escape(score.kind)}{how}</small>" if score.kind else ""
     flag = f'<span class="flag">flag{_reference(notes.add(score.flag))}</span>' if score.flag else ""
+    if beyond_real(score, floor):
+        flag += f'<span class="flag">warning{_reference(notes.add(BEYOND))}</span>'
     return f"<td>{value}<small>{error_text(score.value, score.error)}</small>{kind}{flag}</td>"
 
 
@@ -162,7 +177,8 @@ def table(report: dict[str, Any]) -> Group:
     check(report)
     notes = Notes()
     by_column = [column_scores(report, column) for column in COLUMNS]
-    leading = [leaders(s, told_apart(report, c)) for s, c in zip(by_column, COLUMNS, strict=True)]
+    leading = _leading(report, COLUMNS, by_column)
+    floor = report.get("floor") or {}
     title = Text(report["title"], style="bold")
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False, title=title)
     drawn.add_column("", overflow="fold")
@@ -170,17 +186,19 @@ def table(report: dict[str, Any]) -> Group:
         head = column_head(column, report["protocol"]["features"]).replace("-", "-\n")
         drawn.add_column(f"{head}\n{_arrow(scores)}", justify="right", overflow="fold")
     for i, family in enumerate(report["families"]):
-        cells = [_terminal_cell(s[i], i in best, notes) for s, best in zip(by_column, leading, strict=True)]
+        cells = [
+            _terminal_cell(s[i], i in best, notes, Score.read(floor, c.key))
+            for s, best, c in zip(by_column, leading, COLUMNS, strict=True)
+        ]
         drawn.add_row(Text(family["name"]), *cells)
     drawn.add_section()
-    floor = report.get("floor") or {}
     real = [_terminal_cell(Score.read(floor, c.key), False, notes) if floor.get(c.key) else Text() for c in COLUMNS]
     drawn.add_row(Text("real images"), *real)
     explained = [Text(f"{i}: {text}", style="dim") for i, text in enumerate(notes.texts, 1)]
     return Group(drawn, *explained, *(Text(line) for line in lines(report)))
 
 
-def _terminal_cell(score: Score, leads: bool, notes: Notes) -> Text:
+def _terminal_cell(score: Score, leads: bool, notes: Notes, floor: Score | None = None) -> Text:
     if not score.defined or score.value is None:
         return Text(f"— {notes.add(score.reason)}", style="dim")
     value = ("≤" if score.kind == "bound" else "") + number(score.value, score.error)
@@ -191,4 +209,6 @@ def _terminal_cell(score: Score, leads: bool, notes: Notes) -> Text:
         text.append(f"\n{score.kind}{f' {notes.add(score.note)}' if score.note else ''}", style="not bold dim")
     if score.flag:
         text.append(f"\nflag {notes.add(score.flag)}", style="not bold yellow")
+    if beyond_real(score, floor):
+        text.append(f"\nwarning {notes.add(BEYOND)}", style="not bold yellow")
     return text

@@ -17,6 +17,7 @@ from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.captions import Tokens
 from trilemma.families import FAMILIES
 from trilemma.images import grid, save_png
+from trilemma.machine import arithmetic
 from trilemma.nets.pretrained import newest
 from trilemma.noise import ImageNoise
 from trilemma.parallel import Ranks, ranks
@@ -85,6 +86,7 @@ def train(
         family, dataset, size=size, seed=seed, conditional=conditional, tokens=tokens, model=model, settings=settings
     )
     check_batch(config, dataset, where)
+    config = settled(config, resumed, where, say)
     if resumed:
         run = resumed
         if difference := same_run(run.config, config):
@@ -169,6 +171,20 @@ def read_captions(
         if count and say:
             say(f"{count:,} of {len(captions):,} {what}")
     return tokens
+
+
+def settled(config: RunConfig, resumed: Run | None, where: Ranks, say: Callable[[str], None]) -> RunConfig:
+    """The config with the arithmetic of training named where it was left open, so that a run goes on as it began.
+
+    A resumed run keeps its own, whatever is quicker by now, or on the machine that it has come to.
+    """
+    if config.train.precision != "auto":
+        return config
+    here = arithmetic(where.device, "auto")
+    kept = resumed.config.train.precision if resumed else where.agree(here)
+    if where.first and kept == "bf16" and here == "fp32":
+        say("this run computes in bf16, as it began, which is slower here than fp32")
+    return replace(config, train=replace(config.train, precision=kept))
 
 
 def check_batch(config: RunConfig, dataset: Dataset, where: Ranks) -> None:

@@ -21,8 +21,9 @@ from trilemma.config import RunConfig, TrainConfig
 from trilemma.data import Dataset
 from trilemma.data.captions import Tokens
 from trilemma.families.family import Family, Loss, Objective
+from trilemma.machine import autocast
 from trilemma.noise import BatchNoise, Noise, derive_seed
-from trilemma.parallel import Ranks, autocast
+from trilemma.parallel import Ranks
 from trilemma.run import Run, State, load_weights
 from trilemma.training.budget import Budget, Progress
 

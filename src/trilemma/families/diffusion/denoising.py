@@ -31,8 +31,8 @@ from trilemma.families.diffusion.schedule import Schedule, rowwise
 from trilemma.families.diffusion.solvers import NOISE
 from trilemma.families.family import Completing, Completion, Family, Likelihood, Progress, Way
 from trilemma.images import Spec, check_images
+from trilemma.machine import autocast
 from trilemma.noise import Noise
-from trilemma.parallel import autocast
 
 
 class Denoising(Family, Completing):
