@@ -39,6 +39,7 @@ from trilemma.evaluation.denoising import sweeps_of
 from trilemma.families import FAMILIES
 from trilemma.families.diffusion import Denoising
 from trilemma.images import grid, save_png
+from trilemma.noise import philox
 from trilemma.parallel import ranks
 from trilemma.report import write
 from trilemma.run import Run, is_run
@@ -257,7 +258,7 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
 
 def _draw_real(dataset: Dataset, conditional: bool, seed: int, out: Path) -> str:
     """A grid of held-out images in the layout of the samples, a class to a column; returns its name."""
-    order = dataset.test[np.random.Generator(np.random.Philox(key=[seed % 2**64, 1])).permutation(len(dataset.test))]
+    order = dataset.test[philox(seed, 1).permutation(len(dataset.test))]
     if conditional and dataset.labels is not None:
         # The columns of `draw_pictures`: every class in turn. A class with few held-out images repeats them.
         by_class = [order[dataset.labels[order] == i % len(dataset.class_names)] for i in range(10)]

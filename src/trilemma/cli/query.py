@@ -137,7 +137,7 @@ def query(
     copies: int | None = None,
     particles: int | None = None,
     prior: Literal["uniform", "training"] | None = None,
-    n: Annotated[int | None, Parameter(name=["-n", "--number"])] = None,
+    n: Annotated[int | None, Parameter(name=["-n", "--n", "--number"])] = None,
     labels: str | None = None,
     text: list[str] | None = None,
     samples: int | None = None,

@@ -52,7 +52,7 @@ def sample(
     run: Path,
     /,
     *,
-    n: Annotated[int | None, Parameter(name=["-n", "--number"])] = None,
+    n: Annotated[int | None, Parameter(name=["-n", "--n", "--number"])] = None,
     seed: int = 0,
     labels: str | None = None,
     text: list[str] | None = None,
