@@ -104,11 +104,16 @@ def compare(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: choose a folder for --out")
+    wanted: dict[str, Mapping[str, Any]] = {}
     # Everything that can be refused is refused before hours of training.
     for name in names:
-        make_config(name, dataset, size=size, seed=seed, conditional=conditional, settings=settings)
+        config = make_config(name, dataset, size=size, seed=seed, conditional=conditional, settings=settings)
         if is_run(out / name):
             Run.open(out / name)
+        wanted[name] = fitting(settings or {}, config.train.batch, len(dataset.train), ranks(device).size)
+        if wanted[name] != (settings or {}):
+            batch = wanted[name]["batch"]
+            say(f"{name}: batches of {batch} images, as there are only {len(dataset.train)} to train on")
     runs: dict[str, Run] = {}
     alarms: dict[str, list[str]] = {name: [] for name in names}
     for name in names:
@@ -121,7 +126,7 @@ def compare(
                 budget=budget,
                 seed=seed,
                 conditional=conditional,
-                settings=settings,
+                settings=wanted[name],
                 resume=True,
                 device=device,
                 listen=_training(tell, name) if tell else None,
@@ -160,6 +165,14 @@ def compare(
         "families": entries,
     }
     return write(report, out)
+
+
+def fitting(settings: Mapping[str, Any], batch: int, count: int, processes: int) -> Mapping[str, Any]:
+    """The settings with a batch that ``count`` training images can fill: the largest power of two, in equal shares."""
+    if batch <= count or "batch" in settings:
+        return settings
+    batch = 2 ** (count.bit_length() - 1)
+    return {**settings, "batch": batch if batch % processes == 0 else max(processes, count - count % processes)}
 
 
 def _say(say: Callable[[str], None], name: str, line: str) -> None:

@@ -70,9 +70,7 @@ class Run:
         """Make the folder and write its config, and how captions are read; ``ValueError`` if it holds a run already."""
         path = Path(path)
         if is_run(path):
-            raise ValueError(
-                f"{path} already holds a run: choose another --out, or go on with it by `trilemma train … --resume`"
-            )
+            raise ValueError(f"{path} already holds a run: choose another --out")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"{path} exists and is not a run folder: choose another --out")
         path.mkdir(parents=True, exist_ok=True)

@@ -160,10 +160,8 @@ def parse_labels(text: str | None, names: tuple[str, ...]) -> list[int] | None:
     for part, quoted in _parts(text):
         if part in ("all", "none") and not quoted:
             if part in names:
-                meant = "every class" if part == "all" else "no class"
-                raise ValueError(
-                    f"--labels {part} could mean {meant} or the class {part}: write '\"{part}\"' for the class"
-                )
+                meant, name = "every class" if part == "all" else "no class", f"'\"{part}\"'"
+                raise ValueError(f"--labels {part} may mean {meant} or the class {part}: write {name} for the class")
             labels += range(len(names)) if part == "all" else [len(names)]
         elif part in names:
             labels.append(names.index(part))

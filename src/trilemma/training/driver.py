@@ -92,6 +92,8 @@ def train(
         refuse_other_data(run, dataset)
         check_batch(run.config, dataset, where)
     else:
+        if is_run(out):
+            raise ValueError(f"{out} already holds a run: add --resume to continue it, or choose another --out")
         dataset = data if isinstance(data, Dataset) else load(data or "mnist", progress=where.first)
         if text:
             model = where.agree(pinned(model or {}) if where.first else None)
@@ -146,7 +148,7 @@ def make_config(
 
 
 def refuse_changes(run: Run, typed: Mapping[str, Any], model: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """A one-line ``ValueError`` for the first thing asked for that the run to be continued is not; None asks nothing."""
+    """A one-line ``ValueError`` for the first thing typed that the run is not; None was not typed."""
     config = run.config
     if config.size == IMPORTED:
         raise ValueError(f"{run.path} was imported: what it was trained with is not known, so it cannot be trained on")
@@ -163,8 +165,8 @@ def refuse_changes(run: Run, typed: Mapping[str, Any], model: Mapping[str, Any],
         if value != old[key]:
             what = "that" if key == "family" else f"--{key.replace('_', '-')}"
             raise ValueError(
-                f"cannot resume {run.path}: {key} is {old[key]!r} in the run, {value!r} was asked for; leave {what} out "
-                "or choose another --out"
+                f"cannot resume {run.path}: {key} is {old[key]!r} in the run, {value!r} was asked for; "
+                f"leave {what} out or choose another --out"
             )
 
 
@@ -186,7 +188,7 @@ def refuse_other_data(run: Run, dataset: Dataset) -> None:
 
 
 def pinned(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a model with the revision of a pretrained text encoder, so that a run names what it was made with."""
+    """The fields of a model with the revision of a pretrained text encoder: a run names what it was made with."""
     fields = dict(model)
     name = str(fields.get("text_encoder") or "")
     if name and not fields.get("text_revision"):
