@@ -79,9 +79,10 @@ def _command(cls: type[Family]) -> Callable[..., None]:
         file = decode(Settings, read_toml(config), str(config))
         saved = to_dict(Run.open(out).config.data) if resume and is_run(out) else {}
         asked = None
-        if data or file.data or given(images) or not saved:  # of a run that is continued only what is typed is compared
+        if data is not None or file.data or given(images) or not saved:
+            # of a run that is continued only what is typed is compared
             base = saved | file.data
-            asked = data_config(data or base.get("source", "mnist"), images, base)
+            asked = data_config(base.get("source", "mnist") if data is None else data, images, base)
         with join(device) as where, Bars() as bars:
             run = train(
                 cls.name,

@@ -163,10 +163,10 @@ def refuse_changes(run: Run, typed: Mapping[str, Any], model: Mapping[str, Any],
             old[f"{name}.{key}"], new[f"{name}.{key}"] = getattr(saved, key), getattr(values, key)
     for key, value in new.items():
         if value != old[key]:
-            what = "that" if key == "family" else f"--{key.replace('_', '-')}"
+            todo = f"leave --{key.replace('_', '-')} out" if key != "family" else f"say `train {config.family}`"
             raise ValueError(
                 f"cannot resume {run.path}: {key} is {old[key]!r} in the run, {value!r} was asked for; "
-                f"leave {what} out or choose another --out"
+                f"{todo} or choose another --out"
             )
 
 

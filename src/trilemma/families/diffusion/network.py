@@ -46,6 +46,11 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         check_limits(self, "model.")
+        if self.attention_levels and max(self.attention_levels) >= len(self.multipliers):
+            raise ValueError(
+                f"model.attention_levels must lie below {len(self.multipliers)}, the number of multipliers, not "
+                f"{','.join(map(str, self.attention_levels))}"
+            )
 
 
 def network(config: NetworkConfig, spec: Spec, outputs: int) -> UNet | DDPMUNet | TimeMLP:
