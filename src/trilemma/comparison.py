@@ -113,7 +113,7 @@ def compare(
         wanted[name] = fitting(settings or {}, config.train.batch, len(dataset.train), ranks(device).size)
         if wanted[name] != (settings or {}):
             batch = wanted[name]["batch"]
-            say(f"{name}: batches of {batch} images, as there are only {len(dataset.train)} to train on")
+            say(f"{name}: batches of {batch} images instead of {config.train.batch}, of {len(dataset.train):,} in all")
     runs: dict[str, Run] = {}
     alarms: dict[str, list[str]] = {name: [] for name in names}
     for name in names:
@@ -168,11 +168,13 @@ def compare(
 
 
 def fitting(settings: Mapping[str, Any], batch: int, count: int, processes: int) -> Mapping[str, Any]:
-    """The settings with a batch that ``count`` training images can fill: the largest power of two, in equal shares."""
-    if batch <= count or "batch" in settings:
-        return settings
-    batch = 2 ** (count.bit_length() - 1)
-    return {**settings, "batch": batch if batch % processes == 0 else max(processes, count - count % processes)}
+    """The settings with a batch that ``count`` training images fill and that processes share equally.
+
+    It is the preset's own where that will do, else the largest power of two, less what is left over.
+    """
+    size = batch if batch <= count else 2 ** (count.bit_length() - 1)
+    size = max(processes, size - size % processes)
+    return settings if size == batch or "batch" in settings else {**settings, "batch": size}
 
 
 def _say(say: Callable[[str], None], name: str, line: str) -> None:

@@ -87,7 +87,7 @@ def check_limits(config: Any, name: str = "") -> None:
         config: an instance of a dataclass; types are not checked, as those who write Python have other means.
         name: what stands before a field's name in the message, such as ``model.``.
     """
-    for field, limits in _limits(type(config)).items():
+    for field, limits in _limits(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, field)
         if value is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import re
 import traceback
@@ -38,8 +39,8 @@ OPTIONS = {
     "img-size": "--image-size", "resolution": "--image-size", "grayscale": "--color grey", "output": "--out",
     "output-dir": "--out", "outdir": "--out", "o": "--out", "num-samples": "-n", "num": "-n", "count": "-n",
     "gpu": "--device cuda", "cuda": "--device cuda", "dataset": "the data set itself, without a flag",
-    "data": "the data set itself, without a flag", "cond": "--conditional", "class-cond": "--conditional",
-    "real": "--against", "classes": "--labels", "class": "--labels", "family": "--families", "name": "--out",
+    "data": "the data set itself, without a flag", "class-cond": "--conditional", "real": "--against",
+    "n": "--limit", "classes": "--labels", "class": "--labels", "family": "--families", "name": "--out",
 }  # fmt: skip
 """What hands type from habit, and what it is called here."""
 
@@ -85,7 +86,7 @@ def bug(error: BaseException) -> str:
 
 def misuse(error: CycloptsError) -> str:
     """One line on a command that does not parse, with what was likely meant."""
-    text = " ".join(str(error).split())
+    text = re.sub(r"^Invalid value for (\S+): \1 ", r"\1 ", " ".join(str(error).split()))
     verb = error.command_chain[0] if error.command_chain else ""
     if isinstance(error, UnknownCommandError):
         words = list(error.unused_tokens or ())
@@ -96,15 +97,19 @@ def misuse(error: CycloptsError) -> str:
         extra = error.unused_tokens[0]
         if extra.startswith("-"):
             return unknown_option(verb, extra, _flags(error))
+        if verb == "compare":
+            return f"compare takes one data set, and families after --families, with commas: what is {extra!r}?"
         if verb == "evaluate":
             return f"evaluate takes one thing to measure; did you mean --against {extra}?"
         return f"{verb} has no place for {extra!r}: trilemma {verb} --help lists what it takes"
     if isinstance(error, UnknownOptionError):
         return unknown_option(verb, error.token.keyword or error.token.value, _flags(error))
     if isinstance(error, MissingArgumentError):
-        flag, known = error.keyword or "", _flags(error)
+        flag, known, drawing = error.keyword or "", _flags(error), _sampling_options()
+        if flag in drawing:
+            return f"{flag} needs a value: trilemma sample --help lists the sampling options"
         if flag.startswith("--") and flag not in known:  # taken for a sampling option, which no signature names
-            return unknown_option(verb, flag, known)
+            return unknown_option(verb, flag, [*known, *drawing])
     return text
 
 
@@ -127,6 +132,14 @@ def _meant(name: str, known: Sequence[str]) -> str | None:
     by_name = {flag.lstrip("-").rpartition(".")[2]: flag for flag in known}
     close = get_close_matches(name, by_name, 1, 0.75)
     return by_name[close[0]] if close else None
+
+
+def _sampling_options() -> list[str]:
+    """The flags that no signature names, because each family has its own."""
+    from trilemma.families import FAMILIES as ours
+
+    names = {field.name for family in ours.values() for field in dataclasses.fields(family.Options)}
+    return [f"--{name.replace('_', '-')}" for name in sorted(names)]
 
 
 def _flags(error: CycloptsError) -> list[str]:

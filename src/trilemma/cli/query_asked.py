@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from trilemma.families import FAMILIES
 from trilemma.families.family import Progress
 from trilemma.run import Run
 from trilemma.sampling import read_text
+from trilemma.validate import MOST, Limits, check_limits
 
 Indices = np.ndarray[Any, Any]
 
@@ -37,7 +38,7 @@ class Flags:
     particles: int | None = None
     prior: str | None = None
     out: Path | None = None
-    points: int | None = None
+    points: Annotated[int, Limits(2, MOST)] | None = None
     chains: int | None = None
     temperatures: int | None = None
     sigma: float | None = None
@@ -51,6 +52,9 @@ class Flags:
     reference: int | None = None
     options: dict[str, str] | None = None
     text: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_limits(self, "--")
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,10 @@ class Asked:
         labels = self.flags.labels
         if labels is None:
             return None
+        if labels == "true" and "true" in self.config.class_names:
+            raise ValueError(
+                "--labels true may mean the images' own labels or the class true: write '\"true\"' for the class"
+            )
         if labels == "true":
             if not self.config.spec.vocabulary:
                 return true_labels(dataset, indices)

@@ -76,8 +76,8 @@ def sample(
     seed
         any integer
     labels
-        classes of a conditional run, by number or name: 3, or 0,1,2, or all (in turn), or none (no class); by default
-        drawn at random
+        classes of a conditional run, by name, or by number where no name is one: 3, or 0,1,2, or all (in turn), or none
+        (no class); a name in double quotes is always a class: '"all","a,b"'; by default drawn at random
     text
         a caption, of a run trained with --text; several in turn, a row of the picture for each
     out
