@@ -51,6 +51,8 @@ class Spec:
 
     def __post_init__(self) -> None:
         check_limits(self)
+        if self.levels == 1:
+            raise ValueError("levels must be 2 or more, or 0 for vectors, not 1")
         if len(self.shape) != (3 if self.levels else 1):
             wanted = "(channels, height, width)" if self.levels else "(D,), of vectors, which have 0 levels"
             raise ValueError(f"shape must be {wanted}, not {list(self.shape)}")

@@ -226,7 +226,7 @@ WORDS = {str: " (text in quotes)", bool: " (true or false)", dict: " (a table)"}
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
-    return f"a {'list' if isinstance(value, list) else type(value).__name__}"
+    return "a list" if isinstance(value, list) else f"the {type(value).__name__} {value!r:.40}"
 
 
 def parse_text(cls: type[T], texts: Mapping[str, str], what: str, base: Mapping[str, Any] | None = None) -> T:

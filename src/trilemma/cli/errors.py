@@ -57,7 +57,9 @@ def in_words(error: BaseException) -> str | None:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}{hint}"
     for name, words in DAMAGED.items():
         if name in kinds:
-            return f"{words} ({text})" if text else words
+            return f"{words} ({text})" if text and name != "UnpicklingError" else words  # torch's advice: unpickle it
+    if type(error).__module__ in ("struct", "zlib", "lzma", "zipfile") or "PytorchStreamReader" in text:
+        return f"a file is damaged ({text})"
     if isinstance(error, RecursionError):
         return "something given is nested too deeply to be read"
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("trilemma"):

@@ -217,7 +217,8 @@ def query(
         at most so many images; by default 100 for log p(x), 500 with --classify and --ood, 16 with --receptive, 6 or 8
         for the other pictures, and 2000 samples with --curve and --guidance-sweep
     labels
-        ask for log p(x|y) and the like with these classes: 3, or 0,1,2, or true (the images' own); by default p(x)
+        ask for log p(x|y) and the like with these classes: 3, or 0,1,2, as in sample, or true (the images' own); by
+        default p(x)
     text
         ask a run that reads captions for log p(x|caption) and the like with this caption, or with several in turn;
         --labels true means the images' own
