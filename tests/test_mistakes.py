@@ -6,7 +6,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -27,6 +27,8 @@ from trilemma.metrics import feature_network
 from trilemma.noise import ImageNoise, philox
 from trilemma.run import Run
 from trilemma.training import train
+
+Record = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +100,8 @@ def test_a_settings_file_is_read_by_types(
     assert code == 1 and words in err and len(err.splitlines()) == 1
 
 
-def _set(*path: str, to: object) -> Callable[[dict], object]:
-    def change(config: dict) -> dict:
+def _set(*path: str, to: object) -> Callable[[Record], object]:
+    def change(config: Record) -> Record:
         place = config
         for name in path[:-1]:
             place = place[name]
@@ -128,7 +130,7 @@ def _set(*path: str, to: object) -> Callable[[dict], object]:
         _set("seed", to=10**30),
     ],
 )
-def test_a_config_of_another_kind_is_one_line(change: Callable[[dict], object], run: Run, tmp_path: Path) -> None:
+def test_a_config_of_another_kind_is_one_line(change: Callable[[Record], object], run: Run, tmp_path: Path) -> None:
     record = json.loads((run.path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(change(record)))
     with pytest.raises(ValueError, match=r"config\.json") as error:
@@ -244,7 +246,7 @@ def test_errors_of_other_libraries_are_said_in_words() -> None:
 def test_a_bug_is_one_line_that_asks_for_a_report(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trilemma.cli.sample.parse_labels", lambda *_: {}["nothing"])
+    monkeypatch.setattr("trilemma.cli.sample.parse_labels", lambda *_: dict[str, int]()["nothing"])
     code, _, err = call(capsys, "sample", run.path, "-n", 1)
     assert code == 1 and "this is a bug" in err and "KeyError at" in err and len(err.splitlines()) == 1
     monkeypatch.setenv("TRILEMMA_DEBUG", "1")

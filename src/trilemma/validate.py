@@ -26,6 +26,9 @@ T = TypeVar("T")
 MOST = 2**20
 """Largest count that a field takes unless it says otherwise: far beyond any use, and within every library's range."""
 
+MOST_IMAGES = 10**8
+"""More images than are drawn or measured at once."""
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -20,7 +20,7 @@ from trilemma.families import FAMILIES
 from trilemma.families.family import Progress
 from trilemma.run import Run
 from trilemma.sampling import read_text
-from trilemma.validate import MOST, Limits, check_limits
+from trilemma.validate import MOST, MOST_IMAGES, Limits, check_limits
 
 Indices = np.ndarray[Any, Any]
 
@@ -30,17 +30,17 @@ class Flags:
     """The flags that not every question reads; None where they were not given."""
 
     images: str | None = None
-    n: int | None = None
+    n: Annotated[int, Limits(most=MOST_IMAGES)] | None = None
     labels: str | None = None
-    samples: int | None = None
+    samples: Annotated[int, Limits(most=MOST)] | None = None
     keep: str | None = None
-    copies: int | None = None
-    particles: int | None = None
+    copies: Annotated[int, Limits(most=MOST)] | None = None
+    particles: Annotated[int, Limits(most=MOST)] | None = None
     prior: str | None = None
     out: Path | None = None
     points: Annotated[int, Limits(2, MOST)] | None = None
-    chains: int | None = None
-    temperatures: int | None = None
+    chains: Annotated[int, Limits(most=MOST)] | None = None
+    temperatures: Annotated[int, Limits(most=MOST)] | None = None
     sigma: float | None = None
     start: str | None = None
     codes: Path | None = None
@@ -49,7 +49,7 @@ class Flags:
     counts: str | None = None
     weights: str | None = None
     features: str | None = None
-    reference: int | None = None
+    reference: Annotated[int, Limits(most=MOST_IMAGES)] | None = None
     options: dict[str, str] | None = None
     text: tuple[str, ...] | None = None
 
