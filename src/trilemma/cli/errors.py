@@ -6,10 +6,17 @@ import dataclasses
 import errno
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-from cyclopts import CycloptsError, MissingArgumentError, UnknownCommandError, UnknownOptionError, UnusedCliTokensError
+from cyclopts import (
+    App,
+    CycloptsError,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
 MEMORY = "ask for less: a smaller --size, --image-size, --train.batch or -n"
 
@@ -33,7 +40,8 @@ FAMILIES = {
 
 OPTIONS = {
     "epochs": "--budget, such as 20000steps or 1Mimages", "epoch": "--budget, such as 20000steps or 1Mimages",
-    "iterations": "--budget 20000steps", "max-steps": "--budget 20000steps", "time": "--budget 2m",
+    "iterations": "--budget 20000steps", "iters": "--budget 20000steps", "steps": "--budget 20000steps",
+    "max-steps": "--budget 20000steps", "time": "--budget 2m",
     "learning-rate": "--train.lr", "bs": "--train.batch", "batch-size": "--train.batch",
     "latent-dim": "--model.latent", "z-dim": "--model.latent", "channels": "--model.width",
     "img-size": "--image-size", "resolution": "--image-size", "grayscale": "--color grey", "output": "--out",
@@ -144,7 +152,26 @@ def _sampling_options() -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in sorted(names)]
 
 
-def _flags(error: CycloptsError) -> list[str]:
-    """Every flag of the command that was typed."""
-    arguments = error.app.assemble_argument_collection() if error.app else ()
+def refuse_unknown(verb: str, app: App, options: Iterable[str], also: Sequence[str] = ()) -> None:
+    """A one-line ``ValueError`` for what was taken for a sampling option and is none of any family, nor among ``also``.
+
+    Args:
+        verb: the word that was typed, and ``app`` its command.
+        options: names as Python has them.
+        also: further flags that the verb takes in this way.
+    """
+    drawing = [*_sampling_options(), *also]
+    for name in options:
+        if (flag := f"--{name.replace('_', '-')}") not in drawing:
+            raise ValueError(unknown_option(verb, flag, [*flags_of(app), *drawing]))
+
+
+def flags_of(app: App | None) -> list[str]:
+    """Every flag that the signature of a command names."""
+    arguments = app.assemble_argument_collection() if app else ()
     return [name for argument in arguments for name in argument.names if name.startswith("-")]
+
+
+def _flags(error: CycloptsError) -> list[str]:
+    """Those of the command that was typed."""
+    return flags_of(error.app)

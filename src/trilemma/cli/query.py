@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
+from trilemma.cli.errors import refuse_unknown
 from trilemma.cli.flags import Device, Json, print_json
 from trilemma.cli.progress import Bars
 from trilemma.cli.query_asked import Asked, Flags, Mode, Reply
@@ -245,6 +246,7 @@ def query(
         with questions that draw: a sampling option of the run's family, such as --steps (`trilemma sample --help` lists
         them); completion adds --repeats and --level (start from the image with so much of the noise)
     """
+    refuse_unknown("query", app, options, ("--repeats", "--level"))
     given = latent or LatentFlags()
     early = (causality, receptive, complete, surprise, classify, ood)
     denoised = (forward, reverse, terms, ode, invert, interpolate, curve, guidance_sweep, density, gradients)

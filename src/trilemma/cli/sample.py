@@ -13,6 +13,7 @@ from cyclopts import App, Parameter
 from PIL import Image
 from torch import Tensor
 
+from trilemma.cli.errors import refuse_unknown
 from trilemma.cli.flags import Device, Json, options_text, parse_labels, print_json
 from trilemma.cli.progress import Bars
 from trilemma.config import parse_text
@@ -86,6 +87,7 @@ def sample(
     options
         a sampling option of the run's family: see the list below
     """
+    refuse_unknown("sample", app, options)
     n = n if n is not None else 8 * len(text) if text else 64
     opened = Run.open(run)
     family = FAMILIES[opened.config.family]
