@@ -46,7 +46,7 @@ class DiffusionOptions:
     steps: Count | None = None
     """number of steps: one network evaluation each, but two in heun; by default 50 for ddim and euler, 18 for heun, 20
     for dpm-solver, all T for ddpm"""
-    times: Annotated[tuple[int, ...], Limits(1, count=1)] | None = None
+    times: Annotated[tuple[int, ...], Limits(count=1)] | None = None
     """the times to visit, in place of a number of steps: any that fall, such as 1000,600,200, from T down to 1; the
     noise is taken for x at the first of them"""
     eta: Share = 0.0
@@ -82,7 +82,7 @@ class DiffusionOptions:
                 raise ValueError(f"there is no {name} {value!r}: choose {', '.join(allowed)}")
         check_limits(self)
         if self.times is not None:
-            if any(s >= t for t, s in itertools.pairwise(self.times)):
+            if self.times[-1] < 1 or any(s >= t for t, s in itertools.pairwise(self.times)):
                 raise ValueError(f"times must fall from T to no less than 1, not {','.join(map(str, self.times))}")
             if self.steps is not None or self.spacing != "trailing":
                 raise ValueError("times are the steps themselves: leave out steps and spacing")
