@@ -13,7 +13,7 @@ SOURCE = Path(trilemma.__file__).parent
 
 # From the ground up. Rooms on one floor do not import each other.
 FLOORS = [
-    {"machine"},
+    {"machine", "validate"},
     {"images", "vectors", "noise", "parallel"},
     {"data", "nets", "metrics"},
     {"families"},

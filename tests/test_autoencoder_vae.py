@@ -227,7 +227,7 @@ def test_fixed_scale_is_not_learnt() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"importance": 0}, "at least 1"), ({"beta": -1.0}, "0 or more"), ({"free_bits": 0.1, "importance": 5}, "free")],
+    [({"importance": 0}, "at least 1"), ({"beta": -1.0}, "at least 0"), ({"free_bits": 0.1, "importance": 5}, "free")],
 )
 def test_wrong_objectives_are_refused(wrong: dict[str, float], says: str) -> None:
     with pytest.raises(ValueError, match=says):

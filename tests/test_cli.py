@@ -240,7 +240,7 @@ def test_mistakes_are_one_line_with_a_way_out(
     vae = runs["vae"].path
     cases = [
         (["sample", tmp_path / "nowhere"], "is not a run folder"),
-        (["sample", vae, "--labels", "9"], "label 9 is out of range"),
+        (["sample", vae, "--labels", "9"], "'9' is not a class"),
         (["sample", vae, "--labels", "cat"], "'cat' is not a class"),
         (["sample", vae, "-n", "0"], "at least 1"),
         (["sample", vae, "--out", "x.gif"], "must end in .png, in .npz, or be a folder"),

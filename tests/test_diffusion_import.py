@@ -122,7 +122,7 @@ def test_a_lone_network_beside_its_scheduler_is_read_too(runs: dict[str, Run], t
     assert all(torch.equal(value, there[name]) for name, value in runs["ddpm"].model().state_dict().items())
     config = json.loads((pipeline / "config.json").read_text())
     (pipeline / "config.json").write_text(json.dumps(config | {"sample_size": None}))
-    with pytest.raises(ValueError, match="has no sample_size"):
+    with pytest.raises(ValueError, match="has no 'sample_size'"):
         import_diffusers(pipeline)
 
 

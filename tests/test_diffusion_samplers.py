@@ -358,8 +358,8 @@ def test_samplers_by_name_and_what_they_visit(kind: type[Diffusion] | type[Flow]
         ({"churn": 3.0}, "churn belongs to the sampler heun, not to ddim"),
         ({"variance": "large"}, "variance belongs to the sampler ddpm, not to ddim"),
         ({"sampler": "ddpm", "eta": 0.5}, "eta belongs to the sampler ddim, not to ddpm"),
-        ({"sampler": "heun", "churn": -1.0}, "churn must be 0 or more"),
-        ({"sampler": "heun", "churn_noise": math.nan}, "churn_noise must be 0 or more"),
+        ({"sampler": "heun", "churn": -1.0}, "churn must be at least 0"),
+        ({"sampler": "heun", "churn_noise": math.nan}, "churn_noise must be at least 0"),
         ({"sampler": "heun", "churn_from": 5.0, "churn_to": 2.0}, "churn_to must lie between"),
     ],
 )

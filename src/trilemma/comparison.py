@@ -39,6 +39,7 @@ from trilemma.evaluation.denoising import sweeps_of
 from trilemma.families import FAMILIES
 from trilemma.families.diffusion import Denoising
 from trilemma.images import grid, save_png
+from trilemma.noise import philox
 from trilemma.parallel import ranks
 from trilemma.report import write
 from trilemma.run import Run, is_run
@@ -103,11 +104,16 @@ def compare(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: choose a folder for --out")
+    wanted: dict[str, Mapping[str, Any]] = {}
     # Everything that can be refused is refused before hours of training.
     for name in names:
-        make_config(name, dataset, size=size, seed=seed, conditional=conditional, settings=settings)
+        config = make_config(name, dataset, size=size, seed=seed, conditional=conditional, settings=settings)
         if is_run(out / name):
             Run.open(out / name)
+        wanted[name] = fitting(settings or {}, config.train.batch, len(dataset.train), ranks(device).size)
+        if wanted[name] != (settings or {}):
+            batch = wanted[name]["batch"]
+            say(f"{name}: batches of {batch} images instead of {config.train.batch}, of {len(dataset.train):,} in all")
     runs: dict[str, Run] = {}
     alarms: dict[str, list[str]] = {name: [] for name in names}
     for name in names:
@@ -120,7 +126,7 @@ def compare(
                 budget=budget,
                 seed=seed,
                 conditional=conditional,
-                settings=settings,
+                settings=wanted[name],
                 resume=True,
                 device=device,
                 listen=_training(tell, name) if tell else None,
@@ -159,6 +165,16 @@ def compare(
         "families": entries,
     }
     return write(report, out)
+
+
+def fitting(settings: Mapping[str, Any], batch: int, count: int, processes: int) -> Mapping[str, Any]:
+    """The settings with a batch that ``count`` training images fill and that processes share equally.
+
+    It is the preset's own where that will do, else the largest power of two, less what is left over.
+    """
+    size = batch if batch <= count else 2 ** (count.bit_length() - 1)
+    size = max(processes, size - size % processes)
+    return settings if size == batch or "batch" in settings else {**settings, "batch": size}
 
 
 def _say(say: Callable[[str], None], name: str, line: str) -> None:
@@ -257,7 +273,7 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
 
 def _draw_real(dataset: Dataset, conditional: bool, seed: int, out: Path) -> str:
     """A grid of held-out images in the layout of the samples, a class to a column; returns its name."""
-    order = dataset.test[np.random.Generator(np.random.Philox(key=[seed % 2**64, 1])).permutation(len(dataset.test))]
+    order = dataset.test[philox(seed, 1).permutation(len(dataset.test))]
     if conditional and dataset.labels is not None:
         # The columns of `draw_pictures`: every class in turn. A class with few held-out images repeats them.
         by_class = [order[dataset.labels[order] == i % len(dataset.class_names)] for i in range(10)]

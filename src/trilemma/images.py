@@ -11,11 +11,14 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from trilemma.validate import MOST, Amount, Limits, check_limits
 
 PADDING, START = 0, 1
 """Tokens that every row of a caption knows: nothing here, and the one it begins with."""
@@ -38,15 +41,21 @@ class Spec:
             and noise schedules see values of unit size; empty for images.
     """
 
-    shape: tuple[int, ...]
-    levels: int = 256
-    classes: int = 0
-    vocabulary: int = 0
-    length: int = 0
-    center: tuple[float, ...] = ()
-    scale: tuple[float, ...] = ()
+    shape: Annotated[tuple[int, ...], Limits(1, MOST, count=1)]
+    levels: Annotated[int, Limits(0, 256)] = 256
+    classes: Amount = 0
+    vocabulary: Amount = 0
+    length: Amount = 0
+    center: Annotated[tuple[float, ...], Limits()] = ()
+    scale: Annotated[tuple[float, ...], Limits()] = ()
 
     def __post_init__(self) -> None:
+        check_limits(self)
+        if self.levels == 1:
+            raise ValueError("levels must be 2 or more, or 0 for vectors, not 1")
+        if len(self.shape) != (3 if self.levels else 1):
+            wanted = "(channels, height, width)" if self.levels else "(D,), of vectors, which have 0 levels"
+            raise ValueError(f"shape must be {wanted}, not {list(self.shape)}")
         if self.classes and self.vocabulary:
             raise ValueError("a model is conditioned on classes or on captions, not on both: choose one")
         if (self.vocabulary > 0) != (self.length > 0):

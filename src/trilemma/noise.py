@@ -43,7 +43,7 @@ class ImageNoise(Noise):
     """Per-image counter-based generators (Philox), keyed by ``(seed, index)``.
 
     Args:
-        seed: any integer.
+        seed: any integer of 64 bits with a sign.
         indices: the index of each image in the whole sample.
         device: where the values are delivered; they are always drawn on the CPU, so every device gets the same.
     """
@@ -51,7 +51,7 @@ class ImageNoise(Noise):
     def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.count = len(indices)
         self.device = torch.device(device)
-        self._generators = [np.random.Generator(np.random.Philox(key=[seed % 2**64, i])) for i in indices]
+        self._generators = [philox(seed, i) for i in indices]
 
     def normal(self, *shape: int) -> Tensor:
         rows = np.empty((self.count, *shape), np.float32)
@@ -84,6 +84,18 @@ class BatchNoise(Noise):
 
     def uniform(self, *shape: int) -> Tensor:
         return torch.rand(self._total, *shape, generator=self._generator, device=self.device)[self._rows]
+
+
+def philox(seed: int, index: int = 0) -> np.random.Generator:
+    """The counter-based generator of ``(seed, index)``, both within 64 bits; the seed may be below 0.
+
+    Raises:
+        ValueError: a seed that is no such integer: two of them would draw the same.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"a seed must be a whole number from -2^63 to 2^63 - 1, not {seed!r}")
+    # of a list that holds a number above 2^63, numpy makes floats, in which the last thousand seeds are one
+    return np.random.Generator(np.random.Philox(key=np.array([int(seed) % 2**64, index], np.uint64)))
 
 
 def derive_seed(*key: int | str) -> int:

@@ -136,10 +136,7 @@ def configure(
     Raises:
         ValueError: an unknown family, size or field, or a value of the wrong type, in one line.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"unknown family {family!r}; there are {', '.join(FAMILIES)}")
-    if size not in SIZES:
-        raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
+    check_fields(family, size, model, train)
     preset, cls = PRESETS[family], FAMILIES[family].Config
     settings = decode(
         TrainConfig,
@@ -162,6 +159,19 @@ def configure(
         fields[preset.width] = max(width, preset.step)
         config = decode(cls, fields, f"model settings of {family}")
     return config, settings
+
+
+def check_fields(
+    family: str, size: str, model: Mapping[str, Any] | None = None, train: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse what `configure` would, as far as it can be told without data; ``ValueError``, one line."""
+    if family not in FAMILIES:
+        raise ValueError(f"unknown family {family!r}; there are {', '.join(FAMILIES)}")
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
+    preset = PRESETS[family]
+    decode(TrainConfig, {**preset.train, **(train or {})}, f"training settings of {family}")
+    decode(FAMILIES[family].Config, {**getattr(preset, size), **(model or {})}, f"model settings of {family}")
 
 
 class _Shapes(Noise):

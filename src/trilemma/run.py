@@ -23,7 +23,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,12 +31,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trilemma.config import RunConfig, flatten, to_dict
+from trilemma.config import RunConfig, to_dict
 from trilemma.data import Dataset
 from trilemma.data.captions import Tokens
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
 from trilemma.noise import derive_seed
+from trilemma.validate import read_json
 
 KEPT = 2
 """Checkpoints kept."""
@@ -69,7 +70,7 @@ class Run:
         """Make the folder and write its config, and how captions are read; ``ValueError`` if it holds a run already."""
         path = Path(path)
         if is_run(path):
-            raise ValueError(f"{path} already holds a run: add --resume to continue it, or choose another --out")
+            raise ValueError(f"{path} already holds a run: choose another --out")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"{path} exists and is not a run folder: choose another --out")
         path.mkdir(parents=True, exist_ok=True)
@@ -85,12 +86,8 @@ class Run:
         if not is_run(path):
             hint = "no such folder" if not path.exists() else "there is no config.json in it"
             raise ValueError(f"{path} is not a run folder ({hint}): give the --out folder of `trilemma train`")
-        where = str(path / "config.json")
-        try:
-            record = json.loads((path / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{where} cannot be read: {error}") from None
-        return cls(path, RunConfig.from_dict(record, where))
+        file = path / "config.json"
+        return cls(path, RunConfig.from_dict(read_json(file), str(file)))
 
     # The model
 
@@ -269,15 +266,6 @@ def is_run(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / "config.json").is_file()
 
 
-def same_run(saved: RunConfig, wanted: RunConfig) -> str | None:
-    """What differs between a saved config and the one asked for, in words, or None. Versions may differ."""
-    old, new = flatten(saved), flatten(replace(wanted, version=saved.version))
-    return next(
-        (f"{key} is {old[key]!r} in the run, {new[key]!r} was asked for" for key in old if old[key] != new.get(key)),
-        None,
-    )
-
-
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Load weights that fit exactly; a one-line ``ValueError`` names the first tensor that does not."""
     own = model.state_dict()
@@ -297,7 +285,7 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: s
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, in words, or None if every checksum holds."""
     try:
-        sums = json.loads((folder / "checksums.json").read_text())
+        sums = read_json(folder / "checksums.json")
         for name in ("weights.safetensors", "optimizers.pt", "state.json"):
             if name not in sums:
                 return f"{name} is not listed in checksums.json"

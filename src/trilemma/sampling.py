@@ -22,6 +22,7 @@ from trilemma.images import Spec
 from trilemma.noise import ImageNoise, derive_seed
 from trilemma.parallel import Ranks, ranks
 from trilemma.run import Run
+from trilemma.validate import MOST_IMAGES
 
 BLOCK = 64
 """Images computed together."""
@@ -81,8 +82,8 @@ def sample(
         ValueError: a label the model does not have, labels or text for a model without, or guidance without either, in
             one line.
     """
-    if n < 1:
-        raise ValueError(f"the number of images must be at least 1, not {n}")
+    if not 1 <= n <= MOST_IMAGES:
+        raise ValueError(f"the number of images must be at least 1 and at most {MOST_IMAGES:,}, not {n}")
     texts = None if text is None else (text,) if isinstance(text, str) else tuple(text)
     if texts is not None:
         labels = read_text(run, texts, labels)

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
-from cyclopts import App
+import cyclopts
+from cyclopts import App, Parameter, Token
 
 import trilemma
 
+
+def _converted(kind: Any, tokens: Sequence[Token]) -> Any:
+    """Texts to what a parameter takes; where that is a whole number, 2.7 is refused and not rounded."""
+    if "int" in re.findall(r"\w+", str(kind)):
+        for token in tokens:
+            text = token.value.strip()
+            if not re.fullmatch(r"[+-]?\d{1,18}|[+-]?0[xob]\w+|none", text, re.IGNORECASE):
+                what = "a whole number" if not text.lstrip("+-").isdigit() else "smaller"
+                raise ValueError(f"{token.keyword or 'a value'} must be {what}, not {token.value}")
+    return cyclopts.convert(kind, tokens)
+
+
 app = App(
+    default_parameter=Parameter(converter=_converted),
     name="trilemma",
     help="""Every family of deep generative model, on your images, measured on one scale.
 
@@ -48,21 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = _warn
     try:
-        app(list(sys.argv[1:] if arguments is None else arguments))
+        app(list(sys.argv[1:] if arguments is None else arguments), exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
         _fail("stopped; what was finished is saved", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        from trilemma.cli.errors import bug, in_words, misuse
+
+        if isinstance(error, cyclopts.CycloptsError):
+            _fail(misuse(error), 2)
         if os.environ.get("TRILEMMA_DEBUG"):
             raise
-        _fail(str(error) or type(error).__name__)
-    except RuntimeError as error:
-        # Diverged and Stopped say all there is to say; any other RuntimeError is a bug and shows its traceback.
-        if not type(error).__module__.startswith("trilemma."):
-            raise
-        _fail(str(error))
+        _fail(in_words(error) or bug(error))
 
 
 def _fail(line: str, code: int = 1) -> None:

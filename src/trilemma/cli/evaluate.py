@@ -11,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from trilemma.cli.errors import refuse_unknown
 from trilemma.cli.flags import DataFlags, Device, Json, data_config, print_json
 from trilemma.cli.progress import Bars
 from trilemma.cli.protocol import ProtocolFlags, protocol_of
@@ -70,6 +71,7 @@ def evaluate(
     options
         a sampling option of the run's family, such as --steps: `trilemma sample --help` lists them
     """
+    refuse_unknown("evaluate", app, options)
     chosen: Any = None
     if is_run(subject):
         family = FAMILIES[Run.open(subject).config.family]

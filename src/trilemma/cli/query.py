@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
+from trilemma.cli.errors import refuse_unknown
 from trilemma.cli.flags import Device, Json, print_json
 from trilemma.cli.progress import Bars
 from trilemma.cli.query_asked import Asked, Flags, Mode, Reply
@@ -137,7 +138,7 @@ def query(
     copies: int | None = None,
     particles: int | None = None,
     prior: Literal["uniform", "training"] | None = None,
-    n: Annotated[int | None, Parameter(name=["-n", "--number"])] = None,
+    n: Annotated[int | None, Parameter(name=["-n", "--n", "--number"])] = None,
     labels: str | None = None,
     text: list[str] | None = None,
     samples: int | None = None,
@@ -217,7 +218,8 @@ def query(
         at most so many images; by default 100 for log p(x), 500 with --classify and --ood, 16 with --receptive, 6 or 8
         for the other pictures, and 2000 samples with --curve and --guidance-sweep
     labels
-        ask for log p(x|y) and the like with these classes: 3, or 0,1,2, or true (the images' own); by default p(x)
+        ask for log p(x|y) and the like with these classes: 3, or 0,1,2, as in sample, or true (the images' own); by
+        default p(x)
     text
         ask a run that reads captions for log p(x|caption) and the like with this caption, or with several in turn;
         --labels true means the images' own
@@ -244,6 +246,7 @@ def query(
         with questions that draw: a sampling option of the run's family, such as --steps (`trilemma sample --help` lists
         them); completion adds --repeats and --level (start from the image with so much of the noise)
     """
+    refuse_unknown("query", app, options, ("--repeats", "--level"))
     given = latent or LatentFlags()
     early = (causality, receptive, complete, surprise, classify, ood)
     denoised = (forward, reverse, terms, ode, invert, interpolate, curve, guidance_sweep, density, gradients)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from trilemma.families import FAMILIES
 from trilemma.families.family import Progress
 from trilemma.run import Run
 from trilemma.sampling import read_text
+from trilemma.validate import MOST, MOST_IMAGES, Limits, check_limits
 
 Indices = np.ndarray[Any, Any]
 
@@ -29,17 +30,17 @@ class Flags:
     """The flags that not every question reads; None where they were not given."""
 
     images: str | None = None
-    n: int | None = None
+    n: Annotated[int, Limits(most=MOST_IMAGES)] | None = None
     labels: str | None = None
-    samples: int | None = None
+    samples: Annotated[int, Limits(most=MOST)] | None = None
     keep: str | None = None
-    copies: int | None = None
-    particles: int | None = None
+    copies: Annotated[int, Limits(most=MOST)] | None = None
+    particles: Annotated[int, Limits(most=MOST)] | None = None
     prior: str | None = None
     out: Path | None = None
-    points: int | None = None
-    chains: int | None = None
-    temperatures: int | None = None
+    points: Annotated[int, Limits(2, MOST)] | None = None
+    chains: Annotated[int, Limits(most=MOST)] | None = None
+    temperatures: Annotated[int, Limits(most=MOST)] | None = None
     sigma: float | None = None
     start: str | None = None
     codes: Path | None = None
@@ -48,9 +49,12 @@ class Flags:
     counts: str | None = None
     weights: str | None = None
     features: str | None = None
-    reference: int | None = None
+    reference: Annotated[int, Limits(most=MOST_IMAGES)] | None = None
     options: dict[str, str] | None = None
     text: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_limits(self, "--")
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,10 @@ class Asked:
         labels = self.flags.labels
         if labels is None:
             return None
+        if labels == "true" and "true" in self.config.class_names:
+            raise ValueError(
+                "--labels true may mean the images' own labels or the class true: write '\"true\"' for the class"
+            )
         if labels == "true":
             if not self.config.spec.vocabulary:
                 return true_labels(dataset, indices)

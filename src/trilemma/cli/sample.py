@@ -13,6 +13,7 @@ from cyclopts import App, Parameter
 from PIL import Image
 from torch import Tensor
 
+from trilemma.cli.errors import refuse_unknown
 from trilemma.cli.flags import Device, Json, options_text, parse_labels, print_json
 from trilemma.cli.progress import Bars
 from trilemma.config import parse_text
@@ -52,7 +53,7 @@ def sample(
     run: Path,
     /,
     *,
-    n: Annotated[int | None, Parameter(name=["-n", "--number"])] = None,
+    n: Annotated[int | None, Parameter(name=["-n", "--n", "--number"])] = None,
     seed: int = 0,
     labels: str | None = None,
     text: list[str] | None = None,
@@ -76,8 +77,8 @@ def sample(
     seed
         any integer
     labels
-        classes of a conditional run, by number or name: 3, or 0,1,2, or all (in turn), or none (no class); by default
-        drawn at random
+        classes of a conditional run, by name, or by number where no name is one: 3, or 0,1,2, or all (in turn), or none
+        (no class); a name in double quotes is always a class: '"all","a,b"'; by default drawn at random
     text
         a caption, of a run trained with --text; several in turn, a row of the picture for each
     out
@@ -86,6 +87,7 @@ def sample(
     options
         a sampling option of the run's family: see the list below
     """
+    refuse_unknown("sample", app, options)
     n = n if n is not None else 8 * len(text) if text else 64
     opened = Run.open(run)
     family = FAMILIES[opened.config.family]

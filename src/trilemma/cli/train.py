@@ -1,6 +1,7 @@
 """``trilemma train FAMILY [DATA] --out RUN``: one subcommand for each family, its flags made from its config."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -8,11 +9,13 @@ from cyclopts import App, Parameter
 
 from trilemma.cli.flags import DataFlags, Device, Json, Size, data_config, given, overrides, print_json, read_toml
 from trilemma.cli.progress import Bars
-from trilemma.config import TrainConfig
+from trilemma.config import TrainConfig, to_dict
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
 from trilemma.parallel import join
+from trilemma.run import Run, is_run
 from trilemma.training import Report, train
+from trilemma.validate import Seed, check_limits, decode
 
 app = App(
     name="train",
@@ -31,6 +34,23 @@ torchrun --nproc-per-node 4 -m trilemma train diffusion photos/ --out runs/photo
     help_format="markdown",
 )
 TrainFlags = overrides(TrainConfig)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A settings file."""
+
+    size: Size | None = None
+    budget: str | None = None
+    seed: Seed | None = None
+    conditional: bool | None = None
+    text: bool | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_limits(self)
 
 
 def _command(cls: type[Family]) -> Callable[..., None]:
@@ -56,26 +76,25 @@ def _command(cls: type[Family]) -> Callable[..., None]:
         model: Annotated[ModelFlags | None, Parameter(name="model", group="Model")] = None,  # type: ignore[valid-type]
         training: Annotated[TrainFlags | None, Parameter(name="train", group="Training")] = None,  # type: ignore[valid-type]
     ) -> None:
-        file = read_toml(config)
-        sections = {name: dict(file.pop(name, {})) for name in ("data", "model", "train")}
-        if unknown := sorted(set(file) - {"size", "budget", "seed", "conditional", "text"}):
-            raise ValueError(
-                f"{config} has an unknown key {unknown[0]!r}; it may have size, budget, seed, conditional, text "
-                "and the tables [data], [model], [train]"
-            )
-        source = data or sections["data"].pop("source", "mnist")
+        file = decode(Settings, read_toml(config), str(config))
+        saved = to_dict(Run.open(out).config.data) if resume and is_run(out) else {}
+        asked = None
+        if data is not None or file.data or given(images) or not saved:
+            # of a run that is continued only what is typed is compared
+            base = saved | file.data
+            asked = data_config(base.get("source", "mnist") if data is None else data, images, base)
         with join(device) as where, Bars() as bars:
             run = train(
                 cls.name,
-                data_config(source, images, sections["data"]),
+                asked,
                 out=out,
-                size=size or file.get("size", "tiny"),
-                budget=budget or file.get("budget", "2m"),
-                seed=file.get("seed", 0) if seed is None else seed,
-                conditional=file.get("conditional", False) if conditional is None else conditional,
-                text=file.get("text", False) if text is None else text,
-                model=sections["model"] | given(model),
-                settings=sections["train"] | given(training),
+                size=size or file.size,
+                budget=budget or file.budget or "2m",
+                seed=file.seed if seed is None else seed,
+                conditional=file.conditional if conditional is None else conditional,
+                text=file.text if text is None else text,
+                model=file.model | given(model),
+                settings=file.train | given(training),
                 resume=resume,
                 tensorboard=tensorboard,
                 device=device,

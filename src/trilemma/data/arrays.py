@@ -189,7 +189,8 @@ def _to_bytes(images: Array, where: str, notes: list[str]) -> Pixels:
     if images.dtype.kind == "f":
         if not (lowest >= 0 and highest <= 1):  # also where there is a NaN
             raise ValueError(
-                f"{where}: images of floats must lie in [0, 1], not [{lowest:g}, {highest:g}]: save them as uint8"
+                f"{where}: images of floats must lie in [0, 1], not {float(lowest)} to {float(highest)}: "
+                "save them as uint8"
             )
         notes.append("pixels: floats in [0, 1], scaled to 0 … 255 and rounded")
         return np.rint(images * 255.0).astype(np.uint8)

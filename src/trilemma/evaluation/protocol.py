@@ -10,6 +10,7 @@ import torch
 
 from trilemma.evaluation.glossary import choose
 from trilemma.machine import processor
+from trilemma.validate import MOST_IMAGES
 
 Better = Literal["lower", "higher", "none"]
 
@@ -85,6 +86,10 @@ class Protocol:
             if getattr(self, name) < smallest:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} must be at least {smallest}, not {getattr(self, name)}")
+            if getattr(self, name) > MOST_IMAGES:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} must be at most {MOST_IMAGES:,}, not {getattr(self, name)}"
+                )
         if self.search not in ("exact", "index"):
             raise ValueError(f"--search must be exact or index, not {self.search!r}")
         if self.ladder not in ("auto", "yes", "no"):

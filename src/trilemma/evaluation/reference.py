@@ -22,6 +22,7 @@ from trilemma.evaluation.stream import Pool, Supply, Tell, pool
 from trilemma.images import to_display
 from trilemma.metrics import Features, Moments, feature_network
 from trilemma.metrics.features import VectorFeatures
+from trilemma.noise import philox
 from trilemma.parallel import Ranks, find_device, ranks
 
 Indices = np.ndarray[Any, Any]
@@ -111,7 +112,7 @@ class Reference:
 
 def subset(indices: Indices, count: int, seed: int) -> Indices:
     """The first ``count`` of a seeded permutation (all of them if 0 or if there are fewer)."""
-    order = np.random.Generator(np.random.Philox(key=[seed % 2**64, 0])).permutation(len(indices))
+    order = philox(seed).permutation(len(indices))
     return indices[order[: count or None]]
 
 

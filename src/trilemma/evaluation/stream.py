@@ -89,7 +89,7 @@ def windows(
             stop = min(begin + UNIT, supply.n)
             if index % where.size == where.rank:
                 images = supply.draw(begin, stop)
-                mine[begin] = images, network(_filled(images))[: len(images)]
+                mine[begin] = images, network.of(_filled(images))[: len(images)]
             if tell:
                 tell(what, stop, supply.n)
         parts: dict[int, tuple[Tensor, Tensor]] = {}

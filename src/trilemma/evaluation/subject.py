@@ -135,7 +135,7 @@ def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> 
         found = load(config, split=False)
     flags = []
     if len(found.images) < n:
-        flags.append(f"only {len(found.images)} images; the floor has {n}")
+        flags.append(_fewer(len(found.images), real))
     resized = [note for note in found.notes if "brought to" in note and note.startswith("size:")]
     if resized and not isinstance(source, Dataset):
         flags.append(f"{resized[0]}: resizing alone moves every score")
@@ -155,9 +155,16 @@ def tensor_subject(images: Tensor, real: Reference, labels: Tensor | None = None
     if n < 16:
         raise ValueError(f"{n} images are too few to measure anything: give at least 16")
     shown = to_display(images[:n], spec.levels)
-    flags = () if n == real.protocol.n else (f"only {n} images; the floor has {real.protocol.n}",)
+    flags = () if n == real.protocol.n else (_fewer(n, real),)
     known = None if labels is None else torch.as_tensor(labels)[:n]
     return Subject(Supply(n, spec.shape, lambda a, b: shown[a:b]), known, {"images": "a tensor", "n": n}, flags)
+
+
+def _fewer(n: int, real: Reference) -> str:
+    """What to distrust of fewer images than were asked for."""
+    floor = real.held_out.n
+    beside = "and as many held-out ones" if floor == n else f"the floor has {floor:,}"
+    return f"only {n} images of {real.protocol.n:,} asked for; {beside}"
 
 
 def samples_as_dataset(run: Run, reference: int, n: int, seed: int, device: str) -> Dataset:

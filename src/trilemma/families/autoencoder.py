@@ -23,6 +23,7 @@ from trilemma.nets.convnets import Decoder, Encoder
 from trilemma.nets.dense import DenseDecoder, DenseEncoder
 from trilemma.noise import Noise
 from trilemma.parallel import ranks
+from trilemma.validate import Count, check_limits
 
 MEMORY = 1024
 """Codes of the last training images that are kept with the weights."""
@@ -35,12 +36,15 @@ COMPONENTS = 10
 class AutoencoderConfig:
     """Hyperparameters of `Autoencoder`."""
 
-    width: int = 48
+    width: Count = 48
     """Channels at half the image's resolution; they double with each halving."""
-    depth: int = 1
+    depth: Count = 1
     """Residual blocks at each resolution, in the encoder and in the decoder."""
-    latent: int = 32
+    latent: Count = 32
     """Dimensions of the code."""
+
+    def __post_init__(self) -> None:
+        check_limits(self, "model.")
 
 
 @dataclass(frozen=True)

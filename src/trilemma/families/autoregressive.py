@@ -30,6 +30,7 @@ from trilemma.families.family import (
 from trilemma.images import Spec, check_images, to_unit
 from trilemma.nets.masked import CachedNet
 from trilemma.noise import Noise
+from trilemma.validate import Positive, check_limits
 
 ENCODING = 3
 """Input features of each value."""
@@ -49,12 +50,11 @@ class Net(Protocol):
 class AutoregressiveOptions:
     """How to draw."""
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """log p is divided by it: below 1 the samples are more typical and less varied than p(x)."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature must be a number above 0, not {self.temperature}")
+        check_limits(self)
 
 
 class Autoregressive(Family, Completing):

@@ -8,12 +8,13 @@ without a blind spot), and Salimans et al. 2017, "PixelCNN++" (the mixture of lo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from trilemma.families.autoregressive import ENCODING, Autoregressive, Net, conditional
 from trilemma.images import Spec
 from trilemma.nets.gated import GatedStacks
 from trilemma.nets.residual import ConvBlock, ResidualStack
+from trilemma.validate import MOST, Count, Limits, check_limits
 
 
 @dataclass(frozen=True)
@@ -24,31 +25,23 @@ class PixelCNNConfig:
     """Two stacks with gates (2016b), or one stack of residual blocks, which has a blind spot (2016a)."""
     output: Literal["softmax", "mixture"] = "softmax"
     """A probability for each level, or a mixture of discretised logistics that couples the channels."""
-    mixtures: int = 5
+    mixtures: Count = 5
     """Components of the mixture, where that is the output."""
-    features: int = 16
+    features: Annotated[int, Limits(3, MOST)] = 16
     """Feature maps of each of the two stacks; the plain network has twice as many between its blocks."""
-    layers: int = 5
+    layers: Count = 5
     """Gated layers, at least 2, or residual blocks after the first convolution."""
-    first_kernel: int = 7
+    first_kernel: Annotated[int, Limits(3, 1023, odd=True)] = 7
     """Size of the first layer's kernel, odd."""
-    kernel: int = 5
+    kernel: Annotated[int, Limits(3, 1023, odd=True)] = 5
     """Size of the later layers' kernels, odd."""
-    head: int = 32
+    head: Annotated[int, Limits(3, MOST)] = 32
     """Hidden features of the 1x1 layers before the output."""
 
     def __post_init__(self) -> None:
-        for name in ("first_kernel", "kernel"):
-            size = getattr(self, name)
-            if size < 3 or size % 2 == 0:
-                raise ValueError(f"{name} must be odd and at least 3, not {size}")
-        least = 2 if self.network == "gated" else 1
-        if self.layers < least:
-            raise ValueError(f"layers must be at least {least} in the {self.network} network, not {self.layers}")
-        if min(self.features, self.head) < 3:
-            raise ValueError("features and head must be at least 3, one map for each colour channel")
-        if self.mixtures < 1:
-            raise ValueError(f"mixtures must be at least 1, not {self.mixtures}")
+        check_limits(self, "model.")
+        if self.network == "gated" and self.layers < 2:
+            raise ValueError(f"model.layers must be at least 2 in the gated network, not {self.layers}")
 
 
 class PixelCNN(Autoregressive):

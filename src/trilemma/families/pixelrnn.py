@@ -7,12 +7,13 @@ a triangle above the pixel, and the Diagonal BiLSTM (section 3.2), which sees ev
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from trilemma.families.autoregressive import ENCODING, Autoregressive, Net, conditional
 from trilemma.images import Spec
 from trilemma.nets.recurrent import DiagonalLSTM, RowLSTM
 from trilemma.nets.residual import Block, ResidualStack
+from trilemma.validate import MOST, Count, Limits, check_limits
 
 
 @dataclass(frozen=True)
@@ -23,26 +24,19 @@ class PixelRNNConfig:
     """Both diagonal directions, row by row, or one diagonal direction alone, which sees only what is to the left."""
     output: Literal["softmax", "mixture"] = "softmax"
     """A probability for each level, or a mixture of discretised logistics that couples the channels."""
-    mixtures: int = 5
+    mixtures: Count = 5
     """Components of the mixture, where that is the output."""
-    features: int = 16
+    features: Annotated[int, Limits(3, MOST)] = 16
     """Hidden units h of each LSTM; between the layers stand 2h maps."""
-    layers: int = 1
+    layers: Count = 1
     """LSTM layers, with residual connections; the paper has 1 or 7 on MNIST and 12 on CIFAR-10."""
-    first_kernel: int = 7
+    first_kernel: Annotated[int, Limits(3, 1023, odd=True)] = 7
     """Size of the first convolution's kernel, odd."""
-    head: int = 32
+    head: Annotated[int, Limits(3, MOST)] = 32
     """Hidden features of the 1x1 layers before the output."""
 
     def __post_init__(self) -> None:
-        if self.first_kernel < 3 or self.first_kernel % 2 == 0:
-            raise ValueError(f"first_kernel must be odd and at least 3, not {self.first_kernel}")
-        if self.layers < 1:
-            raise ValueError(f"layers must be at least 1, not {self.layers}")
-        if min(self.features, self.head) < 3:
-            raise ValueError("features and head must be at least 3, one map for each colour channel")
-        if self.mixtures < 1:
-            raise ValueError(f"mixtures must be at least 1, not {self.mixtures}")
+        check_limits(self, "model.")
 
 
 class PixelRNN(Autoregressive):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from trilemma.images import Spec
 from trilemma.nets.convnets import Decoder, Encoder
 from trilemma.nets.dense import DenseDecoder, DenseEncoder
 from trilemma.noise import Noise
+from trilemma.validate import Count, Limits, NotNegative, Positive, check_limits
 
 PATIENCE = 5
 """Lines of the training log that the KL must stay near 0 before it is an alarm."""
@@ -47,11 +48,11 @@ class VAEConfig:
 
     network: Literal["conv", "dense"] = "conv"
     """Convolutional encoder and decoder, or fully connected ones of tanh units as in the first papers."""
-    width: int = 48
+    width: Count = 48
     """Channels at half the image's resolution, doubling with each halving; or units of a dense layer."""
-    depth: int = 1
+    depth: Count = 1
     """Residual blocks at each resolution, or dense layers, in the encoder and in the decoder."""
-    latent: int = 32
+    latent: Count = 32
     """Dimensions of z."""
     observation: Literal["auto", "bernoulli", "logistic", "l2"] = "auto"
     """p(x|z): Bernoulli pixels (auto for 2 levels), discretised logistic (auto for 256) or the plain L2 distance; auto
@@ -59,27 +60,19 @@ class VAEConfig:
     scale: Literal["pixel", "channel", "fixed"] = "pixel"
     """The logistic's width, or the Gaussian's: learnt for each pixel (each value of a vector) as a function of z, or as
     one number a channel (each value), or not learnt."""
-    fixed_scale: float = 0.05
+    fixed_scale: Positive = 0.05
     """The width where scale is fixed: on [-1, 1], or in standard deviations of a vector's value."""
-    importance: int = 1
+    importance: Count = 1
     """Draws of z in the bound that is trained: 1 for the ELBO, k for the importance-weighted bound, IWAE-k."""
-    beta: float = 1.0
+    beta: NotNegative = 1.0
     """Weight of the KL; 1 is the bound, more trades reconstruction for a simpler code (Higgins et al. 2017)."""
-    kl_warmup: int = 0
+    kl_warmup: Annotated[int, Limits(0)] = 0
     """Steps over which the weight of the KL rises linearly from 0 to beta (Bowman et al. 2016)."""
-    free_bits: float = 0.0
+    free_bits: NotNegative = 0.0
     """Nats of each latent's KL, averaged over the batch, that cost nothing (Kingma et al. 2016, eq. 15)."""
 
     def __post_init__(self) -> None:
-        for name, ok, wanted in (
-            ("importance", self.importance >= 1, "at least 1"),
-            ("fixed_scale", self.fixed_scale > 0, "above 0"),
-            ("beta", self.beta >= 0, "0 or more"),
-            ("kl_warmup", self.kl_warmup >= 0, "0 or more steps"),
-            ("free_bits", self.free_bits >= 0, "0 or more nats"),
-        ):
-            if not ok:
-                raise ValueError(f"model.{name} must be {wanted}, not {getattr(self, name)}")
+        check_limits(self, "model.")
         if self.free_bits and self.importance > 1:
             raise ValueError("model.free_bits needs the KL of the ELBO: leave it out, or set model.importance to 1")
 

@@ -53,6 +53,15 @@ class Features(ABC):
             ValueError: the images are not of that kind.
         """
         check_display_images(images)
+        if len(images) and int(images.max()) == 1:
+            raise ValueError(
+                "these images hold only the values 0 and 1: turn them into 0 to 255 with images.to_display"
+            )
+        return self.of(images)
+
+    def of(self, images: Tensor) -> Tensor:
+        """The same of images that are known to be as they are shown, 0 … 255, however dark."""
+        check_display_images(images)
         if not len(images):
             return torch.empty(0, self.dims)
         pixels = images.shape[-2] * images.shape[-1]
@@ -107,6 +116,10 @@ class VectorFeatures(Features):
 
     def __call__(self, images: Tensor) -> Tensor:
         """The float ``[N, D]`` vectors themselves; ``ValueError`` for images."""
+        return self.of(images)
+
+    def of(self, images: Tensor) -> Tensor:
+        """The same."""
         if images.ndim != 2 or not images.is_floating_point():
             raise ValueError(
                 f"the features 'vectors' take float vectors [N, D], not {images.dtype} {list(images.shape)}"
@@ -162,5 +175,3 @@ def check_display_images(images: Tensor) -> None:
         raise ValueError(f"features need uint8 images with values 0 to 255, not {kind}: quantise them first")
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[1:]:
         raise ValueError(f"features need images of shape [N, 1 or 3, H, W], not {list(images.shape)}")
-    if len(images) and int(images.max()) == 1:
-        raise ValueError("these images hold only the values 0 and 1: turn them into 0 to 255 with images.to_display")

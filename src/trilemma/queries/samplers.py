@@ -115,9 +115,9 @@ def samplers(
         raise ValueError(f"what an autoencoder's codes are worth is {flag} (-n, and held-out images)")
     codes = posterior(model, train, seed=seed, device=str(model.device)).mean
     again = posterior(model, held_out, seed=seed, device=str(model.device)).reconstructions
-    real = network(to_display(train, levels))
-    radius = torch.quantile(nearest(network(to_display(again, levels)), real)[0], NEAR)
-    floor = frechet_estimate(network(to_display(held_out, levels)), real)
+    real = network.of(to_display(train, levels))
+    radius = torch.quantile(nearest(network.of(to_display(again, levels)), real)[0], NEAR)
+    floor = frechet_estimate(network.of(to_display(held_out, levels)), real)
     answer = Samplers(floor, n, network.name, levels, flag)
     kept = model.memory.clone(), model.seen.clone(), model.code_mean.clone(), model.code_square.clone()
     try:
@@ -154,7 +154,7 @@ def _decoded(model: Autoencoder, kind: str, codes: Tensor, n: int, seed: int) ->
 
 
 def _measured(images: Tensor, real: Tensor, radius: Tensor, network: Features, levels: int) -> Sampled:
-    drawn = network(to_display(images, levels))
+    drawn = network.of(to_display(images, levels))
     near = float((nearest(drawn, real)[0] <= radius).double().mean())
     try:
         distance = frechet_estimate(drawn, real)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from trilemma import __version__
-from trilemma.config import RunConfig
+from trilemma.config import RunConfig, to_dict
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.captions import Tokens
 from trilemma.families import FAMILIES
@@ -21,25 +21,29 @@ from trilemma.machine import arithmetic
 from trilemma.nets.pretrained import newest
 from trilemma.noise import ImageNoise
 from trilemma.parallel import Ranks, ranks
-from trilemma.presets import configure
-from trilemma.run import Run, is_run, same_run
+from trilemma.presets import check_fields, configure
+from trilemma.run import Run, is_run
 from trilemma.training.budget import Budget, Progress
 from trilemma.training.loop import Diverged, Learner, steps
 from trilemma.training.recorder import Board, Recorder, Report, tensorboard_writer
 from trilemma.training.stop import Stop
+from trilemma.validate import decode
 from trilemma.vectors import scatter
+
+IMPORTED = "imported"
+"""The size of a run that was made of another's weights."""
 
 
 def train(
     family: str,
-    data: Dataset | DataConfig | str | os.PathLike[str] = "mnist",
+    data: Dataset | DataConfig | str | os.PathLike[str] | None = None,
     *,
     out: str | os.PathLike[str],
-    size: str = "tiny",
+    size: str | None = None,
     budget: str = "2m",
-    seed: int = 0,
-    conditional: bool = False,
-    text: bool = False,
+    seed: int | None = None,
+    conditional: bool | None = None,
+    text: bool | None = None,
     model: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -50,13 +54,16 @@ def train(
 ) -> Run:
     """Train a family on a data set, into a run folder.
 
+    A run that is continued is what its own config says: what is left out here is taken from there, and what is given
+    must be the same.
+
     Args:
         family: a key of `FAMILIES`.
-        data: a loaded `Dataset`, or what `load` takes.
+        data: a loaded `Dataset`, or what `load` takes; ``mnist`` by default.
         out: the run folder.
-        size: the preset, ``tiny`` to ``large``.
+        size: the preset, ``tiny`` (the default) to ``large``.
         budget: the total to train for, ``90s``, ``5000steps`` or ``1Mimages``; a resumed run counts what it has done.
-        seed: decides the initial weights, the batches and all noise.
+        seed: decides the initial weights, the batches and all noise; 0 by default.
         conditional: train P(x|y) on the data's labels.
         text: train P(x|caption) on the data's captions.
         model: fields of the family's config that differ from the preset.
@@ -77,21 +84,36 @@ def train(
     limit = Budget.parse(budget)
     board = tensorboard_writer(Path(out) / "tensorboard") if tensorboard else None
     where = ranks(device)
-    dataset = data if isinstance(data, Dataset) else load(data, progress=where.first)
-    resumed = Run.open(out) if resume and is_run(out) else None
-    if text:
-        model = where.agree(pinned(model or {}, resumed) if where.first else None)
-    tokens = read_captions(family, dataset, model or {}, resumed, say if where.first else None) if text else None
-    config = make_config(
-        family, dataset, size=size, seed=seed, conditional=conditional, tokens=tokens, model=model, settings=settings
-    )
-    check_batch(config, dataset, where)
-    config = settled(config, resumed, where, say)
-    if resumed:
-        run = resumed
-        if difference := same_run(run.config, config):
-            raise ValueError(f"cannot resume {out}: {difference}; leave that option out or choose another --out")
+    check_fields(family, size or "tiny", model, settings)  # before minutes of reading images
+    if resume and is_run(out):
+        run = Run.open(out)
+        typed = {"family": family, "size": size, "seed": seed, "conditional": conditional, "text": text}
+        refuse_changes(run, typed, model or {}, settings or {})
+        dataset = data if isinstance(data, Dataset) else load(data or run.config.data, progress=where.first)
+        refuse_other_data(run, dataset)
+        check_batch(run.config, dataset, where)
+        slower = run.config.train.precision == "bf16" and arithmetic(where.device, "auto") == "fp32"
+        if where.first and slower:
+            say("this run computes in bf16, as it began, which is slower here than fp32")
     else:
+        if is_run(out):
+            raise ValueError(f"{out} already holds a run: add --resume to continue it, or choose another --out")
+        dataset = data if isinstance(data, Dataset) else load(data or "mnist", progress=where.first)
+        if text:
+            model = where.agree(pinned(model or {}) if where.first else None)
+        tokens = read_captions(family, dataset, model or {}, say if where.first else None) if text else None
+        config = make_config(
+            family,
+            dataset,
+            size=size or "tiny",
+            seed=seed or 0,
+            conditional=bool(conditional),
+            tokens=tokens,
+            model=model,
+            settings=settings,
+        )
+        check_batch(config, dataset, where)
+        config = settled(config, where)
         run = Run.create(out, config, tokens) if where.first else Run(Path(out), config)
     where.wait()
     if not where.first:
@@ -130,23 +152,57 @@ def make_config(
     )
 
 
-def pinned(model: Mapping[str, Any], resumed: Run | None) -> dict[str, Any]:
-    """The fields of a model with the revision of a pretrained text encoder, so that a run names what it was made with.
+def refuse_changes(run: Run, typed: Mapping[str, Any], model: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """A one-line ``ValueError`` for the first thing typed that the run is not; None was not typed."""
+    config = run.config
+    if config.size == IMPORTED:
+        raise ValueError(f"{run.path} was imported: what it was trained with is not known, so it cannot be trained on")
+    conditional, text = config.spec.classes > 0, config.spec.vocabulary > 0
+    old: dict[str, Any] = {
+        "family": config.family, "size": config.size, "seed": config.seed, "conditional": conditional, "text": text
+    }  # fmt: skip
+    new = {name: value for name, value in typed.items() if value is not None}
+    for name, fields, saved in (("model", model, config.model), ("train", settings, config.train)):
+        values = decode(type(saved), {**to_dict(saved), **fields}, f"{name} settings of {config.family}")
+        for key in fields:
+            old[f"{name}.{key}"], new[f"{name}.{key}"] = getattr(saved, key), getattr(values, key)
+    for key, value in new.items():
+        if value != old[key]:
+            todo = f"leave --{key.replace('_', '-')} out" if key != "family" else f"say `train {config.family}`"
+            raise ValueError(
+                f"cannot resume {run.path}: {key} is {old[key]!r} in the run, {value!r} was asked for; "
+                f"{todo} or choose another --out"
+            )
 
-    A resumed run keeps the one that it has.
-    """
+
+def refuse_other_data(run: Run, dataset: Dataset) -> None:
+    """A one-line ``ValueError`` unless these are the images that the run was trained on so far."""
+    old, new = to_dict(run.config.data), to_dict(dataset.config)
+    for key in old:
+        if old[key] != new[key]:
+            flag = {"source": "the data", "size": "--image-size"}.get(key, f"--{key.replace('_', '-')}")
+            raise ValueError(
+                f"cannot resume {run.path}: data.{key} is {old[key]!r} in the run, {new[key]!r} was asked for; leave "
+                f"{flag} out or choose another --out"
+            )
+    if run.config.data_fingerprint != dataset.fingerprint:
+        raise ValueError(
+            f"cannot resume {run.path}: {dataset.name} no longer holds the images that it was trained on; bring them "
+            "back or choose another --out"
+        )
+
+
+def pinned(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a model with the revision of a pretrained text encoder: a run names what it was made with."""
     fields = dict(model)
     name = str(fields.get("text_encoder") or "")
     if name and not fields.get("text_revision"):
-        kept: Any = resumed.config.model if resumed else None
-        fields["text_revision"] = kept.text_revision if getattr(kept, "text_encoder", "") == name else newest(name)
+        fields["text_revision"] = newest(name)
     return fields
 
 
-def read_captions(
-    family: str, dataset: Dataset, model: Mapping[str, Any], resumed: Run | None, say: Callable[[str], None] | None
-) -> Tokens:
-    """How captions are to be read: as the run to be resumed does, or learnt from those of the training images.
+def read_captions(family: str, dataset: Dataset, model: Mapping[str, Any], say: Callable[[str], None] | None) -> Tokens:
+    """How captions are to be read, learnt from those of the training images.
 
     Raises:
         ValueError: the family reads none, or there are none, in one line.
@@ -160,8 +216,6 @@ def read_captions(
             "images, or train without --text"
         )
     captions = [dataset.captions[i] for i in dataset.train]
-    if resumed and (tokens := resumed.tokens()):
-        return tokens
     name, revision = str(model.get("text_encoder") or ""), str(model.get("text_revision") or "")
     tokens = Tokens.pretrained(name, revision, captions) if name else Tokens.train(captions)
     for count, what in (
@@ -173,18 +227,12 @@ def read_captions(
     return tokens
 
 
-def settled(config: RunConfig, resumed: Run | None, where: Ranks, say: Callable[[str], None]) -> RunConfig:
-    """The config with the arithmetic of training named where it was left open, so that a run goes on as it began.
-
-    A resumed run keeps its own, whatever is quicker by now, or on the machine that it has come to.
-    """
+def settled(config: RunConfig, where: Ranks) -> RunConfig:
+    """The config with the arithmetic of training named where it was left open, so that a run goes on as it began."""
     if config.train.precision != "auto":
         return config
-    here = arithmetic(where.device, "auto")
-    kept = resumed.config.train.precision if resumed else where.agree(here)
-    if where.first and kept == "bf16" and here == "fp32":
-        say("this run computes in bf16, as it began, which is slower here than fp32")
-    return replace(config, train=replace(config.train, precision=kept))
+    here = where.agree(arithmetic(where.device, "auto"))
+    return replace(config, train=replace(config.train, precision=here))
 
 
 def check_batch(config: RunConfig, dataset: Dataset, where: Ranks) -> None:

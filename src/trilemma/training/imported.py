@@ -12,6 +12,7 @@ from trilemma.parallel import ranks
 from trilemma.presets import configure
 from trilemma.run import Run
 from trilemma.training.budget import Progress
+from trilemma.training.driver import IMPORTED
 from trilemma.training.loop import Learner
 
 UNKNOWN = "(not known: the model was imported)"
@@ -58,7 +59,7 @@ def import_run(
         names = dataset.class_names if spec.classes else ()
     _, settings = configure("diffusion", "tiny", spec, {}, {})
     config = RunConfig(
-        "diffusion", "imported", 0, spec, given, model.config, settings, fingerprint, names, version=__version__
+        "diffusion", IMPORTED, 0, spec, given, model.config, settings, fingerprint, names, version=__version__
     )
     run = Run.create(out, config)
     learner = Learner.build(run, ranks("cpu"))

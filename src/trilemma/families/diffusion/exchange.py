@@ -13,10 +13,12 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,14 +27,12 @@ from trilemma.families.diffusion.model import Diffusion, DiffusionConfig
 from trilemma.families.diffusion.schedule import Schedule, ScheduleName
 from trilemma.images import Spec
 from trilemma.nets.ddpm_unet import EPS, DDPMUNet
+from trilemma.validate import Amount, Count, Limits, check_limits, decode_known, read_json
 
+T = TypeVar("T")
 PREDICTIONS = {"noise": "epsilon", "x0": "sample", "v": "v_prediction"}
 SCHEDULES: tuple[ScheduleName, ...] = ("linear", "cosine", "snr")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-NEEDED = (
-    "block_out_channels", "down_block_types", "sample_size", "in_channels", "out_channels", "layers_per_block"
-)  # fmt: skip
-"""What a network's config must say."""
 OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """Of attention layers in folders written before 2023."""
 
@@ -53,6 +53,51 @@ FIXED: Mapping[str, tuple[Any, Any]] = {
     "add_attention": (True, True),
     "class_embed_type": (None, None),
 }
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What is read of a network's config; what follows the model's shape has no default."""
+
+    block_out_channels: Annotated[tuple[Count, ...], Limits(count=1)]
+    down_block_types: tuple[str, ...]
+    sample_size: Count | tuple[Count, Count]
+    in_channels: Annotated[int, Limits(1, 4)]
+    out_channels: Count
+    layers_per_block: Count
+    norm_num_groups: Count = 32
+    num_class_embeds: Amount | None = None
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        if len(self.down_block_types) != len(self.block_out_channels):
+            raise ValueError(
+                f"block_out_channels and down_block_types must be equally many, not {len(self.block_out_channels)} and "
+                f"{len(self.down_block_types)}"
+            )
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """What is read of a scheduler's config."""
+
+    num_train_timesteps: Annotated[int, Limits(2, 100_000)] = 1000
+    beta_schedule: str = "linear"
+    beta_start: Annotated[float, Limits(above=0, below=1)] = 1e-4
+    beta_end: Annotated[float, Limits(above=0, below=1)] = 0.02
+    trained_betas: Annotated[tuple[float, ...], Limits(above=0, below=1, count=2)] | None = None
+    prediction_type: str = "epsilon"
+    rescale_betas_zero_snr: bool | None = None
+    variance_type: str | None = None
+    clip_sample: bool = True
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
+            raise ValueError(
+                f"trained_betas must be as many as the {self.num_train_timesteps} timesteps, not "
+                f"{len(self.trained_betas)}"
+            )
 
 
 def export_diffusers(model: Denoising, folder: str | os.PathLike[str]) -> Path:
@@ -131,35 +176,34 @@ def import_diffusers(folder: str | os.PathLike[str]) -> Diffusion:
     # a pipeline has subfolders; a lone network kept with its scheduler, as the first of them were, has none
     place = folder / "unet" if (folder / "unet").is_dir() else folder
     settings = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
-    unet, noise = _read(place / "config.json"), _read(settings / "scheduler_config.json")
-    missing = [name for name in NEEDED if not unet.get(name)]
-    if missing:
-        raise ValueError(f"{place}/config.json has no {missing[0]}, which the model's shape follows from")
+    unet, noise = _read(place / "config.json"), _chain(settings / "scheduler_config.json")
     if unet.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise ValueError(f"{folder} has a {unet['_class_name']}; only a UNet2DModel without text can be read")
+    shape = _typed(_Network, unet, place / "config.json")
     if not (place / WEIGHTS).is_file():
         raise ValueError(f"{place} has no {WEIGHTS}: save it again with diffusers as safetensors")
     for name, (ours, theirs) in FIXED.items():
         value = unet.get(name, theirs)
-        if value != ours and not (name == "norm_eps" and math.isclose(value, EPS)):
+        near = name == "norm_eps" and isinstance(value, float) and math.isclose(value, EPS)
+        if value != ours and not near:
             raise ValueError(f"{folder} has a network with {name} = {value!r}; only {ours!r}, as of DDPM, can be read")
-    widths, names = unet["block_out_channels"], unet["down_block_types"]
+    widths, names = shape.block_out_channels, shape.down_block_types
     if set(names) - {"DownBlock2D", "AttnDownBlock2D"} or any(width % widths[0] for width in widths):
         raise ValueError(f"{folder} has blocks other than DownBlock2D and AttnDownBlock2D, which cannot be read")
-    size = unet["sample_size"]
+    size = shape.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     predictions = {theirs: ours for ours, theirs in PREDICTIONS.items()}
-    prediction = noise.get("prediction_type", "epsilon")
-    if prediction not in predictions or unet["out_channels"] != unet["in_channels"]:
+    prediction = noise.prediction_type
+    if prediction not in predictions or shape.out_channels != shape.in_channels:
         raise ValueError(
-            f"{folder} predicts {prediction!r} in {unet['out_channels']} channels; only {', '.join(predictions)} in as "
+            f"{folder} predicts {prediction!r} in {shape.out_channels} channels; only {', '.join(predictions)} in as "
             "many as an image has can be read"
         )
     schedule, name, betas = _schedule(noise, folder)
     config = DiffusionConfig(
         width=widths[0],
         multipliers=tuple(each // widths[0] for each in widths),
-        blocks=unet["layers_per_block"],
+        blocks=shape.layers_per_block,
         patch=1,
         timesteps=schedule.T,
         schedule=name,
@@ -168,18 +212,25 @@ def import_diffusers(folder: str | os.PathLike[str]) -> Diffusion:
         network="ddpm",
         attention_levels=tuple(level for level, name in enumerate(names) if name.startswith("Attn")),
     )
-    spec = Spec((unet["in_channels"], height, width), 256, (unet.get("num_class_embeds") or 1) - 1)
-    groups, ours = unet.get("norm_num_groups", 32), math.gcd(32, config.width)
+    spec = Spec((shape.in_channels, height, width), 256, (shape.num_class_embeds or 1) - 1)
+    groups, ours = shape.norm_num_groups, math.gcd(32, config.width)
     if groups != ours:
         raise ValueError(f"{folder} has norms of {groups} groups; only {ours} can be read")
     model = Diffusion(config, spec, schedule)
-    weights = load_file(place / WEIGHTS)
+    try:
+        weights = load_file(place / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{place / WEIGHTS} cannot be read: {error}") from None
     for old, new in OLD_NAMES.items():
         weights = {name.replace(old, new): value for name, value in weights.items()}
     own = model.net.state_dict()
     wrong = sorted(set(weights) ^ set(own)) or [name for name in own if own[name].shape != weights[name].shape]
+    if shape.in_channels not in (1, 3):
+        raise ValueError(f"{folder} makes images of {shape.in_channels} channels; only 1 or 3 can be read")
     if wrong:
         raise ValueError(f"{folder} does not fit its own config: tensor {wrong[0]!r} is missing, unknown or misshapen")
+    if broken := [name for name in own if not bool(weights[name].isfinite().all())]:
+        raise ValueError(f"{place / WEIGHTS} is damaged: tensor {broken[0]!r} holds NaN or infinity")
     model.net.load_state_dict(weights)
     return model.eval().requires_grad_(False)
 
@@ -191,11 +242,11 @@ def drawn_otherwise(folder: str | os.PathLike[str]) -> str:
         ValueError: no such folder, in one line.
     """
     settings = Path(folder) / "scheduler"
-    noise = _read((settings if settings.is_dir() else Path(folder)) / "scheduler_config.json")
+    noise = _chain((settings if settings.is_dir() else Path(folder)) / "scheduler_config.json")
     flags = []
-    if str(noise.get("variance_type")).startswith("fixed_large"):
+    if str(noise.variance_type).startswith("fixed_large"):
         flags.append("adds the large variance (--sampler ddpm --variance large)")
-    if not noise.get("clip_sample", True):
+    if not noise.clip_sample:
         flags.append("does not clip (--clip false)")
     return f"its own scheduler {' and '.join(flags)}, ours by default otherwise" if flags else ""
 
@@ -206,23 +257,31 @@ def _refuse_text(model: Denoising) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    return read_json(path, ", so this is no diffusers pipeline folder")
+
+
+def _typed(cls: type[T], record: Mapping[str, Any], path: Path) -> T:
+    """The fields of ``cls`` in a config; what is null there stands for the default, as diffusers has it."""
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read, so this is no diffusers pipeline folder: {error}") from None
-    return record
+        return decode_known(cls, {key: value for key, value in record.items() if value is not None}, str(path))
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-def _schedule(noise: Mapping[str, Any], folder: Path) -> tuple[Schedule, ScheduleName, tuple[float, float] | None]:
+def _chain(path: Path) -> _Chain:
+    return _typed(_Chain, _read(path), path)
+
+
+def _schedule(noise: _Chain, folder: Path) -> tuple[Schedule, ScheduleName, tuple[float, float] | None]:
     """The chain that a scheduler config describes, and the name and ends by which a config of ours describes it.
 
     A list of betas that no name stands for is told as linear; the schedule that comes with it is right.
     """
-    T, kind = int(noise["num_train_timesteps"]), noise.get("beta_schedule", "linear")
-    if noise.get("rescale_betas_zero_snr"):
+    T, kind = noise.num_train_timesteps, noise.beta_schedule
+    if noise.rescale_betas_zero_snr:
         raise ValueError(f"{folder} has a noise schedule rescaled to no signal at T, which cannot be read")
-    if noise.get("trained_betas") is not None:
-        schedule = Schedule.from_beta(torch.tensor(noise["trained_betas"], dtype=torch.float64))
+    if noise.trained_betas is not None:
+        schedule = Schedule.from_beta(torch.tensor(noise.trained_betas, dtype=torch.float64))
         for name in SCHEDULES:
             if torch.allclose(Schedule.named(name, T).beta, schedule.beta, rtol=1e-6, atol=0):
                 return schedule, name, None
@@ -231,7 +290,7 @@ def _schedule(noise: Mapping[str, Any], folder: Path) -> tuple[Schedule, Schedul
         return Schedule.named("cosine", T), "cosine", None
     if kind != "linear":
         raise ValueError(f"{folder} has the noise schedule {kind!r}; linear and squaredcos_cap_v2 can be read")
-    betas = float(noise.get("beta_start", 1e-4)), float(noise.get("beta_end", 0.02))
+    betas = noise.beta_start, noise.beta_end
     return Schedule.named("linear", T, betas), "linear", betas
 
 

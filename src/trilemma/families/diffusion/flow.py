@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from trilemma.families.diffusion.schedule import Schedule, rowwise
 from trilemma.families.family import Density, Loss, Objective
 from trilemma.images import Spec
 from trilemma.noise import Noise
+from trilemma.validate import Limits
 
 __all__ = ["Flow", "FlowConfig", "FlowOptions"]
 
@@ -26,7 +27,7 @@ class FlowConfig(NetworkConfig):
     times: Literal["uniform", "logit-normal"] = "uniform"
     """how the time is drawn in training: uniform (Liu et al. 2023), or the sigmoid of a standard normal, which favours
     the middle (Esser et al. 2024)"""
-    timesteps: int = 1000
+    timesteps: Annotated[int, Limits(2, 100_000)] = 1000
     """the grid of times that samplers and the bound are written on; training draws from all of 0 … 1"""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from trilemma.families.diffusion.schedule import Schedule, ScheduleName, rowwise
 from trilemma.families.family import Density, Loss, Objective
 from trilemma.images import Spec
 from trilemma.noise import Noise
+from trilemma.validate import Limits
 
 __all__ = ["Diffusion", "DiffusionConfig", "DiffusionOptions"]
 
@@ -31,12 +32,12 @@ HYBRID = 0.001
 class DiffusionConfig(NetworkConfig):
     """Hyperparameters of the chain and its training."""
 
-    timesteps: int = 1000
+    timesteps: Annotated[int, Limits(2, 100_000)] = 1000
     """T, the length of the chain"""
     schedule: ScheduleName = "cosine"
     """linear: Ho et al. 2020; cosine: Nichol & Dhariwal 2021, better for small images; snr: equal steps of the
     logarithm of the signal-to-noise ratio"""
-    betas: tuple[float, float] | None = None
+    betas: Annotated[tuple[float, float], Limits(above=0, below=1)] | None = None
     """linear only: the first and the last beta as they are, in place of Ho et al. 2020's scaled by 1000/T; for models
     from elsewhere"""
     prediction: Literal["noise", "x0", "v"] = "v"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from trilemma.images import Spec
 from trilemma.nets.ddpm_unet import DDPMUNet
@@ -13,35 +13,44 @@ from trilemma.nets.mlp import TimeMLP
 from trilemma.nets.pretrained import PretrainedText
 from trilemma.nets.text import Encoder, TextEncoder
 from trilemma.nets.unet import UNet
+from trilemma.validate import Amount, Count, Limits, check_limits
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """What diffusion and flow ask of their network; the defaults are those of the ``tiny`` preset."""
 
-    width: int = 48
+    width: Count = 48
     """channels at the highest resolution, or units of a layer for vectors; a multiple of 16"""
-    multipliers: tuple[int, ...] = (1, 1, 2)
+    multipliers: Annotated[tuple[Count, ...], Limits(count=1)] = (1, 1, 2)
     """width of each level as a multiple of width; each level halves the resolution"""
-    blocks: int = 1
+    blocks: Count = 1
     """residual blocks a level, down and up; or of the network for vectors, which has no levels"""
-    attention: int = 1
+    attention: Amount = 1
     """how many of the deepest levels have self-attention"""
     patch: Literal[1, 2] = 2
     """work on pixels (1) or on 2 x 2 patches of them (2), four times cheaper"""
     network: Literal["unet", "ddpm"] = "unet"
     """unet: ours; ddpm: that of Ho et al. 2020, without patch, in which weights are exchanged with diffusers"""
-    attention_levels: tuple[int, ...] | None = None
+    attention_levels: tuple[Amount, ...] | None = None
     """ddpm only: the levels with self-attention, from 0, in place of the deepest ones"""
-    text_width: int = 128
+    text_width: Count = 128
     """captions only: size of the vectors that the network reads, a multiple of 64"""
-    text_layers: int = 2
+    text_layers: Amount = 2
     """captions only: layers of the transformer that is trained along to read them"""
     text_encoder: str = ""
     """captions only: a pretrained encoder in place of one trained along: a Hub id or a folder of CLIP or T5"""
     text_revision: str = ""
     """captions only: the revision of the pretrained encoder on the Hub; by default the newest when the run is made,
     whose commit is then written here"""
+
+    def __post_init__(self) -> None:
+        check_limits(self, "model.")
+        if self.attention_levels and max(self.attention_levels) >= len(self.multipliers):
+            raise ValueError(
+                f"model.attention_levels must lie below {len(self.multipliers)}, the number of multipliers, not "
+                f"{','.join(map(str, self.attention_levels))}"
+            )
 
 
 def network(config: NetworkConfig, spec: Spec, outputs: int) -> UNet | DDPMUNet | TimeMLP:

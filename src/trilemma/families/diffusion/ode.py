@@ -96,7 +96,7 @@ def solve(field: Field, y: Tensor, start: float, stop: float, tolerance: float) 
         step[rows] = h * torch.where(accepted, factor, factor.clamp(max=1.0))
     raise ValueError(
         f"the probability-flow equation of {size} values needs more than {MOST} steps: raise the tolerance above "
-        f"{tolerance:g}, such as --tolerance {10 * tolerance:g}"
+        f"{tolerance:g}, such as `query --ode --tolerance {10 * tolerance:g}`"
     )
 
 

@@ -8,10 +8,9 @@ not; here all do unless told otherwise, because guidance and the first, noisiest
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from trilemma.families.diffusion.samplers import Churn, Sampler, Walk, ddim, ddp
 from trilemma.families.diffusion.schedule import SPACINGS, Schedule, Spacing
 from trilemma.families.diffusion.solvers import NOISE, corrected, dpm_solver, euler, heun
 from trilemma.images import Spec
+from trilemma.validate import Count, Limits, NotNegative, Share, check_limits
 
 SamplerName = Literal["ddim", "ddpm", "heun", "dpm-solver", "euler"]
 
@@ -43,28 +43,28 @@ class DiffusionOptions:
     sampler: SamplerName = "ddim"
     """ddim: Song et al. 2021, deterministic at eta 0; ddpm: ancestral sampling, Ho et al. 2020, algorithm 2; heun:
     Karras et al. 2022; dpm-solver: DPM-Solver++(2M), Lu et al. 2022; euler: on the straight line of rectified flow"""
-    steps: int | None = None
+    steps: Count | None = None
     """number of steps: one network evaluation each, but two in heun; by default 50 for ddim and euler, 18 for heun, 20
     for dpm-solver, all T for ddpm"""
-    times: tuple[int, ...] | None = None
+    times: Annotated[tuple[int, ...], Limits(count=1)] | None = None
     """the times to visit, in place of a number of steps: any that fall, such as 1000,600,200, from T down to 1; the
     noise is taken for x at the first of them"""
-    eta: float = 0.0
+    eta: Share = 0.0
     """ddim only: 0 is deterministic, 1 has the noise of ddpm's small variance"""
     variance: VarianceName = "auto"
     """ddpm only: small is beta-tilde, large is beta, which needs nearly all T steps; auto is the learned variance of a
     model that has one, else small"""
-    churn: float = 0.0
+    churn: NotNegative = 0.0
     """heun only: S_churn of Karras et al. 2022, noise added anew over all steps; 0 is deterministic"""
-    churn_from: float = 0.0
+    churn_from: NotNegative = 0.0
     """S_tmin: churn only where sigma_t/alpha_t is at least this"""
     churn_to: float = NOISE
     """S_tmax: churn only where sigma_t/alpha_t is at most this"""
-    churn_noise: float = 1.0
+    churn_noise: NotNegative = 1.0
     """S_noise: what churn adds against what it is taken for; a little above 1 makes up for a denoiser that blurs"""
     spacing: Spacing = "trailing"
     """which times the steps visit: trailing, leading, linspace, quadratic or karras"""
-    guidance: float = 1.0
+    guidance: Annotated[float, Limits()] = 1.0
     """weight w of classifier-free guidance, u + w(c - u): 1 is plainly conditional, 0 unconditional"""
     clip: bool = True
     """clamp every estimate of the image to the range of the pixels"""
@@ -80,15 +80,12 @@ class DiffusionOptions:
         ):
             if value not in allowed:
                 raise ValueError(f"there is no {name} {value!r}: choose {', '.join(allowed)}")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        check_limits(self)
         if self.times is not None:
-            if not self.times or self.times[-1] < 1 or any(s >= t for t, s in itertools.pairwise(self.times)):
+            if self.times[-1] < 1 or any(s >= t for t, s in itertools.pairwise(self.times)):
                 raise ValueError(f"times must fall from T to no less than 1, not {','.join(map(str, self.times))}")
             if self.steps is not None or self.spacing != "trailing":
                 raise ValueError("times are the steps themselves: leave out steps and spacing")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must lie between 0 and 1, not {self.eta}")
         for name, given, owner in (
             ("eta", self.eta != 0, "ddim"),
             ("variance", self.variance != "auto", "ddpm"),
@@ -96,9 +93,6 @@ class DiffusionOptions:
         ):
             if given and self.sampler != owner:
                 raise ValueError(f"{name} belongs to the sampler {owner}, not to {self.sampler}")
-        for name, number in (("churn", self.churn), ("churn_from", self.churn_from), ("churn_noise", self.churn_noise)):
-            if not 0 <= number < math.inf:
-                raise ValueError(f"{name} must be 0 or more, not {number}")
         if not self.churn_from < self.churn_to <= NOISE:
             raise ValueError(f"churn_to must lie between churn_from and {NOISE:g}, not at {self.churn_to}")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from trilemma.families.gan.losses import PROBABILITIES, LossName, Targets
+from trilemma.validate import Count, Limits, NotNegative, check_limits
 
 
 @dataclass(frozen=True)
@@ -16,30 +17,30 @@ class GANConfig:
         ValueError: one line on a value out of range, or on two that contradict each other.
     """
 
-    width: int = 80
+    width: Count = 80
     """Channels of both networks at half the image's resolution; they double with each halving. For vectors the units
     of a layer; of the other fields those that speak of pixels, strides, norms and activations say nothing to them."""
-    discriminator_width: int | None = None
+    discriminator_width: Count | None = None
     """The same of D alone, where it is not G's. A D much smaller than its G makes modes easy to lose."""
-    latent: int = 64
+    latent: Count = 64
     """Dimensions of z."""
     loss: LossName = "nonsaturating"
     """What the players minimise. nonsaturating: G minimises -log D(G(z)); minimax: the game's own log(1 - D(G(z))),
     which has little gradient early; hinge; least-squares; wasserstein, where D is a critic and no probability."""
-    discriminator_steps: int = 1
+    discriminator_steps: Count = 1
     """Steps of D for each step of G: the paper's k. Published with the gradient penalty: 5."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Limits(0, below=0.5)] = 0.0
     """D is told that real images are real with one minus this probability (Salimans et al. 2016, one-sided)."""
-    targets: Targets = (0.0, 1.0, 1.0)
+    targets: Annotated[Targets, Limits()] = (0.0, 1.0, 1.0)
     """a, b, c of least squares: what D should answer to generated and to real images, and what G wants it to."""
-    gradient_penalty: float | None = None
+    gradient_penalty: NotNegative | None = None
     """Weight of (‖∇D‖ - 1)² between real and generated images; by default 10 with the wasserstein loss (unless
     spectral_norm), else 0."""
-    r1: float = 0.0
+    r1: NotNegative = 0.0
     """γ of the penalty γ/2 ‖∇D‖² at real images, with any loss; published: 10."""
     spectral_norm: bool = False
     """Divide every weight of D by its largest singular value."""
-    pack: int = 1
+    pack: Count = 1
     """Images that D judges at once, as a remedy for mode collapse (PacGAN)."""
     strided: bool = True
     """Strided convolutions; without, D pools by maxima and G repeats pixels."""
@@ -58,16 +59,7 @@ class GANConfig:
     """The end of G; linear may leave the range of pixels, and is cut off in samples."""
 
     def __post_init__(self) -> None:
-        for name, ok, wanted in (
-            ("label_smoothing", 0 <= self.label_smoothing < 0.5, "at least 0 and below 0.5"),
-            ("discriminator_steps", self.discriminator_steps >= 1, "at least 1"),
-            ("gradient_penalty", (self.gradient_penalty or 0) >= 0, "at least 0"),
-            ("r1", self.r1 >= 0, "at least 0"),
-            ("pack", self.pack >= 1, "at least 1"),
-            ("discriminator_width", self.discriminator_width is None or self.discriminator_width >= 1, "at least 1"),
-        ):
-            if not ok:
-                raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)}")
+        check_limits(self, "model.")
         if self.label_smoothing and self.loss not in PROBABILITIES:
             raise ValueError(f"label_smoothing is for probabilities, and D gives none with the {self.loss} loss")
         if self.loss == "wasserstein" and not (self.penalty_weight or self.spectral_norm):

@@ -1,0 +1,177 @@
+"""What goes wrong for a user, in one line: whatever leaves a verb passes here, and no traceback does."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import re
+import traceback
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+from cyclopts import (
+    App,
+    CycloptsError,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
+
+MEMORY = "ask for less: a smaller --size, --image-size, --train.batch or -n"
+
+DAMAGED = {
+    "SafetensorError": "a file of weights is damaged, or could not be written whole: is the disk full?",
+    "UnpicklingError": "a file is damaged, or holds pickled Python objects, which are never opened",
+    "BadZipFile": "an archive is damaged",
+    "LZMAError": "an archive is damaged",
+    "EOFError": "a file ends too early: it is damaged",
+    "DecompressionBombError": "an image is too large to be opened",
+}
+"""Errors of other libraries by the name of their class (so that none of them is imported for it), in words."""
+
+FAMILIES = {
+    "ddpm": "diffusion", "ddim": "diffusion", "dpm": "diffusion", "score": "diffusion", "unet": "diffusion",
+    "flow-matching": "flow", "rectified-flow": "flow", "dcgan": "gan", "wgan": "gan --model.loss wasserstein",
+    "lsgan": "gan --model.loss least-squares", "iwae": "vae --model.importance 5", "beta-vae": "vae --model.beta 4",
+    "ae": "autoencoder", "auto-encoder": "autoencoder", "pixelcnn++": "pixelcnn --model.output mixture",
+}  # fmt: skip
+"""What others call our families."""
+
+OPTIONS = {
+    "epochs": "--budget, such as 20000steps or 1Mimages", "epoch": "--budget, such as 20000steps or 1Mimages",
+    "iterations": "--budget 20000steps", "iters": "--budget 20000steps", "steps": "--budget 20000steps",
+    "max-steps": "--budget 20000steps", "time": "--budget 2m",
+    "learning-rate": "--train.lr", "bs": "--train.batch", "batch-size": "--train.batch",
+    "latent-dim": "--model.latent", "z-dim": "--model.latent", "channels": "--model.width",
+    "img-size": "--image-size", "resolution": "--image-size", "grayscale": "--color grey", "output": "--out",
+    "output-dir": "--out", "outdir": "--out", "o": "--out", "num-samples": "-n", "num": "-n", "count": "-n",
+    "gpu": "--device cuda", "cuda": "--device cuda", "dataset": "the data set itself, without a flag",
+    "data": "the data set itself, without a flag", "class-cond": "--conditional", "real": "--against",
+    "n": "--limit", "classes": "--labels", "class": "--labels", "family": "--families", "name": "--out",
+}  # fmt: skip
+"""What hands type from habit, and what it is called here."""
+
+
+def in_words(error: BaseException) -> str | None:
+    """One line for an error that a user can cause; None for a bug."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in kinds or _of_memory(error, text):
+        asked = re.search(r"allocate:? ([\d.,]+ ?\w*)", text)
+        return f"out of memory{f' ({asked[1]} more were needed)' if asked else ''}: {MEMORY}"
+    if isinstance(error, OSError) and error.strerror:
+        hint = ": make room and run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}{hint}"
+    for name, words in DAMAGED.items():
+        if name in kinds:
+            return f"{words} ({text})" if text and name != "UnpicklingError" else words  # torch's advice: unpickle it
+    if type(error).__module__ in ("struct", "zlib", "lzma", "zipfile") or "PytorchStreamReader" in text:
+        return f"a file is damaged ({text})"
+    if isinstance(error, RecursionError):
+        return "something given is nested too deeply to be read"
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("trilemma"):
+        return f"the package {error.name} is missing: pip install {error.name.split('.')[0]}"
+    if isinstance(error, ValueError | OSError) or type(error).__module__.startswith("trilemma."):
+        return text or type(error).__name__
+    return None
+
+
+def _of_memory(error: BaseException, text: str) -> bool:
+    """Whether a ``RuntimeError`` of torch is one of memory: on a CPU they have no class of their own."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
+    return isinstance(error, RuntimeError) and any(word in text for word in words)
+
+
+def bug(error: BaseException) -> str:
+    """One line on an error that no user should see."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "trilemma" in frame.filename]
+    place = f" at {frames[-1].filename.rpartition('trilemma/')[2]}:{frames[-1].lineno}" if frames else ""
+    text = " ".join(str(error).split())[:300]
+    return (
+        f"this is a bug in trilemma: {type(error).__name__}{place}{f': {text}' if text else ''}. Please report it with "
+        "the command and what it prints after TRILEMMA_DEBUG=1"
+    )
+
+
+def misuse(error: CycloptsError) -> str:
+    """One line on a command that does not parse, with what was likely meant."""
+    text = re.sub(r"^Invalid value for (\S+): \1 ", r"\1 ", " ".join(str(error).split()))
+    verb = error.command_chain[0] if error.command_chain else ""
+    if isinstance(error, UnknownCommandError):
+        words = list(error.unused_tokens or ())
+        if verb == "train" and words and words[0].lower() in FAMILIES:
+            return f"train has no family {words[0]!r}; did you mean {FAMILIES[words[0].lower()]}?"
+        return text
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        extra = error.unused_tokens[0]
+        if extra.startswith("-"):
+            return unknown_option(verb, extra, _flags(error))
+        if verb == "compare":
+            return f"compare takes one data set, and families after --families, with commas: what is {extra!r}?"
+        if verb == "evaluate":
+            return f"evaluate takes one thing to measure; did you mean --against {extra}?"
+        return f"{verb} has no place for {extra!r}: trilemma {verb} --help lists what it takes"
+    if isinstance(error, UnknownOptionError):
+        return unknown_option(verb, error.token.keyword or error.token.value, _flags(error))
+    if isinstance(error, MissingArgumentError):
+        flag, known, drawing = error.keyword or "", _flags(error), _sampling_options()
+        if flag in drawing:
+            return f"{flag} needs a value: trilemma sample --help lists the sampling options"
+        if flag.startswith("--") and flag not in known:  # taken for a sampling option, which no signature names
+            return unknown_option(verb, flag, [*known, *drawing])
+    return text
+
+
+def unknown_option(verb: str, flag: str, known: Sequence[str]) -> str:
+    """One line on a flag that a verb does not have, with the one that was likely meant."""
+    flag = flag.split("=")[0]
+    meant = _meant(flag.lstrip("-").replace("_", "-").lower(), known)
+    if meant:
+        return f"{verb} has no option {flag}; did you mean {meant}?"
+    return f"{verb} has no option {flag}: trilemma {verb} --help lists those that it has"
+
+
+def _meant(name: str, known: Sequence[str]) -> str | None:
+    """The flag that was likely meant: the last part of one, one of another tool's name, or one spelt nearly so."""
+    if tails := [flag for flag in known if flag.endswith(f".{name}")]:
+        return tails[0]
+    habit = OPTIONS.get(name)
+    if habit and (not habit.startswith("-") or habit.split()[0].rstrip(",") in known):
+        return habit
+    by_name = {flag.lstrip("-").rpartition(".")[2]: flag for flag in known}
+    close = get_close_matches(name, by_name, 1, 0.75)
+    return by_name[close[0]] if close else None
+
+
+def _sampling_options() -> list[str]:
+    """The flags that no signature names, because each family has its own."""
+    from trilemma.families import FAMILIES as ours
+
+    names = {field.name for family in ours.values() for field in dataclasses.fields(family.Options)}
+    return [f"--{name.replace('_', '-')}" for name in sorted(names)]
+
+
+def refuse_unknown(verb: str, app: App, options: Iterable[str], also: Sequence[str] = ()) -> None:
+    """A one-line ``ValueError`` for what was taken for a sampling option and is none of any family, nor among ``also``.
+
+    Args:
+        verb: the word that was typed, and ``app`` its command.
+        options: names as Python has them.
+        also: further flags that the verb takes in this way.
+    """
+    drawing = [*_sampling_options(), *also]
+    for name in options:
+        if (flag := f"--{name.replace('_', '-')}") not in drawing:
+            raise ValueError(unknown_option(verb, flag, [*flags_of(app), *drawing]))
+
+
+def flags_of(app: App | None) -> list[str]:
+    """Every flag that the signature of a command names."""
+    arguments = app.assemble_argument_collection() if app else ()
+    return [name for argument in arguments for name in argument.names if name.startswith("-")]
+
+
+def _flags(error: CycloptsError) -> list[str]:
+    """Those of the command that was typed."""
+    return flags_of(error.app)
