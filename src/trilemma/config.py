@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -211,7 +212,8 @@ def _parse(hint: Any, text: str) -> Any:
     for kind in (int, float):
         if kind in options:
             try:
-                return kind(text)
+                value = kind(text)
             except ValueError:
                 continue
+            return text if math.isnan(value) else value
     return text

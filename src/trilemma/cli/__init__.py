@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 import trilemma
+from trilemma.cli.interrupts import Interrupted, Interrupts, again
 
 app = App(
     name="trilemma",
@@ -20,6 +23,7 @@ app = App(
     """,
     version=trilemma.__version__,
     help_format="markdown",
+    suppress_keyboard_interrupt=False,  # `main` has more to say
 )
 # The verbs live in modules that are imported when the verb is typed.
 app.command("trilemma.cli.train:app", name="train", help="Train one family of model on a data set.")
@@ -47,10 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Idle OpenMP threads that spin make a busy machine many times slower; it must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = _warn
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with Interrupts(last=arguments is None) as interrupts:
+        try:
+            _run(words)
+        except KeyboardInterrupt as error:
+            interrupts.ignore()
+            number = getattr(error, "number", signal.SIGINT)
+            _fail(f"stopped; what was finished is saved, and this continues:\n{again(words)}", 128 + number)
+
+
+def _run(words: list[str]) -> None:
     try:
-        app(list(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt:
-        _fail("stopped; what was finished is saved", 130)
+        app(words)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
@@ -59,14 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail(str(error) or type(error).__name__)
     except RuntimeError as error:
-        # Diverged and Stopped say all there is to say; any other RuntimeError is a bug and shows its traceback.
+        if number := getattr(error, "number", 0):  # Stopped
+            raise Interrupted(number) from None
+        # Diverged says all there is to say; any other RuntimeError is a bug and shows its traceback.
         if not type(error).__module__.startswith("trilemma."):
             raise
         _fail(str(error))
 
 
 def _fail(line: str, code: int = 1) -> None:
-    print(f"trilemma: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"trilemma: {line}", file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 
