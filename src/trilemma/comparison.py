@@ -45,7 +45,14 @@ from trilemma.run import Run, is_run
 from trilemma.training import Budget, Diverged, Progress, Report, make_config, train
 from trilemma.vectors import scatter
 
-PARTS = {"metrics": dict, "per_image": dict, "floor": dict, "ladder": (list, type(None)), "scale": dict, "flags": list}
+PARTS: dict[str, Any] = {
+    "metrics": dict,
+    "per_image": dict,
+    "floor": dict,
+    "ladder": (list, type(None)),
+    "scale": dict,
+    "flags": list,
+}
 """What a record of an evaluation must hold, for the report to be made of it."""
 
 Tell = Callable[[str, str, float, float, str], None]

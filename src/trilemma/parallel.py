@@ -124,7 +124,9 @@ def join(device: str = "auto") -> Iterator[Ranks]:
     )
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo", store=prefixed, rank=rank, world_size=size)
     done = threading.Event()
-    threading.Thread(target=_end_with_the_others, args=(prefixed.clone(), done), daemon=True).start()
+    # A connection of its own, where this torch can make one, so that the two threads do not wait for each other.
+    watched: Any = getattr(prefixed, "clone", lambda: prefixed)()
+    threading.Thread(target=_end_with_the_others, args=(watched, done), daemon=True).start()
     try:
         yield Ranks(rank, size, where)
     except BaseException as error:

@@ -217,9 +217,9 @@ def _once(
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
             known = Metric(**record["metric"]), [float(value) for value in record["parts"]]
-    known = where.agree(known)
-    if known is not None:
-        return known
+    agreed: tuple[Metric, list[float]] | None = where.agree(known)
+    if agreed is not None:
+        return agreed
     found = measure()
     if folder and where.first:
         with contextlib.suppress(OSError, ValueError):
