@@ -99,6 +99,21 @@ def test_sample_writes_pictures_arrays_and_folders(
     assert again.images.shape == (40, 1, 8, 8)
     assert again.labels is not None
     assert call(capsys, "sample", path, "-n", 1, "--out", tmp_path / "one.png", "--seed", 4)[0] == 0
+    # Fewer than before: none of those is left to be scored beside them. Any name is a folder's or an archive's.
+    for name in ("folder", "with.a.dot"):
+        assert call(capsys, "sample", path, "-n", 3, "--out", tmp_path / name)[0] == 0
+        assert load(tmp_path / name, split=False, progress=False).images.shape == (3, 1, 8, 8)
+    assert call(capsys, "sample", path, "-n", 3, "--out", tmp_path / "s.NPZ")[0] == 0
+    assert len(np.load(tmp_path / "s.NPZ")["images"]) == 3
+    (tmp_path / "folder" / "mine.png").write_bytes((tmp_path / "one.png").read_bytes())
+    for name, words in (
+        ("folder", "no folder of samples (there is mine.png in it)"),
+        ("x.jpg", "must end in .png"),
+        ("with.a.dot/000000.png/x", "could not be written"),
+    ):
+        code, out, err = call(capsys, "sample", path, "-n", 3, "--out", tmp_path / name)
+        assert code == 1 and words in err.splitlines()[-1] and "Traceback" not in err
+    assert (tmp_path / "folder" / "mine.png").exists()
 
 
 def test_sampling_options_belong_to_the_family(

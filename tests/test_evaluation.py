@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +14,18 @@ import pytest
 import torch
 from conftest import blobs
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from trilemma import comparison
 from trilemma.comparison import compare
 from trilemma.data import Dataset, load
-from trilemma.evaluation import Protocol, Reference, evaluate, pictures, subset
+from trilemma.evaluation import Protocol, Reference, evaluate, pictures, subject, subset
 from trilemma.families import FAMILIES
 from trilemma.images import grid, to_pil
 from trilemma.queries.likelihood import log_likelihood
 from trilemma.run import Run
-from trilemma.sampling import sample
-from trilemma.training import train
+from trilemma.sampling import sample, sample_block
+from trilemma.training import Diverged, train
 
 QUICK = Protocol(n=32, reference=0, likelihood_n=16, likelihood_samples=4)
 SETTINGS = {"batch": 16, "pictures": 0}
@@ -199,6 +203,64 @@ def test_a_comparison_from_end_to_end(blobs_data: Dataset, tmp_path: Path) -> No
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("metrics.json")}
     compare(blobs_data, **(arguments | {"budget": "4steps", "families": ["vae"]}))  # type: ignore[arg-type]
     assert Run.open(tmp_path / "c" / "vae").progress()["step"] == 4
+
+
+def test_a_family_that_breaks_down_gets_a_row_and_the_others_their_report(
+    blobs_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its weights are not numbers, as an older version may have saved them, or none were saved."""
+    out, said = tmp_path / "c", list[str]()
+    arguments = {"out": out, "budget": "2steps", "settings": SETTINGS, "protocol": QUICK, "say": said.append}
+    compare(blobs_data, families=["vae", "diffusion"], **arguments)  # type: ignore[arg-type]
+    folder = Run.open(out / "diffusion").checkpoint()
+    weights = {name: value * math.nan for name, value in load_file(folder / "ema.safetensors").items()}
+    save_file(weights, folder / "ema.safetensors")
+    sums = json.loads((folder / "checksums.json").read_text())
+    sums["ema.safetensors"] = hashlib.sha256((folder / "ema.safetensors").read_bytes()).hexdigest()
+    (folder / "checksums.json").write_text(json.dumps(sums))
+    (out / "diffusion" / "metrics.json").write_text('{"version": 3')  # damaged: measured again
+    before = (out / "vae" / "metrics.json").stat().st_mtime_ns
+
+    def broken(name: str, *data: object, **more: object) -> Run:
+        if name == "flow":
+            Run.create(out / name, comparison.make_config(name, blobs_data, settings=SETTINGS))
+            raise Diverged("the loss is not finite")
+        return train(name, *data, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(comparison, "train", broken)
+    page = compare(blobs_data, families=["vae", "diffusion", "flow"], **arguments)  # type: ignore[arg-type]
+    families = {entry["name"]: entry for entry in json.loads((out / "report.json").read_text())["families"]}
+    assert families["vae"]["metrics"] and not families["diffusion"]["metrics"] and not families["flow"]["metrics"]
+    assert any("not numbers" in alarm for alarm in families["diffusion"]["training"]["alarms"])
+    assert families["flow"]["training"]["alarms"] == ["the loss is not finite"]
+    assert "not numbers" in page.read_text()
+    assert any(line.startswith("flow: the loss is not finite") for line in said)
+    assert (out / "vae" / "metrics.json").stat().st_mtime_ns == before  # what is whole is not measured again
+
+
+def test_an_evaluation_that_was_interrupted_goes_on(
+    real: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    run = train("vae", real, out=tmp_path / "vae", budget="2steps", settings=SETTINGS, say=lambda line: None)
+    reference = Reference.prepare(real, replace(QUICK, n=300), "cpu")
+    monkeypatch.setattr(subject, "sample_block", lambda *a: drawn.append(a[2]) or sample_block(*a))
+    whole = evaluate(run, reference, out=tmp_path / "whole")
+    assert drawn == [0, 64, 128, 192, 256]
+    drawn.clear()
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("samples") and done == 256:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run, reference, out=tmp_path / "run", tell=stop)
+    assert drawn == [0, 64, 128, 192]
+    again = evaluate(run, reference, out=tmp_path / "run")
+    assert drawn == [0, 64, 128, 192, 256]
+    del again["metrics"]["images_per_second"], whole["metrics"]["images_per_second"]
+    assert again["metrics"] == whole["metrics"]
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
 
 
 def test_a_comparison_refuses_before_it_trains(blobs_data: Dataset, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from trilemma.images import Spec, check_images, from_unit, grid, save_png, to_display, to_unit
+from trilemma.images import NotFinite, Spec, check_images, from_unit, grid, save_png, to_display, to_unit
 
 
 @pytest.mark.parametrize("levels", [2, 256])
@@ -41,3 +42,12 @@ def test_wrong_images_get_one_line(images: torch.Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words) as error:
         check_images(images, Spec((1, 4, 4), levels=2))
     assert "\n" not in str(error.value)
+
+
+def test_nan_is_no_pixel() -> None:
+    values = torch.zeros(1, 1, 2, 2)
+    values[0, 0, 1, 1] = math.nan
+    for levels in (2, 256):
+        with pytest.raises(NotFinite, match="not numbers"):
+            from_unit(values, levels)
+    assert from_unit(torch.full((1,), math.inf), 256).tolist() == [255]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -213,7 +215,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_the_run_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     data, out = write_blobs(tmp_path / "blobs.npz"), tmp_path / "run"
     command = [
@@ -235,10 +237,12 @@ def test_a_signal_saves_and_the_run_goes_on(number: signal.Signals, tmp_path: Pa
         while process.poll() is None and not (out / "metrics.jsonl").exists():
             pass
         process.send_signal(number)
-        process.send_signal(number)  # a second one does no harm
+        for _ in range(9):  # further ones do no harm
+            process.send_signal(number)
         output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    assert process.returncode == 128 + number, errors
     assert "stopping after this step" in errors
+    assert shlex.split(errors.strip().splitlines()[-1]) == [*command, "--resume"]
     done = Run.open(out).progress()
     assert done["step"] >= 1
     steps = int(done["step"]) + 2
@@ -246,6 +250,62 @@ def test_a_signal_saves_and_the_run_goes_on(number: signal.Signals, tmp_path: Pa
     command += ["--train.batch", "8", "--train.log-every", "1"]
     again = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     assert json.loads(again.stdout)["step"] == steps
+
+
+def test_a_step_that_ruins_the_weights_is_not_saved(blobs_data: Dataset, tmp_path: Path) -> None:
+    settings = {"lr": 1e38, "warmup": 0}
+    with pytest.raises(Diverged, match=r"is not finite after step 1; what was saved before stands"):
+        fit("vae", blobs_data, tmp_path / "run", "1steps", settings=settings)
+    assert not Run.open(tmp_path / "run").has_checkpoint
+
+
+def test_of_two_trainings_that_begin_in_one_folder_one_is_refused(blobs_data: Dataset, tmp_path: Path) -> None:
+    """Also where the other has locked it and not written anything yet."""
+    out = tmp_path / "run"
+    script = "import sys\nfrom trilemma.run import lock\nwith lock(sys.argv[1]):\n print(1, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ValueError, match="in use by another process"):
+            fit("vae", blobs_data, out, "1steps")
+        assert [path.name for path in out.iterdir()] == ["lock"]
+        other.communicate(b"\n")
+    assert fit("vae", blobs_data, out, "1steps").progress()["step"] == 1
+
+
+def test_an_error_of_one_process_ends_the_others_with_one_line(tmp_path: Path) -> None:
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "import sys\nfrom trilemma.parallel import join\n"
+        "try:\n"
+        "    with join('cpu') as where:\n"
+        "        where.wait()\n"
+        "        if where.first:\n"
+        "            raise ValueError('the disk is full')\n"
+        "        import time; time.sleep(600)\n"
+        "except ValueError as error:\n"
+        "    sys.exit(str(error))\n"
+    )
+    began = time.monotonic()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script)],
+            env=environment()
+            | {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    errors = [process.communicate(timeout=120)[1].strip() for process in processes]
+    assert errors == ["the disk is full", ""]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert time.monotonic() - began < 100
 
 
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from trilemma.evaluation import (
 from trilemma.evaluation.denoising import sweeps_of
 from trilemma.families import FAMILIES
 from trilemma.families.diffusion import Denoising
-from trilemma.images import grid, save_png
+from trilemma.images import NotFinite, grid, save_png
 from trilemma.noise import philox
 from trilemma.parallel import ranks
 from trilemma.report import write
@@ -46,12 +46,26 @@ from trilemma.run import Run, is_run
 from trilemma.training import Budget, Diverged, Progress, Report, make_config, train
 from trilemma.vectors import scatter
 
+PARTS: dict[str, Any] = {
+    "metrics": dict,
+    "per_image": dict,
+    "floor": dict,
+    "ladder": (list, type(None)),
+    "scale": dict,
+    "flags": list,
+}
+"""What a record of an evaluation must hold, for the report to be made of it."""
+
 Tell = Callable[[str, str, float, float, str], None]
 """Called as ``tell(family, what, done, total, detail)``; the family is "" for what all share."""
 
 
 class Stopped(RuntimeError):
-    """Training was stopped by a signal; everything is saved."""
+    """Training was stopped by a signal, ``number``; everything is saved."""
+
+    def __init__(self, line: str, number: int = 0) -> None:
+        super().__init__(line)
+        self.number = number
 
 
 def compare(
@@ -138,11 +152,18 @@ def compare(
             runs[name] = Run.open(out / name)
         else:
             if limit.spent(Progress(**_integers(runs[name].progress()))) < 1:
-                raise Stopped(f"stopped while training {name}; the same command continues from there")
+                raise Stopped(f"stopped while training {name}; it is saved", runs[name].stopped)
     if not ranks(device).first:
         tell = None
     real = Reference.prepare(dataset, protocol, device, _evaluating(tell, "") if tell else None)
-    records = {name: _evaluation(runs[name], real, device, _evaluating(tell, name) if tell else None) for name in names}
+    records: dict[str, dict[str, Any]] = {}
+    for name in names:
+        try:
+            records[name] = _evaluation(runs[name], real, device, _evaluating(tell, name) if tell else None)
+        except NotFinite as error:  # of every process alike; it gets a row that says so, the others their report
+            say(f"{name}: {error}")
+            alarms[name].append(str(error))
+            records[name] = {}
     if not ranks(device).first:
         return out / "report.html"
     entries = [describe_family(runs[name], records[name], out, alarms[name]) for name in names]
@@ -206,13 +227,17 @@ def _evaluation(run: Run, real: Reference, device: str, tell: Callable[[str, int
 
 
 def _kept(run: Run, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The evaluation in the run's folder, if it is what would be made now."""
-    if not run.evaluation.exists():
-        return None
-    record: dict[str, Any] = json.loads(run.evaluation.read_text())
-    same = {key: record["protocol"].get(key) for key in wanted} == wanted
-    made = record.get("format"), record["version"], record["subject"].get("progress")
-    return record if same and made == (FORMAT, __version__, run.progress()) else None
+    """The evaluation in the run's folder, if it is whole and what would be made now."""
+    try:
+        record: dict[str, Any] = json.loads(run.evaluation.read_text(encoding="utf-8"))
+        same = {key: record["protocol"].get(key) for key in wanted} == wanted
+        made = record.get("format"), record["version"], record["subject"].get("progress")
+        whole = all(isinstance(record[key], kind) for key, kind in PARTS.items())
+        whole = whole and all(isinstance(metric, dict) and "value" in metric for metric in record["metrics"].values())
+        there = all((run.path / file).is_file() for file in record.get("pictures", {}).values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None  # absent or damaged: measured again
+    return record if same and whole and there and made == (FORMAT, __version__, run.progress()) else None
 
 
 def standard_metrics(dataset: Dataset) -> str:
@@ -239,7 +264,7 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
     progress = subject.get("progress", {"step": 0, "images": 0, "seconds": 0.0})
     seconds = progress["seconds"]
     # a sweep may have been asked for after the evaluation
-    swept = sweeps_of(run.model(), run.path) if run.has_checkpoint and issubclass(cls, Denoising) else {}
+    swept = sweeps_of(run.model(), run.path) if record and issubclass(cls, Denoising) else {}
     pictures = record.get("pictures", {}) | swept
     return {
         "name": cls.name,

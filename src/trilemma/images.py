@@ -18,10 +18,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from trilemma.files import write_picture
 from trilemma.validate import MOST, Amount, Limits, check_limits
 
 PADDING, START = 0, 1
 """Tokens that every row of a caption knows: nothing here, and the one it begins with."""
+
+
+class NotFinite(ValueError):
+    """What must be numbers is not: weights, or what a model gives."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,12 @@ def to_unit(images: Tensor, levels: int) -> Tensor:
 
 
 def from_unit(values: Tensor, levels: int) -> Tensor:
-    """Floats on [-1, 1] to the nearest level; what lies outside is clamped."""
+    """Floats on [-1, 1] to the nearest level; what lies outside is clamped. `NotFinite` for NaN, which is no pixel."""
+    if bool(torch.isnan(values).any()):
+        raise NotFinite(
+            "the model gives pixels that are not numbers (NaN): its training has diverged, or a sampling option is too "
+            "extreme"
+        )
     return ((values.float() + 1) * ((levels - 1) / 2)).round().clamp(0, levels - 1).to(torch.uint8)
 
 
@@ -208,8 +218,5 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def save_png(image: Tensor, path: str | os.PathLike[str]) -> Path:
-    """Write one ``uint8 [C, H, W]`` picture with values 0 … 255 as PNG; parents are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    to_pil(image).save(path, format="PNG", optimize=True)
-    return path
+    """Write one ``uint8 [C, H, W]`` picture with values 0 … 255 as PNG, atomically; parents are made."""
+    return write_picture(path, to_pil(image))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trilemma.machine import quicker, settle
+
+FAILED = "failed"
+"""The key of the store under which processes that fail are counted."""
+
+GRACE = 2.0
+"""Seconds that a process has to end by itself after another one failed."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,10 @@ def find_device(name: str = "auto") -> torch.device:
 
 @contextlib.contextmanager
 def join(device: str = "auto") -> Iterator[Ranks]:
-    """Join the process group that torchrun announces in the environment; leave it at the end."""
+    """Join the process group that torchrun announces in the environment; leave it at the end.
+
+    Where one process fails, the others end within seconds and without a word, so that one line says what happened.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or dist.is_initialized():
         yield ranks(device)
@@ -115,12 +125,45 @@ def join(device: str = "auto") -> Iterator[Ranks]:
         "try" + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store
     )
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo", store=prefixed, rank=rank, world_size=size)
+    done = threading.Event()
+    # A connection of its own, where this torch can make one, so that the two threads do not wait for each other.
+    watched: Any = getattr(prefixed, "clone", lambda: prefixed)()
+    threading.Thread(target=_end_with_the_others, args=(watched, done), daemon=True).start()
     try:
         found = Ranks(rank, size, where)
         settle(where, found.agree(quicker(where) if found.first else None))
         yield found
-    finally:
-        dist.destroy_process_group()
+    except BaseException as error:
+        done.set()
+        if not _first_to_fail(prefixed):
+            raise SystemExit(1) from None  # the one that failed first says why
+        if isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo", "NCCL")):
+            raise Lost("another process of the group has ended; what was finished is saved") from None
+        raise
+    done.set()
+    dist.destroy_process_group()
+
+
+class Lost(RuntimeError):
+    """Another process of the group was killed."""
+
+
+def _first_to_fail(store: Any) -> bool:
+    try:
+        return bool(store.add(FAILED, 1) == 1)
+    except RuntimeError:
+        return False  # the store has gone with the process that held it
+
+
+def _end_with_the_others(store: Any, done: threading.Event) -> None:
+    """End this process soon after another of the group has failed: it may wait for that one, deaf to signals."""
+    while not done.wait(0.5):
+        try:
+            failed = store.check([FAILED])
+        except RuntimeError:
+            failed = True
+        if failed and not done.wait(GRACE):
+            os._exit(1)
 
 
 def ranks(device: str = "auto") -> Ranks:

@@ -9,8 +9,10 @@
       checkpoints/step-00000500/
         weights.safetensors  ema.safetensors  optimizers.pt  state.json  checksums.json
 
-A checkpoint is written to a temporary folder, flushed to disk, verified and renamed, and only then is an older one
-removed; the last two are kept. Whatever moment a process dies at, a whole checkpoint stands.
+A checkpoint is written to a temporary folder, flushed to disk, compared with what the disk gives back and renamed, and
+only then is an older one removed; the last two are kept. Whatever moment a process dies at, a whole checkpoint stands.
+Weights that are not finite are never saved. Nothing that is read is trusted: names, shapes, types and counters are
+those that the config says, or a line says which is not.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
+import math
 import os
 import shutil
 import warnings
@@ -28,7 +32,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from trilemma.config import RunConfig, to_dict
@@ -36,11 +42,16 @@ from trilemma.data import Dataset
 from trilemma.data.captions import Tokens
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
+from trilemma.files import confirm, new_folder, sweep, write_json, write_text
+from trilemma.images import NotFinite
 from trilemma.noise import derive_seed
 from trilemma.validate import read_json
 
 KEPT = 2
 """Checkpoints kept."""
+
+LOCK = "lock"
+"""The file by which a process holds a run folder."""
 
 
 @dataclass
@@ -64,15 +75,17 @@ class Run:
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path = path
         self.config = config
+        self.stopped = 0
+        """The signal that stopped its training in this process; 0 if none did."""
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], config: RunConfig, tokens: Tokens | None = None) -> Run:
-        """Make the folder and write its config, and how captions are read; ``ValueError`` if it holds a run already."""
+        """Make the folder and write its config, and how captions are read; ``ValueError`` if it holds a run already.
+
+        Of two that may make one folder at a time, each holds its `lock` meanwhile.
+        """
         path = Path(path)
-        if is_run(path):
-            raise ValueError(f"{path} already holds a run: choose another --out")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(f"{path} exists and is not a run folder: choose another --out")
+        check_new(path)
         path.mkdir(parents=True, exist_ok=True)
         for name, text in (tokens.files() if tokens else {}).items():
             write_text(path / name, text)
@@ -98,11 +111,22 @@ class Run:
             return FAMILIES[self.config.family](self.config.model, self.config.spec)
 
     def model(self, device: torch.device | str = "cpu") -> Family:
-        """The trained model, ready to sample from and to ask: its averaged weights where there are any."""
+        """The trained model, ready to sample from and to ask: its averaged weights where there are any.
+
+        Raises:
+            ValueError: there is no whole checkpoint, or it does not belong to the config, in one line.
+            NotFinite: weights are not numbers.
+        """
         folder = self.checkpoint()
         name = "ema.safetensors" if (folder / "ema.safetensors").exists() else "weights.safetensors"
         model = self.build()
-        load_weights(model, load_file(folder / name), str(folder / name))
+        weights = read_weights(folder / name)
+        load_weights(model, weights, str(folder / name))
+        if bad := not_finite(weights):
+            raise NotFinite(
+                f"{folder / name} holds weights that are not numbers ({bad}): the training had diverged; train again "
+                "with a lower --train.lr"
+            )
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.eval().requires_grad_(False)
 
@@ -151,39 +175,37 @@ class Run:
 
     def progress(self) -> dict[str, float]:
         """``step``, ``images`` and ``seconds`` of the newest whole checkpoint."""
-        progress: dict[str, float] = json.loads((self.checkpoint() / "state.json").read_text())
-        return progress
+        return _counters(self.checkpoint())
 
     def save(self, state: State) -> Path:
-        """Write a checkpoint atomically, verify it, and only then drop those before the last two."""
+        """Write a checkpoint atomically, verify it, and only then drop those before the last two.
+
+        Raises:
+            NotFinite: weights are not numbers; nothing was written.
+            OSError: it could not be written whole; the checkpoints before it stand.
+        """
+        parts = {"": state.model, "the averaged ": state.ema or {}}
+        for name, tensors in parts.items():
+            if bad := not_finite(tensors):
+                raise NotFinite(f"{name}{bad} is not finite after step {state.step}")
+        if bad := not_finite(_tensors(state.optimizers)):
+            raise NotFinite(f"the optimiser's {bad} is not finite after step {state.step}")
         self._checkpoints.mkdir(exist_ok=True)
         final = self._checkpoints / f"step-{state.step:08d}"
         if final.exists() and not damage(final):
             return final
-        partial = self._checkpoints / f".partial-{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            partial.mkdir()
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in state.model.items()}, partial / "weights.safetensors"
-            )
+        counters = {"step": state.step, "images": state.images, "seconds": state.seconds}
+        optimizers = io.BytesIO()
+        torch.save(state.optimizers, optimizers)
+        with new_folder(final) as folder:
+            sums = {
+                "weights.safetensors": _write(folder / "weights.safetensors", _packed(state.model)),
+                "optimizers.pt": _write(folder / "optimizers.pt", optimizers.getbuffer()),
+                "state.json": _write(folder / "state.json", json.dumps(counters).encode()),
+            }
             if state.ema is not None:
-                save_file({k: v.detach().cpu().contiguous() for k, v in state.ema.items()}, partial / "ema.safetensors")
-            torch.save(state.optimizers, partial / "optimizers.pt")
-            counters = {"step": state.step, "images": state.images, "seconds": state.seconds}
-            (partial / "state.json").write_text(json.dumps(counters))
-            sums = {file.name: sha256(file) for file in sorted(partial.iterdir())}
-            (partial / "checksums.json").write_text(json.dumps(sums))
-            for file in partial.iterdir():
-                flush(file)
-            flush(partial)
-            if fault := damage(partial):
-                raise OSError(f"the checkpoint could not be written whole to {partial} ({fault}); is the disk full?")
-            shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
-            partial.rename(final)
-            flush(self._checkpoints)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+                sums["ema.safetensors"] = _write(folder / "ema.safetensors", _packed(state.ema))
+            _write(folder / "checksums.json", json.dumps(sums).encode())
         whole = [folder for folder in sorted(self._checkpoints.glob("step-*")) if not damage(folder)]
         for folder in whole[:-KEPT]:
             shutil.rmtree(folder)
@@ -192,12 +214,18 @@ class Run:
     def load(self) -> State:
         """The state in the newest whole checkpoint; nothing in it is unpickled."""
         folder = self.checkpoint()
-        ema = folder / "ema.safetensors"
-        counters = json.loads((folder / "state.json").read_text())
+        ema, path = folder / "ema.safetensors", folder / "optimizers.pt"
+        counters = _counters(folder)
+        try:
+            optimizers = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:  # of many kinds, as torch reads it; none of them executes anything
+            raise ValueError(f"{path} cannot be read ({_first_line(error)}): it was not written by trilemma") from None
+        if not isinstance(optimizers, list) or not all(isinstance(each, dict) for each in optimizers):
+            raise ValueError(f"{path} holds no list of optimiser states: it was not written by trilemma")
         return State(
-            model=load_file(folder / "weights.safetensors"),
-            ema=load_file(ema) if ema.exists() else None,
-            optimizers=torch.load(folder / "optimizers.pt", weights_only=True, map_location="cpu"),
+            model=read_weights(folder / "weights.safetensors"),
+            ema=read_weights(ema) if ema.exists() else None,
+            optimizers=optimizers,
             step=int(counters["step"]),
             images=int(counters["images"]),
             seconds=float(counters["seconds"]),
@@ -211,18 +239,23 @@ class Run:
             file.write(json.dumps(record) + "\n")
 
     def logs(self) -> list[dict[str, Any]]:
-        """The training log; a last line cut off by a kill is left out."""
-        records = []
+        """The training log; damaged lines are left out and counted in a warning, but for a torn last one."""
+        records, damaged = [], 0
         with contextlib.suppress(FileNotFoundError):
-            for line in (self.path / "metrics.jsonl").read_text().splitlines():
-                with contextlib.suppress(ValueError):
-                    records.append(json.loads(line))
+            content = (self.path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
+            for line in content.splitlines(keepends=True):
+                if (record := _log_line(line)) is not None:
+                    records.append(record)
+                else:
+                    damaged += line.endswith("\n")
+        if damaged:
+            warnings.warn(f"{damaged} damaged lines of {self.path / 'metrics.jsonl'} are left out", stacklevel=2)
         return records
 
     def rewind_logs(self, step: int) -> None:
         """Drop log lines after ``step``, which a resumed run will write again."""
         if (self.path / "metrics.jsonl").exists():
-            kept = [json.dumps(record) for record in self.logs() if record.get("step", 0) <= step]
+            kept = [json.dumps(record) for record in self.logs() if record["step"] <= step]
             write_text(self.path / "metrics.jsonl", "".join(line + "\n" for line in kept))
 
     def picture(self, step: int) -> Path:
@@ -238,20 +271,31 @@ class Run:
         """Where a picture of the last evaluation belongs."""
         return self.path / f"{name}.png"
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run folder for writing; ``ValueError`` at once if another process holds it."""
-        with (self.path / "lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                raise ValueError(
-                    f"{self.path} is in use by another process (pid {file.read().strip() or 'unknown'}): "
-                    "wait for it or stop it"
-                ) from None
-            _stamp(file)
-            yield
+        return lock(self.path)
+
+
+@contextlib.contextmanager
+def lock(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a folder for writing, which is made if need be; ``ValueError`` at once if another process holds it.
+
+    What a killed process left behind in it is swept.
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"{path} is in use by another process (pid {file.read().strip() or 'unknown'}): wait for it or stop it"
+            ) from None
+        _stamp(file)
+        for folder in (path, path / "checkpoints", path / "samples"):
+            sweep(folder, all_of_them=True)
+        yield
 
 
 def _stamp(file: IO[str]) -> None:
@@ -261,9 +305,36 @@ def _stamp(file: IO[str]) -> None:
     file.flush()
 
 
+def check_new(path: Path) -> None:
+    """``ValueError`` if a new run cannot be made at ``path``; nothing is written."""
+    if is_run(path):
+        raise ValueError(f"{path} already holds a run: add --resume to continue it, or choose another --out")
+    if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+        raise ValueError(f"{path} exists and is not a run folder: choose another --out")
+
+
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Whether ``path`` is a run folder."""
     return (Path(path) / "config.json").is_file()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; a one-line ``ValueError`` if it is damaged or names a tensor twice."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size <= path.stat().st_size:
+                json.loads(file.read(size), object_pairs_hook=_once)
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {_first_line(error)}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"it names {next(name for name in names if names.count(name) > 1)!r} twice")
+    return dict(pairs)
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
@@ -274,12 +345,105 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: s
         side = "lacks" if names[0] in own else "has an unknown"
         raise ValueError(f"{where} does not belong to this config: it {side} tensor {names[0]!r}")
     for name, tensor in weights.items():
-        if own[name].shape != tensor.shape:
-            raise ValueError(
-                f"{where} does not belong to this config: {name!r} has shape {list(tensor.shape)}, "
-                f"the config says {list(own[name].shape)}"
-            )
+        for what, wanted, found in (
+            ("shape", list(own[name].shape), list(tensor.shape)),
+            ("type", own[name].dtype, tensor.dtype),
+        ):
+            if wanted != found:
+                raise ValueError(
+                    f"{where} does not belong to this config: {name!r} has {what} {found}, the config says {wanted}"
+                )
     model.load_state_dict(dict(weights))
+
+
+def fitting(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The state of Adam as ``optimizer.load_state_dict`` takes it, from one that was saved.
+
+    Of what was saved only the moments and their steps are taken, each copied into memory that is laid out like its
+    parameter: a fused step trusts its state blindly.
+
+    Raises:
+        ValueError: the names, shapes, types or values are not those of an Adam of these parameters, in one line.
+    """
+    own = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments = saved.get("state")
+    if not isinstance(moments, dict) or not set(moments) <= set(range(len(parameters))):
+        raise ValueError(f"{where} does not belong to this config: its optimiser state is of other parameters")
+    state: dict[int, dict[str, Tensor]] = {}
+    for index, values in moments.items():
+        if not isinstance(values, dict) or set(values) != {"step", "exp_avg", "exp_avg_sq"}:
+            raise ValueError(f"{where} does not belong to this config: its optimiser state is not that of Adam")
+        state[index] = {}
+        for name, value in values.items():
+            like = torch.zeros(()) if name == "step" else parameters[index].detach()
+            if not isinstance(value, Tensor) or value.shape != like.shape or value.dtype != like.dtype:
+                shown = f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(
+                    f"{where} does not belong to this config: {name} of the optimiser for parameter {index} is "
+                    f"{shown}, the config says {list(like.shape)} {like.dtype}"
+                )
+            if not bool(torch.isfinite(value).all()) or (name != "exp_avg" and bool((value < 0).any())):
+                raise ValueError(f"{where} is damaged: {name} of the optimiser for parameter {index} is out of range")
+            state[index][name] = torch.empty_like(like).copy_(value)
+    return {"state": state, "param_groups": own["param_groups"]}
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with a value that is not finite, or None."""
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    return next((name for name, tensor in floats.items() if not bool(torch.isfinite(tensor).all())), None)
+
+
+def _tensors(optimizers: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    return {
+        f"{name} of parameter {index}": value
+        for each in optimizers
+        for index, values in each["state"].items()
+        for name, value in values.items()
+    }
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> bytes:
+    return to_safetensors({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+
+
+def _write(path: Path, content: bytes | memoryview) -> str:
+    """Write a file of a checkpoint and have it confirmed; returns the hash of what was meant to be written."""
+    with path.open("w+b") as file:
+        file.write(content)
+        confirm(file, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _counters(folder: Path) -> dict[str, float]:
+    """``step``, ``images`` and ``seconds`` of a checkpoint; a one-line ``ValueError`` if they are not what they are."""
+    path = folder / "state.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {_first_line(error)}") from None
+    good = isinstance(record, dict) and all(
+        type(record.get(name)) in kinds and 0 <= record[name] < math.inf
+        for name, kinds in (("step", (int,)), ("images", (int,)), ("seconds", (int, float)))
+    )
+    if not good:
+        raise ValueError(f"{path} must hold the numbers step, images and seconds, 0 or more: it is damaged")
+    return {name: record[name] for name in ("step", "images", "seconds")}
+
+
+def _log_line(line: str) -> dict[str, Any] | None:
+    """A line of the training log, or None if it is damaged: counters, numbers by name, and alarms in words."""
+    with contextlib.suppress(ValueError, RecursionError):
+        record = json.loads(line)
+        if isinstance(record, dict) and all(type(record.get(name)) is int for name in ("step", "images")):
+            known = (isinstance(v, str) if k == "alarm" else type(v) in (int, float) for k, v in record.items())
+            return record if all(known) else None
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def damage(folder: Path) -> str | None:
@@ -292,7 +456,7 @@ def damage(folder: Path) -> str | None:
         for name, digest in sums.items():
             if sha256(folder / name) != digest:
                 return f"{name} does not match its checksum"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return str(error) or type(error).__name__
     return None
 
@@ -300,29 +464,3 @@ def damage(folder: Path) -> str | None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Force a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Replace a text file atomically."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text)
-        flush(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def write_json(path: Path, record: Any) -> Path:
-    """Replace a JSON file atomically; NaN is refused."""
-    return write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")

@@ -7,6 +7,7 @@ row ``i % BLOCK`` of block ``i // BLOCK``, however many are asked for, and which
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from trilemma.families.diffusion.options import check_guided
 from trilemma.families.family import Family, Progress
-from trilemma.images import Spec
+from trilemma.images import NotFinite, Spec
 from trilemma.noise import ImageNoise, derive_seed
 from trilemma.parallel import Ranks, ranks
 from trilemma.run import Run
@@ -80,7 +81,7 @@ def sample(
 
     Raises:
         ValueError: a label the model does not have, labels or text for a model without, or guidance without either, in
-            one line.
+            one line; `NotFinite` where the weights or what they give are not numbers.
     """
     if not 1 <= n <= MOST_IMAGES:
         raise ValueError(f"the number of images must be at least 1 and at most {MOST_IMAGES:,}, not {n}")
@@ -165,11 +166,25 @@ def sample_block(
     progress: Progress | None = None,
 ) -> Tensor:
     """Images ``start … start + block`` of a sample, on the CPU; ``labels`` are those of all images."""
+    check_numbers(options)
     rows = range(start, start + block)
     noise = ImageNoise(seed, rows, model.device)
     given = None if labels is None else labels[start : start + block].to(model.device)
     with torch.no_grad():
-        return model.sample(noise, given, options, progress).cpu()
+        drawn = model.sample(noise, given, options, progress).cpu()
+    if drawn.is_floating_point() and not bool(torch.isfinite(drawn).all()):
+        raise NotFinite(
+            "the model gives vectors that are not finite: its training has diverged, or a sampling option is extreme"
+        )
+    return drawn
+
+
+def check_numbers(options: Any) -> None:
+    """``ValueError`` if a sampling option is NaN or infinite."""
+    for name, value in vars(options).items() if options is not None else ():
+        values = value if isinstance(value, tuple) else (value,)
+        if bad := [each for each in values if isinstance(each, float) and not math.isfinite(each)]:
+            raise ValueError(f"{name} must be a finite number, not {bad[0]}")
 
 
 def _within(progress: Progress | None, start: int, block: int, n: int) -> Progress | None:

@@ -260,7 +260,8 @@ def _parse(hint: Any, text: str) -> Any:
     for kind in (int, float):
         if kind in options:
             try:
-                return kind(text)
+                value = kind(text)
             except ValueError:
                 continue
+            return text if value != value else value  # NaN is no number that anybody means
     return text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ import cyclopts
 from cyclopts import App, Parameter, Token
 
 import trilemma
+from trilemma.cli.interrupts import Interrupted, Interrupts, again
 
 
 def _converted(kind: Any, tokens: Sequence[Token]) -> Any:
@@ -36,6 +39,7 @@ app = App(
     """,
     version=trilemma.__version__,
     help_format="markdown",
+    suppress_keyboard_interrupt=False,  # `main` has more to say
 )
 # The verbs live in modules that are imported when the verb is typed.
 app.command("trilemma.cli.train:app", name="train", help="Train one family of model on a data set.")
@@ -63,10 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Idle OpenMP threads that spin make a busy machine many times slower; it must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = _warn
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with Interrupts(last=arguments is None) as interrupts:
+        try:
+            _run(words)
+        except KeyboardInterrupt as error:
+            interrupts.ignore()
+            number = getattr(error, "number", signal.SIGINT)
+            _fail(f"stopped; what was finished is saved, and this continues:\n{again(words)}", 128 + number)
+
+
+def _run(words: list[str]) -> None:
     try:
-        app(list(sys.argv[1:] if arguments is None else arguments), exit_on_error=False, print_error=False)
-    except KeyboardInterrupt:
-        _fail("stopped; what was finished is saved", 130)
+        app(words, exit_on_error=False, print_error=False)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
@@ -77,11 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _fail(misuse(error), 2)
         if os.environ.get("TRILEMMA_DEBUG"):
             raise
+        if number := getattr(error, "number", 0):  # Stopped
+            raise Interrupted(number) from None
         _fail(in_words(error) or bug(error))
 
 
 def _fail(line: str, code: int = 1) -> None:
-    print(f"trilemma: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"trilemma: {line}", file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 

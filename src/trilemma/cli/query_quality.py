@@ -15,9 +15,9 @@ from trilemma.evaluation import Protocol
 from trilemma.evaluation.sweeps import Bench
 from trilemma.families import FAMILIES
 from trilemma.families.diffusion import Denoising
+from trilemma.files import write_json
 from trilemma.queries import curve, guidance
 from trilemma.queries.sweep import Point, Scores
-from trilemma.run import write_json
 from trilemma.sampling import sample
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +21,8 @@ from trilemma.cli.progress import Bars
 from trilemma.config import parse_text
 from trilemma.data import load
 from trilemma.families import FAMILIES
-from trilemma.images import grid, save_png, to_display
+from trilemma.files import new_folder, write_bytes, write_json, write_text
+from trilemma.images import grid, save_png, to_display, to_pil
 from trilemma.parallel import join
 from trilemma.queries import drawing
 from trilemma.run import Run
@@ -29,6 +32,17 @@ from trilemma.vectors import scatter
 
 MAX_TILES = 10_000
 
+MADE = ".trilemma.json"
+"""The file in a folder of samples that says how they were drawn."""
+
+OTHERS = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "pdf", "svg", "html", "npy", "pt", "pth", "safetensors"),
+        *("zip", "tar", "gz", "csv", "json", "jsonl", "txt"),
+    )
+)
+"""Suffixes that name a file which is not written here; any other belongs to the name of a folder."""
 
 app = App(
     name="sample",
@@ -93,15 +107,16 @@ def sample(
     family = FAMILIES[opened.config.family]
     chosen: Any = parse_text(family.Options, options, family.name)
     out = out or run / f"samples-{seed}.png"
-    if out.suffix.lower() not in (".png", ".npz", ""):
-        raise ValueError(f"--out {out} must end in .png, in .npz, or be a folder")
+    kind = kind_of(out)
     vector = opened.config.spec.vector
-    if vector and not out.suffix:
+    if vector and kind == "folder":
         raise ValueError(
             f"vectors are no pictures that a folder could hold: write --out {out}.npz, or .png for a scatter"
         )
-    if out.suffix.lower() == ".png" and n > MAX_TILES and not vector:
+    if kind == "png" and n > MAX_TILES and not vector:
         raise ValueError(f"{n} images do not fit in one picture: write --out samples.npz or --out folder/")
+    if kind == "folder":
+        check_folder(out)
     with join(device) as where, Bars() as bars:
         drawn = draw(
             opened,
@@ -115,11 +130,11 @@ def sample(
         )
     if not where.first:
         return
-    if vector and out.suffix.lower() == ".png":
-        out.parent.mkdir(parents=True, exist_ok=True)
+    if vector and kind == "png":
         save_png(scatter(drawn.images, _real(opened, max(n, 2000))), out)
     else:
-        write(drawn, out, opened.config.class_names)
+        made = {"run": str(run), "n": n, "seed": seed, "options": dataclasses.asdict(chosen)}
+        write(drawn, out, opened.config.class_names, made)
     record = {"out": str(out), "n": n, "seed": seed, "images_per_second": round(drawn.images_per_second, 3)}
     if json:
         print_json(record | {"options": dataclasses.asdict(chosen)})
@@ -128,11 +143,41 @@ def sample(
         print(f"{out}: {n} {what} at {drawn.images_per_second:,.1f} {what}/s")
 
 
-def write(drawn: Samples, out: Path, class_names: tuple[str, ...]) -> None:
-    """Write samples as one picture, as arrays, or as a folder that `trilemma` and the Hub read as a data set."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+def kind_of(out: Path) -> str:
+    """``png``, ``npz`` or ``folder``; a one-line ``ValueError`` for the suffix of a file of another kind."""
+    suffix = out.suffix.lower()
+    if suffix in (".png", ".npz"):
+        if out.is_dir():
+            raise ValueError(f"--out {out} is a folder: choose another name")
+        return suffix[1:]
+    if out.is_file():
+        raise ValueError(f"--out {out} is a file: name a .png, an .npz, or a folder")
+    if not out.is_dir() and suffix in OTHERS:
+        raise ValueError(f"--out {out} must end in .png, in .npz, or be a folder")
+    return "folder"
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a folder that holds anything but samples: an evaluation of it would score what else is there.
+
+    Samples of before are replaced as a whole, once the new ones are complete.
+    """
+    names = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
+    others = sorted(name for name in names if not re.fullmatch(r"\d{6,}\.png|metadata\.jsonl", name) and name != MADE)
+    if names and (others or MADE not in names):
+        what = f"{others[0]} in it" if others else "pictures that were not drawn by `trilemma sample`"
+        raise ValueError(f"--out {out} is no folder of samples (there is {what}): choose a new or an empty folder")
+
+
+def write(drawn: Samples, out: Path, class_names: tuple[str, ...], made: dict[str, Any] | None = None) -> None:
+    """Write samples as one picture, as arrays, or as a folder that `trilemma` and the Hub read as a data set.
+
+    Whatever happens, what stands at ``out`` is whole: the samples of before or these. ``made`` says how a folder was
+    drawn; it marks the folder as one that may be replaced.
+    """
     labels = np.full(len(drawn.images), -1) if drawn.labels is None else drawn.labels.numpy()
-    if out.suffix.lower() == ".npz":
+    kind = kind_of(out)
+    if kind == "npz":
         arrays: dict[str, np.ndarray[Any, Any]] = {"labels": labels}
         if drawn.spec.vector:
             arrays["vectors"] = drawn.images.numpy()
@@ -140,24 +185,28 @@ def write(drawn: Samples, out: Path, class_names: tuple[str, ...]) -> None:
             arrays |= {"images": drawn.images.numpy(), "levels": np.array(drawn.spec.levels)}
         if drawn.text:
             arrays["text"] = np.array(drawn.text)
-        np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        write_bytes(out, buffer.getbuffer())
         return
-    if out.suffix.lower() == ".png" and drawn.text:
+    if kind == "png" and drawn.text:
         drawing.save(by_text(drawn), out)
         return
-    if out.suffix.lower() == ".png":
+    if kind == "png":
         save_png(grid(drawn.images, levels=drawn.spec.levels), out)
         return
-    out.mkdir(parents=True, exist_ok=True)
+    check_folder(out)
     lines = []
     shown = to_display(drawn.images, drawn.spec.levels)
-    for i, (image, label) in enumerate(zip(shown, labels.tolist(), strict=True)):
-        name = f"{i:06d}.png"
-        save_png(image, out / name)
-        known = {"label": class_names[label]} if 0 <= label < len(class_names) else {}
-        asked = {"text": drawn.text[i]} if drawn.text else {}
-        lines.append(json.dumps({"file_name": name} | known | asked) + "\n")
-    (out / "metadata.jsonl").write_text("".join(lines))
+    with new_folder(out) as folder:
+        for i, (image, label) in enumerate(zip(shown, labels.tolist(), strict=True)):
+            name = f"{i:06d}.png"
+            to_pil(image).save(folder / name, format="PNG", optimize=True)
+            known = {"label": class_names[label]} if 0 <= label < len(class_names) else {}
+            asked = {"text": drawn.text[i]} if drawn.text else {}
+            lines.append(json.dumps({"file_name": name} | known | asked) + "\n")
+        write_text(folder / "metadata.jsonl", "".join(lines))
+        write_json(folder / MADE, made or {})
 
 
 def by_text(drawn: Samples) -> Image.Image:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional
 from cyclopts import App, Parameter
 
 from trilemma.cli.flags import DataFlags, Device, Json, Size, data_config, given, overrides, print_json, read_toml
+from trilemma.cli.interrupts import Interrupted
 from trilemma.cli.progress import Bars
 from trilemma.config import TrainConfig, to_dict
 from trilemma.families import FAMILIES
@@ -108,6 +109,8 @@ def _command(cls: type[Family]) -> Callable[..., None]:
             print_json({"run": str(run.path), **progress})
         else:
             print(f"{run.path}: {progress['step']:,} steps, {progress['images']:,} images, {progress['seconds']:.0f} s")
+        if run.stopped:
+            raise Interrupted(run.stopped)
 
     command.__doc__ = f"""{cls.title}. {cls.paper}
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 import time
 import warnings
 from collections import Counter
@@ -31,6 +30,7 @@ from rich.progress import track
 from trilemma.data.config import DataConfig
 from trilemma.data.dataset import Indices, image_digests
 from trilemma.data.fit import Pixels, open_image, read_image, reason, upright_size
+from trilemma.files import partial
 from trilemma.machine import cache_folder as cache_folder  # where everything above looks for it
 
 VERSION = 1  # of the cache; raise it when the same files and options would give other pixels
@@ -86,14 +86,13 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
             with suppress(FileNotFoundError):
                 if time.time() - left.stat().st_mtime > 24 * 3600:
                     left.unlink()
-        handle, temporary = tempfile.mkstemp(suffix=".part", dir=path.parent)
+        temporary = partial(path)
         try:
-            with os.fdopen(handle, "w+b") as file:
+            with temporary.open("x+b") as file:  # as open to others as the umask says
                 yield file
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(
             f"cannot write to the cache {path.parent} ({reason(error)}): "

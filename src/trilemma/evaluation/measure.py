@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
-from dataclasses import replace
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from trilemma import __version__
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.dataset import image_digests
 from trilemma.evaluation import denoising, ladder, likelihoods, pictures
@@ -30,9 +36,11 @@ from trilemma.evaluation.spectra import spectra
 from trilemma.evaluation.stacked import stacked_floor, stacked_metrics
 from trilemma.evaluation.stream import Pool, Tell, pool
 from trilemma.evaluation.subject import Subject, image_subject, run_subject, samples_as_dataset, tensor_subject
+from trilemma.evaluation.sweeps import kept, weights_digest
+from trilemma.files import write_json
 from trilemma.metrics import Features
-from trilemma.parallel import ranks
-from trilemma.run import Run, is_run, write_json
+from trilemma.parallel import Ranks, ranks
+from trilemma.run import Run, is_run
 
 Source = Run | Dataset | DataConfig | str | os.PathLike[str]
 
@@ -124,6 +132,9 @@ def _evaluate(
     subject: Subject, real: Reference, options: Any | None, device: str, place: Path | None, tell: Tell | None
 ) -> dict[str, Any]:
     where, protocol = ranks(device), real.protocol
+    unfinished = _unfinished(subject, real, place)
+    if unfinished:
+        subject = kept(subject, unfinished)
     hashes: list[np.ndarray[Any, Any]] = []
     drawn = protocol.wants(*(key for key in ENTRIES if key != "bits_per_dim"))
     if subject.run is None and not protocol.wants(*(e.key for e in ENTRIES.values() if e.group != "model")):
@@ -146,7 +157,9 @@ def _evaluate(
     metrics: dict[str, Metric] = {}
     per_image: dict[str, list[float]] = {}
     if subject.run and protocol.wants("bits_per_dim", "density_kl"):
-        likelihood, bits = likelihood_metric(subject, real, device, tell)
+        likelihood, bits = _once(
+            unfinished, "likelihood", where, lambda: likelihood_metric(subject, real, device, tell)
+        )
         metrics |= density_gap(likelihood, bits, real)
         if protocol.wants("bits_per_dim"):
             metrics["bits_per_dim"], per_image["bits_per_dim"] = likelihood, bits
@@ -175,7 +188,42 @@ def _evaluate(
             if sample is not None:
                 record["pictures"] = pictures.save(place, sample, shown, real, remembered) | exact
             write_json(place / "metrics.json", record)
+        if unfinished:
+            shutil.rmtree(unfinished.parent, ignore_errors=True)
     found: dict[str, Any] = where.agree(record)
+    return found
+
+
+def _unfinished(subject: Subject, real: Reference, place: Path | None) -> Path | None:
+    """The folder for what is drawn and measured of a run before its evaluation is done: the next one goes on with it.
+
+    Its name is that of the weights, the options and the protocol.
+    """
+    if place is None or subject.run is None or subject.model is None:
+        return None
+    told = repr((subject.about["options"], asdict(real.protocol), real.dataset.fingerprint, __version__))
+    digest = hashlib.sha256((weights_digest(subject.model) + told).encode())
+    if subject.labels is not None:
+        digest.update(subject.labels.numpy().tobytes())
+    return place / ".unfinished" / digest.hexdigest()[:16]
+
+
+def _once(
+    folder: Path | None, name: str, where: Ranks, measure: Callable[[], tuple[Metric, list[float]]]
+) -> tuple[Metric, list[float]]:
+    """A number and its parts, from the folder of an unfinished evaluation if they are there."""
+    known = None
+    if folder and where.first:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            known = Metric(**record["metric"]), [float(value) for value in record["parts"]]
+    agreed: tuple[Metric, list[float]] | None = where.agree(known)
+    if agreed is not None:
+        return agreed
+    found = measure()
+    if folder and where.first:
+        with contextlib.suppress(OSError, ValueError):
+            write_json(folder / f"{name}.json", {"metric": asdict(found[0]), "parts": found[1]})
     return found
 
 

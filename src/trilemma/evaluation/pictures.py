@@ -121,5 +121,4 @@ def _closest(path: Path, pairs: Sequence[Closest], images: Tensor, real: Referen
         text = f"{pair.distance:#.3g}".rstrip(".")
         left = gap + i * tile + (tile - gap - pen.textlength(text, font=font)) / 2
         pen.text((left, picture.height), text, fill="white", font=font)
-    canvas.save(path, format="PNG", optimize=True)
-    return path
+    return drawing.save(canvas, path)

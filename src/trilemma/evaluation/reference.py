@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,8 +170,6 @@ def _write(path: Path, found: Pool) -> None:
     with contextlib.suppress(OSError, ValueError):
         path.parent.mkdir(parents=True, exist_ok=True)
         if len(found.features) < found.n:
-            partial = path.with_suffix(f".{os.getpid()}.part")
-            found.moments.save(partial)
-            partial.replace(path.with_suffix(".moments"))
+            found.moments.save(path.with_suffix(".moments"))
         with written_atomically(path) as file:
             np.save(file, found.features.numpy())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from trilemma.evaluation.scores import frechet
 from trilemma.evaluation.stream import Pool, Supply, pool
 from trilemma.evaluation.subject import Subject, drawn_from
 from trilemma.families.family import Family, Progress
+from trilemma.files import replacing
 from trilemma.machine import arithmetic
 from trilemma.metrics import Classifier, conditional_accuracy, frechet_flag, manifold_scores
 from trilemma.parallel import Ranks, ranks
@@ -201,10 +201,8 @@ def kept(subject: Subject, folder: Path) -> Subject:
             return images
         before = len(blocks)
         images = supply.draw(start, stop)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{start}.{os.getpid()}.npz"
-        np.savez(partial, images=images.numpy(), blocks=np.array(blocks[before:]))
-        partial.replace(path)
+        with contextlib.suppress(OSError), replacing(path) as file:  # what cannot be kept only costs time
+            np.savez(file, images=images.numpy(), blocks=np.array(blocks[before:]))
         return images
 
     return replace(subject, supply=Supply(supply.n, supply.shape, draw))

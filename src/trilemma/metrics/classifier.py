@@ -11,9 +11,10 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from trilemma.files import write_bytes
 from trilemma.machine import autocast
 from trilemma.metrics.checks import check_labels
 from trilemma.metrics.estimate import Estimate, share_of
@@ -86,7 +87,7 @@ class Classifier:
         """Write as safetensors."""
         described = json.dumps({"shape": self.shape, "classes": self.classes})
         state = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        save_file(state, path, metadata={"classifier": described})
+        write_bytes(path, to_safetensors(state, metadata={"classifier": described}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Classifier:

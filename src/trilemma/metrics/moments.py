@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from trilemma.files import write_bytes
 from trilemma.metrics.checks import check_features, check_same_dims
 
 
@@ -115,7 +117,7 @@ class Moments:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as safetensors."""
-        save_file({name: tensor.contiguous() for name, tensor in self.state().items()}, path)
+        write_bytes(path, to_safetensors({name: tensor.contiguous() for name, tensor in self.state().items()}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Moments:

@@ -1,8 +1,9 @@
-"""Features of any image that need nothing but this package: a small network taught by Inception and by ruined images."""
+"""Features of any image that need only this package: a small network taught by Inception and by ruined images."""
 
 from __future__ import annotations
 
 from importlib.resources import as_file, files
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,7 @@ class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, WIDTHS[0], 3, padding=1)
-        pairs = list(zip(WIDTHS[:-1], WIDTHS[1:], strict=True))
+        pairs = list(pairwise(WIDTHS))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
         self.first = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for _, b in pairs)
         self.second = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for _, b in pairs)

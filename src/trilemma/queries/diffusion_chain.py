@@ -20,6 +20,7 @@ from trilemma.families.diffusion.likelihood import diffuse
 from trilemma.families.diffusion.options import check_guided
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.family import Family, Progress
+from trilemma.files import write_picture
 from trilemma.images import check_images, from_unit, to_unit
 from trilemma.noise import ImageNoise, Noise
 from trilemma.queries import drawing
@@ -207,7 +208,6 @@ def _frames(values: Tensor, levels: int, scale: int) -> list[Image.Image]:
 def animate(film: Film, levels: int, path: str | os.PathLike[str], milliseconds: int = 80) -> Path:
     """A GIF, or an APNG if the path ends in .png or .apng: x_t above the estimate of x_0, a column for each image."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     scale = drawing.scale_for(max(film.images.shape[2:]), 84)
     pictures = []
     for k, t in enumerate(film.times):
@@ -219,8 +219,8 @@ def animate(film: Film, levels: int, path: str | os.PathLike[str], milliseconds:
     # The last frame stays for a second and a half.
     durations = [milliseconds] * (len(same) - 1) + [1500]
     kind = "GIF" if path.suffix.lower() == ".gif" else "PNG"
-    same[0].save(path, format=kind, save_all=True, append_images=same[1:], duration=durations, loop=0)
-    return path
+    settings = {"save_all": True, "append_images": same[1:], "duration": durations, "loop": 0}
+    return write_picture(path, same[0], kind, **settings)
 
 
 def _widened(picture: Image.Image, width: int) -> Image.Image:

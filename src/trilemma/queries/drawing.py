@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from trilemma.files import write_picture
 from trilemma.images import grid, to_display, to_pil
 
 Colour = tuple[int, int, int]
@@ -220,8 +221,5 @@ def steps(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def save(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
-    """Write a PNG; parents are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, format="PNG", optimize=True)
-    return path
+    """Write a PNG atomically; parents are made."""
+    return write_picture(path, picture)

@@ -16,6 +16,7 @@ from torch import Tensor
 from trilemma.families.family import Family, Progress
 from trilemma.families.observation import L2
 from trilemma.families.vae import ACTIVE, VAE, latent_kl
+from trilemma.files import replacing
 from trilemma.noise import ImageNoise, derive_seed
 from trilemma.parallel import ranks
 from trilemma.queries import drawing
@@ -189,11 +190,10 @@ def save_arrays(
 ) -> Path:
     """An ``.npz`` of arrays about images, with ``indices``, and ``labels`` and ``classes`` where they are known."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     known = {**arrays, "indices": np.asarray(indices, np.int64)}
     if labels is not None:
         known |= {"labels": labels.numpy(), "classes": np.asarray(list(class_names), dtype=np.str_)}
-    with path.open("wb") as file:
+    with replacing(path) as file:
         np.savez_compressed(file, **known)  # type: ignore[arg-type]
     return path
 

@@ -7,8 +7,6 @@ all of it was measured.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trilemma.evaluation.standing import leaders
+from trilemma.files import write_text
 from trilemma.report.calibration import calibration
 from trilemma.report.figures import Point, Scale, scatter, speed_scale, triangle, triangle_key
 from trilemma.report.marks import badge, named
@@ -86,26 +85,8 @@ def write(report: dict[str, Any], folder: Path) -> Path:
     """
     page = render(report, folder)
     record = json.dumps(report, indent=1, allow_nan=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "report.json", record)
-    return _replace(folder / "report.html", page)
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Write a new file beside ``path`` and put it in its place in one step."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            # a class may be named after a file whose name is no valid Unicode
-            file.write(text.encode("utf-8", errors="replace"))
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
+    write_text(folder / "report.json", record)
+    return write_text(folder / "report.html", page)
 
 
 def _section(key: str, heading: str, content: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,15 +17,15 @@ from trilemma.config import RunConfig, to_dict
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.captions import Tokens
 from trilemma.families import FAMILIES
-from trilemma.images import grid, save_png
+from trilemma.images import NotFinite, grid, save_png
 from trilemma.machine import arithmetic
 from trilemma.nets.pretrained import newest
 from trilemma.noise import ImageNoise
 from trilemma.parallel import Ranks, ranks
 from trilemma.presets import check_fields, configure
-from trilemma.run import Run, is_run
+from trilemma.run import Run, check_new, is_run, lock, not_finite
 from trilemma.training.budget import Budget, Progress
-from trilemma.training.loop import Diverged, Learner, steps
+from trilemma.training.loop import Diverged, Learner, diverged, steps
 from trilemma.training.recorder import Board, Recorder, Report, tensorboard_writer
 from trilemma.training.stop import Stop
 from trilemma.validate import decode
@@ -75,29 +76,32 @@ def train(
         say: called with alarms and other single lines.
 
     Returns:
-        The run. If a signal stopped it early it is saved and can be resumed.
+        The run. If a signal stopped it early it is saved and can be resumed, and ``run.stopped`` is the signal.
 
     Raises:
         ValueError: bad input, in one line.
         Diverged: the training broke down; the last good state is on disk.
+        OSError: the run folder cannot be written; the last checkpoint stands.
     """
     limit = Budget.parse(budget)
     board = tensorboard_writer(Path(out) / "tensorboard") if tensorboard else None
     where = ranks(device)
     check_fields(family, size or "tiny", model, settings)  # before minutes of reading images
-    if resume and is_run(out):
+    again = resume and is_run(out)
+    tokens: Tokens | None = None
+    if again:
         run = Run.open(out)
+        config = run.config
         typed = {"family": family, "size": size, "seed": seed, "conditional": conditional, "text": text}
         refuse_changes(run, typed, model or {}, settings or {})
-        dataset = data if isinstance(data, Dataset) else load(data or run.config.data, progress=where.first)
+        dataset = data if isinstance(data, Dataset) else load(data or config.data, progress=where.first)
         refuse_other_data(run, dataset)
-        check_batch(run.config, dataset, where)
-        slower = run.config.train.precision == "bf16" and arithmetic(where.device, "auto") == "fp32"
+        slower = config.train.precision == "bf16" and arithmetic(where.device, "auto") == "fp32"
         if where.first and slower:
             say("this run computes in bf16, as it began, which is slower here than fp32")
     else:
-        if is_run(out):
-            raise ValueError(f"{out} already holds a run: add --resume to continue it, or choose another --out")
+        if where.first:
+            check_new(Path(out))
         dataset = data if isinstance(data, Dataset) else load(data or "mnist", progress=where.first)
         if text:
             model = where.agree(pinned(model or {}) if where.first else None)
@@ -112,13 +116,14 @@ def train(
             model=model,
             settings=settings,
         )
-        check_batch(config, dataset, where)
         config = settled(config, where)
-        run = Run.create(out, config, tokens) if where.first else Run(Path(out), config)
-    where.wait()
+    check_batch(config, dataset, where)
     if not where.first:
-        return _drive(run, dataset, limit, where, None, lambda line: None)
-    with run.lock():
+        where.wait()
+        return _drive(Run(Path(out), config), dataset, limit, where, None, lambda line: None)
+    with lock(out):  # before anything is written: another training may have begun here a moment ago
+        run = Run.open(out) if again else Run.create(out, config, tokens)
+        where.wait()
         return _drive(run, dataset, limit, where, listen, say, board)
 
 
@@ -271,6 +276,8 @@ def _drive(
     if where.first:
         run.rewind_logs(progress.step)
     where.wait()
+    # A listener whose terminal is gone must not end a training.
+    say, listen = _heedless(say), _heedless(listen) if listen else None
     recorder = Recorder(run, learner, where, say, board() if board else None)
     saved = time.monotonic()
     pictures = run.config.train.pictures
@@ -284,7 +291,8 @@ def _drive(
                 logs = next(loop)
             except Diverged:
                 if where.first and not run.has_checkpoint:
-                    run.save(learner.state(progress))
+                    with contextlib.suppress(NotFinite):
+                        run.save(learner.state(progress))
                 raise
             progress.seconds += time.perf_counter() - started
             report = recorder.hear(logs, progress, limit)
@@ -293,22 +301,48 @@ def _drive(
             if listen and report:
                 listen(report)
             if int(limit.spent(progress) * pictures) > drawn:
-                draw(run, learner, dataset, progress)
+                _good(draw, run, learner, dataset, progress)
             if time.monotonic() - saved > run.config.train.save_every:
-                run.save(learner.state(progress))
+                _good(run.save, learner.state(progress))
                 saved = time.monotonic()
         if stop.asked:
             say("stopping after this step; saving …")
         recorder.flush(progress)
         if where.first:
-            run.save(learner.state(progress))
+            _good(run.save, learner.state(progress))
+        number = max(where.gather(stop.number))
+        run.stopped = number if where.agree(limit.spent(progress) < 1) else 0
     where.wait()
     return run
 
 
+def _good(function: Callable[..., Any], *arguments: Any) -> None:
+    """Do what needs finite weights; where they are not, the training has diverged."""
+    try:
+        function(*arguments)
+    except NotFinite as error:
+        raise Diverged(diverged(str(error))) from None
+
+
+def _heedless(function: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The same, whether or not it can be heard."""
+
+    def told(what: Any) -> None:
+        with contextlib.suppress(OSError):
+            function(what)
+
+    return told
+
+
 def draw(run: Run, learner: Learner, dataset: Dataset, progress: Progress) -> None:
-    """Save a grid of samples from fixed seeds; rows of classes where the model is conditional. Vectors as a scatter."""
+    """Save a grid of samples from fixed seeds; rows of classes where the model is conditional. Vectors as a scatter.
+
+    Raises:
+        NotFinite: the weights are not numbers; nothing is drawn.
+    """
     model = learner.ema if learner.ema is not None else learner.model
+    if bad := not_finite(model.state_dict()):
+        raise NotFinite(f"{bad} is not finite after step {progress.step}")
     training = model.training
     model.eval()
     spec = run.config.spec

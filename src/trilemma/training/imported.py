@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from trilemma import __version__
 from trilemma.config import RunConfig
@@ -10,7 +11,7 @@ from trilemma.data import DataConfig, load
 from trilemma.families.diffusion.exchange import import_diffusers
 from trilemma.parallel import ranks
 from trilemma.presets import configure
-from trilemma.run import Run
+from trilemma.run import Run, check_new, lock, not_finite
 from trilemma.training.budget import Progress
 from trilemma.training.driver import IMPORTED
 from trilemma.training.loop import Learner
@@ -61,10 +62,14 @@ def import_run(
     config = RunConfig(
         "diffusion", IMPORTED, 0, spec, given, model.config, settings, fingerprint, names, version=__version__
     )
-    run = Run.create(out, config)
-    learner = Learner.build(run, ranks("cpu"))
-    for copy in (learner.model, learner.ema):
-        if copy is not None:
-            copy.load_state_dict(model.state_dict())
-    run.save(learner.state(Progress()))
+    check_new(Path(out))
+    if bad := not_finite(model.state_dict()):
+        raise ValueError(f"{folder} holds weights that are not numbers ({bad}): it cannot be used")
+    with lock(out):
+        run = Run.create(out, config)
+        learner = Learner.build(run, ranks("cpu"))
+        for copy in (learner.model, learner.ema):
+            if copy is not None:
+                copy.load_state_dict(model.state_dict())
+        run.save(learner.state(Progress()))
     return run

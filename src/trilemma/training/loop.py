@@ -24,12 +24,12 @@ from trilemma.families.family import Family, Loss, Objective
 from trilemma.machine import autocast
 from trilemma.noise import BatchNoise, Noise, derive_seed
 from trilemma.parallel import Ranks
-from trilemma.run import Run, State, load_weights
+from trilemma.run import Run, State, fitting, load_weights
 from trilemma.training.budget import Budget, Progress
 
 
 class Diverged(RuntimeError):
-    """A loss or gradient stopped being a number; the last good checkpoint is kept."""
+    """A loss, a gradient or a weight stopped being a number; the last good checkpoint is kept."""
 
 
 @dataclass
@@ -115,13 +115,13 @@ class Learner:
         )
 
     def restore(self, state: State, where: str) -> None:
-        load_weights(self.model, state.model, where)
+        load_weights(self.model, state.model, f"{where}: weights.safetensors")
         if (self.ema is None) != (state.ema is None) or len(state.optimizers) != len(self.optimizers):
             raise ValueError(f"{where} does not belong to this config: averaged weights or optimisers are missing")
         if self.ema is not None and state.ema is not None:
-            load_weights(self.ema, state.ema, where)
+            load_weights(self.ema, state.ema, f"{where}: ema.safetensors")
         for optimizer, saved in zip(self.optimizers, state.optimizers, strict=True):
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(fitting(optimizer, saved, f"{where}: optimizers.pt"))
 
 
 def learning_rate(settings: TrainConfig, step: int, spent: float) -> float:
@@ -139,7 +139,7 @@ def steps(
     ``limit`` is what the learning rate is annealed towards; without it the rate stays constant.
 
     Raises:
-        Diverged: a loss or a gradient is not finite; the step's optimiser has not been run.
+        Diverged: a loss or a gradient is not finite; the optimiser of that objective has not been run.
     """
     settings, spec = config.train, config.spec
     batches = Batches(data.train, derive_seed(config.seed, "batches"))
@@ -204,10 +204,12 @@ def steps(
 def _culprit(objective: Objective, loss: Loss, progress: Progress) -> str:
     bad = [name for name, value in loss.terms.items() if not bool(torch.isfinite(value))]
     what = f"the loss term {bad[0]!r}" if bad else "the gradient"
-    return (
-        f"{what} of the {objective.name} objective is not finite at step {progress.step + 1}; the weights were not "
-        "touched and the last checkpoint is kept: try a lower --train.lr or --train.precision fp32"
-    )
+    return diverged(f"{what} of the {objective.name} objective is not finite at step {progress.step + 1}")
+
+
+def diverged(what: str) -> str:
+    """The line of a training that broke down."""
+    return f"{what}; what was saved before stands: try a lower --train.lr or --train.precision fp32"
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ there. Nothing is unpickled: weights are safetensors.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -19,12 +18,14 @@ from typing import Annotated, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from trilemma.families.diffusion.denoising import Denoising
 from trilemma.families.diffusion.model import Diffusion, DiffusionConfig
 from trilemma.families.diffusion.schedule import Schedule, ScheduleName
+from trilemma.files import new_folder, write_bytes, write_json
 from trilemma.images import Spec
 from trilemma.nets.ddpm_unet import EPS, DDPMUNet
 from trilemma.validate import Amount, Count, Limits, check_limits, decode_known, read_json
@@ -153,12 +154,11 @@ def export_diffusers(model: Denoising, folder: str | os.PathLike[str]) -> Path:
         "unet": ["diffusers", "UNet2DModel"],
     }
     assert len(names) == levels
-    for name, record in (("unet/config", unet), ("scheduler/scheduler_config", scheduler), ("model_index", index)):
-        path = folder / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n")
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    save_file(weights, folder / "unet" / WEIGHTS, metadata={"format": "pt"})
+    with new_folder(folder) as fresh:
+        for name, record in (("unet/config", unet), ("scheduler/scheduler_config", scheduler), ("model_index", index)):
+            write_json(fresh / f"{name}.json", record)
+        write_bytes(fresh / "unet" / WEIGHTS, to_safetensors(weights, metadata={"format": "pt"}))
     return folder
 
 
@@ -312,7 +312,6 @@ def export_onnx(model: Denoising, path: str | os.PathLike[str]) -> Path:
     """
     _refuse_text(model)
     spec, path = model.spec, Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     inputs: tuple[Tensor, ...] = (torch.zeros(2, *spec.shape), torch.ones(2))
     names = ["x_t", "t"]
     if spec.classes:
@@ -323,10 +322,9 @@ def export_onnx(model: Denoising, path: str | os.PathLike[str]) -> Path:
         # Of the exporter's own insides, and of one name for the batch of every input, which is meant.
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        torch.onnx.export(
+        program = torch.onnx.export(
             plain,
             inputs,
-            path,
             input_names=names,
             output_names=["output"],
             dynamic_shapes=tuple({0: images} for _ in inputs),
@@ -334,4 +332,6 @@ def export_onnx(model: Denoising, path: str | os.PathLike[str]) -> Path:
             external_data=False,
             verbose=False,
         )
+        assert program is not None
+        write_bytes(path, program.model_proto.SerializeToString())
     return path
