@@ -119,9 +119,10 @@ class Reach:
     Each place is a region, which samples hit independently with a probability of their own; regions overlap. With
     places i and l hit by samples as by a Poisson law, at rates a and b by either alone and c by both at once, the
     variance of the number of places reached is Σ over pairs of e^-(a+b+c) (1 - e^-c), less the part that the fixed
-    number of samples takes away. Pairs that the same single sample alone reaches are c e^-(a+b+c) on average, S₁;
-    pairs that the same two samples alone reach c²/2 of it, S₂. So S₁ (1 - e^-x) / x with x = 2 S₂ / S₁ is the sum
-    wherever c is the same, and near it elsewhere. S₁ alone is the jackknife that leaves out one sample at a time.
+    number of samples takes away. Pairs that the same one sample alone reaches are c e^-(a+b+c) on average, S₁ in all;
+    pairs that the same two samples alone reach are c²/2 of it, S₂; and so on: the sum is S₁ - S₂ + S₃ - …, which is
+    S₁² / (S₁ + S₂) if the terms are geometric, and nearly so for nearest neighbours. S₁ by itself is the jackknife that
+    leaves out one sample at a time, whose variance near a perfect model is three times too large.
 
     Feed it places in chunks; memory is that of the places that one or two samples reach.
 
@@ -149,6 +150,5 @@ class Reach:
         once = torch.bincount(torch.cat(self._once), minlength=1).double()
         twice = torch.unique(torch.cat(self._twice), dim=0, return_counts=True)[1].double()
         alone, pairs = once.square().sum().item(), twice.square().sum().item()
-        x = 2 * pairs / alone if alone else 0.0
-        variance = alone * (-math.expm1(-x) / x if x else 1.0) - once.sum().item() ** 2 / self._samples
+        variance = alone**2 / max(alone + pairs, 1.0) - once.sum().item() ** 2 / self._samples
         return Estimate(self._reached / self._places, math.sqrt(max(variance, 1.0)) / self._places)

@@ -32,8 +32,9 @@ def kernel_distance(x: Tensor, y: Tensor, *, subsets: int = 100, size: int = 100
 
     Returns:
         The mean over subsets, and its standard error over *samples* of the same model. The mean of all subsets is the
-        U-statistic of both sets, whose variance over samples is `_variance_over_samples`; the variance of averaging
-        finitely many subsets, which alone is often quoted, comes on top.
+        U-statistic of both sets, whose variance over samples is `_variance_over_samples`; what the samples' part in
+        the choice of finitely many subsets adds comes on top. (The spread of subsets over √subsets, which is often
+        quoted, is neither.)
 
     Raises:
         ValueError: the dimensions differ, fewer than 4 images in a set, NaN, or rows that are all the same.
@@ -53,8 +54,8 @@ def kernel_distance(x: Tensor, y: Tensor, *, subsets: int = 100, size: int = 100
         b = y[torch.randperm(len(y), generator=generator)[:m]]
         values[i] = unbiased_mmd(a.double(), b.double())
     few = x[torch.randperm(len(x), generator=generator)[:MOST]]
-    variance = _variance_over_samples(few, y, len(x)) + values.var().item() / subsets
-    return Estimate(values.mean().item(), math.sqrt(variance))
+    of_subset = _variance_over_samples(few, y[torch.randperm(len(y), generator=generator)[:m]], m) * (1 - m / len(x))
+    return Estimate(values.mean().item(), math.sqrt(_variance_over_samples(few, y, len(x)) + of_subset / subsets))
 
 
 def unbiased_mmd(x: Tensor, y: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ def _recalled(squared: Tensor, radius: Tensor) -> Tensor:
     """How many reals lie in a ball of the fakes, for each part: from distances ``[n, M]``, radii ``[M, parts]``."""
     row, column = (squared < radius.amax(1)).nonzero(as_tuple=True)
     balls = torch.zeros(len(squared), radius.shape[1])
-    step = CHUNK // radius.shape[1]
+    step = max(1, CHUNK // radius.shape[1])
     for r, c in zip(torch.split(row, step), torch.split(column, step), strict=True):
         balls.index_add_(0, r, (squared[r, c, None] < radius[c]).float())
     return (balls > 0).double().sum(0)
