@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500, help="samples, and real images")
     parser.add_argument("--dims", type=int, default=16, help="of Gaussian features")
     parser.add_argument("--draws", type=int, default=200, help="of each model")
-    parser.add_argument("--subsets", type=int, default=100, help="of the kernel distance")
+    parser.add_argument("--subsets", type=int, default=30, help="of the kernel distance")
     parser.add_argument("--features", help="a .npy of real images' features [N, d], instead of Gaussian ones")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -66,6 +66,14 @@ def test_expected_kl_and_its_error_are_what_simulation_shows(weights: list[float
     assert np.mean([m.kl_error for m in found]) == pytest.approx(deviation, rel=0.15)
 
 
+def test_error_of_modes_covered_is_what_simulation_shows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for law in (torch.ones(100), torch.randn(100, generator=generator).exp()):
+        found = [mode_coverage(torch.multinomial(law, 300, True, generator=generator), 100) for _ in range(100)]
+        truth = np.std([m.covered for m in found])
+        assert 0.8 * truth < np.mean([m.covered_error for m in found]) < 1.3 * truth
+
+
 def test_stacked_labels() -> None:
     r, g, b = torch.tensor([1, 9]), torch.tensor([2, 9]), torch.tensor([3, 9])
     assert stacked_labels(r, g, b).tolist() == [123, 999]

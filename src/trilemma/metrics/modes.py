@@ -17,6 +17,7 @@ class Modes:
 
     Attributes:
         covered: modes that at least one image falls on.
+        covered_error: its standard error over images.
         total: modes that there are.
         kl: KL(generated ‖ reference) of the empirical law of the labels, in nats; 0 would be perfect.
         kl_error: its standard error.
@@ -25,6 +26,7 @@ class Modes:
     """
 
     covered: int
+    covered_error: float
     total: int
     kl: float
     kl_error: float
@@ -61,8 +63,10 @@ def mode_coverage(labels: Tensor, classes: int, reference: Tensor | None = None)
     p = count[there].double() / n
     surprise = (p / q[there]).log()
     kl = (p * surprise).sum()
+    once, twice = int((count == 1).sum()), int((count == 2).sum())
     return Modes(
         covered=int(there.sum()),
+        covered_error=math.sqrt(max(once**2 / max(once + twice, 1) - once**2 / n, 0.0)),  # `Reach` of the modes
         total=classes,
         kl=kl.item(),
         kl_error=math.sqrt(_variance_of_kl(count, q)),
