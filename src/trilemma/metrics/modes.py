@@ -89,7 +89,8 @@ def _variance_of_kl(count: Tensor, q: Tensor) -> float:
     c, q = count[there].double(), q[there]
 
     def term(k: Tensor, of: int) -> Tensor:
-        return torch.special.xlogy(k / of, k / (of * q))
+        share: Tensor = k / of
+        return share * torch.where(k > 0, share / q, 1).log()
 
     rest = term(c, n - 1)
     without = rest.sum() - rest + term(c - 1, n - 1)  # the KL without one image of each mode
