@@ -6,6 +6,7 @@ import ast
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 import trilemma.metrics
 from trilemma.metrics import (
     Estimate,
+    Reach,
     authpct,
     bits_per_dim,
     bootstrap,
@@ -23,7 +25,9 @@ from trilemma.metrics import (
     frechet_estimate,
     frechet_infinity,
     jackknife,
+    jackknife_error,
     kernel_distance,
+    left_out,
     manifold_scores,
     mean_of,
     nearest,
@@ -74,6 +78,36 @@ def test_errors_of_means_and_shares() -> None:
         share_of(0, 0)
     with pytest.raises(ValueError, match="groups"):
         jackknife(lambda rows: 0.0, 5, groups=6)
+
+
+def test_groups_left_out() -> None:
+    kept = left_out(10, groups=3, rounds=4)
+    assert kept.shape == (4, 3, 10)
+    assert (kept.sum(1) == 2).all()  # each image is left out once in a division
+    assert not torch.equal(kept[0], kept[1])
+    values = torch.tensor([[1.0, 2.0, 6.0], [3.0, 3.0, 3.0]])
+    assert jackknife_error(values) == pytest.approx(math.sqrt((jackknife_error(values[0]) ** 2 + 0) / 2))
+    with pytest.raises(ValueError, match="groups"):
+        left_out(2)
+
+
+def test_error_of_a_reach_is_that_of_filled_boxes() -> None:
+    """80 boxes, 160 balls: the variance of the number of filled ones is known (Feller, vol. 1, II.5)."""
+    boxes, balls = 80, 160
+    empty, both = (1 - 1 / boxes) ** balls, (1 - 2 / boxes) ** balls
+    truth = math.sqrt(boxes * empty + boxes * (boxes - 1) * both - (boxes * empty) ** 2) / boxes
+    found = []
+    for s in range(40):
+        hits = torch.randint(boxes, (balls,), generator=torch.Generator().manual_seed(s))
+        reach = Reach(balls)
+        for part in torch.split(hits == torch.arange(boxes)[:, None], 30):
+            reach.add(part)
+        found.append(reach.estimate())
+    assert found[-1].value == pytest.approx(len(hits.unique()) / boxes)
+    assert 0.9 * truth < np.mean([e.error for e in found]) < 1.2 * truth  # the plain jackknife has 1.7
+    assert Reach(5).add(torch.ones(4, 5).bool()) is None
+    with pytest.raises(ValueError, match="no places"):
+        Reach(5).estimate()
 
 
 # Misuse

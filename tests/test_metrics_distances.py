@@ -168,9 +168,10 @@ def test_distance_at_infinity_has_no_bias_and_an_honest_error(scale: float) -> N
 
 
 def test_distance_has_an_honest_error() -> None:
-    law, samples = simulated(8, 400, 1.2, 60)
-    found = [frechet_estimate(x, law) for x in samples]
-    assert np.mean([e.error for e in found]) == pytest.approx(np.std([e.value for e in found]), rel=0.35)
+    for scale in (1.0, 1.2):
+        law, samples = simulated(12, 160, scale, 80)
+        found = [frechet_estimate(x, law) for x in samples]
+        assert np.mean([e.error for e in found]) == pytest.approx(np.std([e.value for e in found]), rel=0.25), scale
     assert found[0].value == frechet_distance(samples[0], law)
     assert frechet_estimate(samples[0][:8], samples[1][:8]).error is None  # no covariance, no derivative
 
@@ -202,11 +203,17 @@ def test_kernel_distance_of_shifted_normals_is_its_closed_form() -> None:
         m = d * shift**2
         truth = 3 * m / d + 3 * m**2 / d**2 + (m**3 + 6 * m**2 + 3 * m * d + 6 * m) / d**3
         found = [kernel_distance(normal(400, d, s), normal(500, d, s + 99) + shift, subsets=30) for s in range(40)]
-        values, errors = [e.value for e in found], [e.error or 0 for e in found]
+        values = [e.value for e in found]
         assert abs(np.mean(values) - truth) < 4 * np.std(values) / math.sqrt(40)
-        assert 0.6 * np.std(values) < np.mean(errors) < 2 * np.std(values)
         if not shift:
             assert min(values) < 0 < max(values)  # unbiased, so below 0 half of the time
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.0])
+def test_kernel_distance_has_an_honest_error(scale: float) -> None:
+    real = normal(400, 5, 0)
+    found = [kernel_distance(scale * normal(200, 5, s + 1), real, subsets=30) for s in range(80)]
+    assert np.mean([e.error for e in found]) == pytest.approx(np.std([e.value for e in found]), rel=0.25)
 
 
 def test_kernel_distance_in_small_sets() -> None:

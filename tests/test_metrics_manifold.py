@@ -80,12 +80,24 @@ def test_manifold_balls_are_open() -> None:
     assert as_tuple(manifold_scores(real, fake, k=1)) == (0, 1, 0, 0)
 
 
-def test_manifold_errors_are_those_of_new_images() -> None:
-    found = [manifold_scores(normal(200, 3, s), 0.8 * normal(160, 3, s + 500)) for s in range(50)]
+@pytest.mark.parametrize("model", ["shifted", "repeating"])
+def test_manifold_errors_are_those_of_redrawn_samples(model: str) -> None:
+    real, known, places = normal(200, 3, 0), normal(60, 3, 1), torch.Generator().manual_seed(0)
+    found = []
+    for s in range(60):
+        repeated = known[torch.randint(60, (160,), generator=places)]
+        found.append(manifold_scores(real, repeated if model == "repeating" else 0.9 * normal(160, 3, s + 2) + 0.7))
     for name in ("precision", "recall", "density", "coverage"):
         deviation = np.std([getattr(scores, name) for scores in found])
         errors = np.mean([getattr(scores.error, name) for scores in found])
-        assert 0.7 * deviation < errors < 2.2 * deviation, name
+        assert 0.75 * deviation < errors < 1.33 * deviation, name
+
+
+def test_manifold_of_few_and_of_equal_samples_has_errors() -> None:
+    real, fake = normal(200, 3, 0), normal(6, 3, 1)
+    for scores in (manifold_scores(real, fake), manifold_scores(real, fake[torch.arange(200) % 6])):
+        assert scores.error is not None
+        assert all(0 < error < 1 for error in as_tuple(scores.error))
 
 
 def test_manifold_is_exact_where_float32_is_not() -> None:

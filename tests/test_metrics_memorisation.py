@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from trilemma.evaluation.glossary import ENTRIES
+from trilemma.evaluation.memorisation import COPYING
 from trilemma.metrics import authpct, c_t, closest, copies, index, nearest, train_closer
 from trilemma.metrics.copying import scan
 
@@ -105,9 +107,9 @@ def test_c_t_is_standard_normal_without_copying(cells: int) -> None:
         c_t(normal(120, 2, s), normal(200, 2, s + 300), normal(150, 2, s + 600), cells=cells, seed=s) for s in range(40)
     ]
     values = np.array([e.value for e in found])
-    error = np.mean([e.error for e in found])
-    assert abs(values.mean()) < 4 * error / math.sqrt(40)
-    assert 0.7 * error < values.std() < 1.4 * error
+    assert {e.error for e in found} == {1.0}
+    assert abs(values.mean()) < 4 / math.sqrt(40)
+    assert 0.7 < values.std() < 1.4
 
 
 def test_c_t_sees_both_directions() -> None:
@@ -116,6 +118,14 @@ def test_c_t_sees_both_directions() -> None:
     assert c_t(2 * normal(300, 3, 3), train, held_out).value > 5
     with pytest.raises(ValueError, match="no cell of 5"):
         c_t(held_out[:9], train, held_out, cells=5)
+
+
+def test_c_t_sees_that_a_tenth_of_the_samples_are_copies() -> None:
+    train, held_out, samples = (normal(2000, 8, s) for s in range(3))
+    assert abs(c_t(samples, train, held_out).value) < 3
+    samples[:200] = train[:200]
+    assert c_t(samples, train, held_out).value < COPYING == -3  # of 20 cells, whose mean alone is about -1.2
+    assert "below −3 copying" in ENTRIES["c_t"].meaning
 
 
 def test_c_t_is_the_mann_whitney_statistic() -> None:

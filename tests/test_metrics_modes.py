@@ -56,14 +56,22 @@ def test_kl_against_a_given_law() -> None:
         mode_coverage(torch.tensor([0]), 4, law[:3])
 
 
-@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0, 1.0], [8.0, 4.0, 2.0, 1.0]])
+@pytest.mark.parametrize("weights", [[1.0] * 8, [8.0, 4.0, 2.0, 1.0]])
 def test_expected_kl_and_its_error_are_what_simulation_shows(weights: list[float]) -> None:
     law, generator = torch.tensor(weights), torch.Generator().manual_seed(0)
     draws = [torch.multinomial(law, 60, replacement=True, generator=generator) for _ in range(300)]
-    found = [mode_coverage(labels, 4, law) for labels in draws]
+    found = [mode_coverage(labels, len(law), law) for labels in draws]
     assert np.mean([m.kl for m in found]) == pytest.approx(found[0].expected_kl, rel=0.15)
     deviation = np.std([m.kl for m in found])
-    assert 0.7 * deviation < np.mean([m.kl_error for m in found]) < 2 * deviation
+    assert np.mean([m.kl_error for m in found]) == pytest.approx(deviation, rel=0.15)
+
+
+def test_error_of_modes_covered_is_what_simulation_shows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for law in (torch.ones(100), torch.randn(100, generator=generator).exp()):
+        found = [mode_coverage(torch.multinomial(law, 300, True, generator=generator), 100) for _ in range(100)]
+        truth = np.std([m.covered for m in found])
+        assert 0.8 * truth < np.mean([m.covered_error for m in found]) < 1.3 * truth
 
 
 def test_stacked_labels() -> None:

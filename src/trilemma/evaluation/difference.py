@@ -4,9 +4,9 @@ The rule. For every pair of models and every metric, z is the difference over it
 √(e_a² + e_b²), where each model was scored on samples of its own; paired, from the differences image by image, where
 both were asked about the same held-out images (bits per dimension). The two-sided p-values of all pairs of one metric
 are corrected by Holm's method (1979), and a difference is real at 5 %. Otherwise the two cannot be told apart at this
-N. Unpaired models share the real images, whose chance is common to both, so the rule errs towards a draw.
+N. Unpaired models share the real images, whose chance is common to both: the errors leave it out.
 
-The errors are over images. What a second training run with another seed would give is not in them.
+The errors are over images of the same model. What a second training run with another seed would give is not in them.
 """
 
 from __future__ import annotations

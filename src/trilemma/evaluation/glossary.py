@@ -153,9 +153,9 @@ GLOSSARY = (
         "c_t",
         "C_T",
         "memorisation",
-        "Whether samples lie nearer to the training set than held-out images do, as a z-score: below −2 copying, above "
-        "+2 underfitting.",
-        "It asks about the whole sample: one per cent of copies among good samples hardly moves it.",
+        "Whether samples lie nearer to the training set than held-out images do, as a z-score: below −3 copying, above "
+        "+3 underfitting.",
+        "It asks about the whole sample: a tenth of copies among 2,000 good samples is seen, one per cent is not.",
         "Meehan, Chaudhuri & Dasgupta 2020, arXiv:2004.05675",
     ),
     Entry(

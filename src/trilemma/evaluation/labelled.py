@@ -104,9 +104,7 @@ def mode_metrics(seen: Tensor, classes: int, law: Tensor | None, how: str) -> di
         }
     beside = f"; a perfect sampler reaches {found.expected_covered:.4g} of {classes} at this N"
     kl = f"; a perfect sampler has {found.expected_kl:.2g} at this N"
-    # What the bootstrap would find: a mode seen c times is missed by a resample with probability e^-c.
-    missed = torch.exp(-torch.bincount(seen, minlength=classes).double())[torch.bincount(seen, minlength=classes) > 0]
-    error = round(float((missed * (1 - missed)).sum().sqrt()), 1) or None  # a count: less than 0.05 is no error
+    error = round(found.covered_error, 1) or None  # a count: less than 0.05 is no error
     return {
         "modes": Metric(
             float(found.covered), error, f"of {classes}", "higher", len(seen), None,

@@ -26,6 +26,9 @@ MOST_SAMPLES, MOST_TRAINING = 10_000, 200_000
 
 PAIRS = 10
 
+COPYING = -3.0
+"""A `c_t` below this is flagged; one in 700 models that copy nothing is."""
+
 
 @dataclass(frozen=True)
 class Closest:
@@ -93,8 +96,7 @@ def memory(sample: Pool, real: Reference, held_out: bool = False) -> Memory:
 
 
 def _copying(found: Estimate) -> str | None:
-    error = found.error or 1.0
-    if found.value < -3 * error:
+    if found.value < COPYING:
         return "samples lie nearer to the training images than held-out images do, as a whole: copying"
     return None
 

@@ -8,7 +8,16 @@ from trilemma.metrics.classifier import (
 )
 from trilemma.metrics.copying import Copies, Nearness, Pair, copies, nearness, verdict
 from trilemma.metrics.distortions import Distortion, distortions
-from trilemma.metrics.estimate import Estimate, bootstrap, jackknife, mean_of, share_of
+from trilemma.metrics.estimate import (
+    Estimate,
+    Reach,
+    bootstrap,
+    jackknife,
+    jackknife_error,
+    left_out,
+    mean_of,
+    share_of,
+)
 from trilemma.metrics.features import FEATURES, CustomFeatures, Features, feature_network
 from trilemma.metrics.frechet import (
     frechet_bias,
@@ -42,6 +51,7 @@ __all__ = [
     "Mutual",
     "Nearness",
     "Pair",
+    "Reach",
     "authpct",
     "bits_per_dim",
     "bootstrap",
@@ -59,7 +69,9 @@ __all__ = [
     "frechet_flag",
     "frechet_infinity",
     "jackknife",
+    "jackknife_error",
     "kernel_distance",
+    "left_out",
     "manifold_scores",
     "mean_of",
     "mode_coverage",

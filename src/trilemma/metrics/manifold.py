@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from trilemma.metrics.checks import check_features, check_same_dims
-from trilemma.metrics.estimate import jackknife_error
+from trilemma.metrics.estimate import Reach, jackknife_error, left_out, share_of
 from trilemma.metrics.neighbours import CACHED, centred, closest, mean_row, rounding, squared_norms
 
 CHUNK = 2**23  # distances held at once: 32 MiB in float32
-GROUPS = 20  # of fakes, each left out once for the errors
+OFTEN = 16  # a real image in so many balls is recalled by any two thirds of the fakes
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Manifold:
         density: mean number of real balls around a fake, divided by k; unlike precision not fooled by one outlier of
             the reals with a huge ball. At least 0; exceeds 1 where fakes sit where reals are densest.
         coverage: share of reals whose ball holds a fake; unlike recall not fooled by outliers of the fakes. In [0, 1].
-        error: one standard error of each of the four over images, the radii of the balls taken as given; None inside
-            itself.
+        error: one standard error of each of the four over fakes of the same model, the reals taken as they are; None
+            inside itself.
     """
 
     precision: float
@@ -50,9 +50,9 @@ def manifold_scores(real: Tensor, fake: Tensor, k: int = 5) -> Manifold:
     Distances are taken in chunks by float32 products; the few that rounding leaves undecided are taken again in
     float64, so that the answer is exact. Beyond the two sets, memory is that of a float32 copy of both.
 
-    The errors: for precision that of a share of the fakes; for density of a mean over fakes and over balls. Recall and
-    coverage have a part from the reals, binomial, and a part from the fakes, whose balls or hits many reals share: a
-    jackknife that leaves out one of 20 random groups of fakes at a time.
+    The errors say how far the four would move with other fakes of the same model against the same reals. Precision is
+    a share of the fakes and density a mean over them; coverage is a `Reach` of fixed balls; recall, whose balls are
+    drawn among the fakes, is computed again with a third of the fakes `left_out`, twenty times three.
 
     Raises:
         ValueError: k is not in 1 … min(N, M) - 1, dimensions differ, NaN, or rows that are all the same.
@@ -61,16 +61,15 @@ def manifold_scores(real: Tensor, fake: Tensor, k: int = 5) -> Manifold:
     real, fake = (check_features(x, f"{name} features", convert=False) for x, name in ((real, "real"), (fake, "fake")))
     if not 1 <= k < min(len(real), len(fake)):
         raise ValueError(f"k must be from 1 to {min(len(real), len(fake)) - 1} for these sets, not {k}")
-    fake = fake[torch.randperm(len(fake), generator=torch.Generator().manual_seed(0))]  # groups of fakes are random
     real_radius = closest(real, real, k, others=True)[0][:, -1].square()
-    fake_radius = closest(fake, fake, k, others=True)[0][:, -1].square()
+    fake_radius, radius_left = _radii(fake, k)
     centre = mean_row(real)
     near_real, near_fake = centred(real, centre), centred(fake, centre)
     real_norms, fake_norms = squared_norms(near_real)[:, None], squared_norms(near_fake)
 
     around_fake = torch.zeros(len(fake), dtype=torch.int64)  # real balls around each fake
-    in_ball = torch.zeros(len(real), dtype=torch.int64)  # fakes in the ball of each real
-    covering, recalling = [], []  # [N, G]: does a fake of group g hit the ball of a real, does its ball hold the real?
+    covered, recalled = Reach(len(fake)), 0
+    recalled_left = torch.zeros(radius_left.shape[1], dtype=torch.float64)  # the same with a third left out
     rows = max(1, CHUNK // len(fake))
     for start in range(0, len(real), rows):
         part = slice(start, start + rows)
@@ -80,23 +79,52 @@ def manifold_scores(real: Tensor, fake: Tensor, k: int = 5) -> Manifold:
         in_real = _below(squared, real_radius[part, None], slack, real[part], fake)
         in_fake = _below(squared, fake_radius[None], slack, real[part], fake)
         around_fake += in_real.sum(0)
-        in_ball[part] = in_real.sum(1)
-        covering.append(_any_in_group(in_real))
-        recalling.append(_any_in_group(in_fake))
-    covered, recalled = torch.cat(covering), torch.cat(recalling)
-    hits = (around_fake > 0).double()
+        covered.add(in_real)
+        balls = in_fake.sum(1)
+        recalled += int((balls > 0).sum())
+        recalled_left += _recalled(squared[balls < OFTEN], radius_left) + int((balls >= OFTEN).sum())
+    hits, coverage = around_fake > 0, covered.estimate()
+    precision = share_of(float(hits.sum()), len(fake))
+    recall_error = jackknife_error((recalled_left / len(real)).view(-1, 3))
     return Manifold(
-        precision=hits.mean().item(),
-        recall=recalled.any(1).double().mean().item(),
+        precision=precision.value,
+        recall=recalled / len(real),
         density=around_fake.double().mean().item() / k,
-        coverage=covered.any(1).double().mean().item(),
+        coverage=coverage.value,
         error=Manifold(
-            precision=_binomial(hits.sum().item(), len(fake)),
-            recall=_error_of_reals(recalled),
-            density=_error_of_density(around_fake, in_ball, k),
-            coverage=_error_of_reals(covered),
+            precision=precision.error or 0.0,
+            recall=max(recall_error, 1 / len(real)),
+            density=max(around_fake.double().std().item(), 1 / math.sqrt(len(fake))) / (k * math.sqrt(len(fake))),
+            coverage=coverage.error or 0.0,
         ),
     )
+
+
+def _radii(fake: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Squared radii of the balls of fakes: float64 ``[M]``, and with a third left out float32 ``[M, parts]``.
+
+    In a part a fake that is left out has no ball, which is a radius below 0, and so has one of radius 0.
+    """
+    count = len(fake)
+    some = min(count - 1, 2 * k + 10)  # k of them are among two thirds of the fakes, but for one case in thousands
+    distance, neighbour = closest(fake, fake, some, others=True)
+    squared = distance.square()
+    kept = left_out(count, groups=3).flatten(0, 1) if count >= 3 else torch.ones(3, count, dtype=torch.bool)
+    left = torch.empty(count, len(kept))
+    for part, there in enumerate(kept):
+        place = (there[neighbour].cumsum(1) < k).sum(1, keepdim=True).clamp_max(some - 1)
+        left[:, part] = squared.gather(1, place)[:, 0].float().masked_fill_(~there, 0)
+    return squared[:, k - 1], torch.where(left > 0, left, -torch.inf)
+
+
+def _recalled(squared: Tensor, radius: Tensor) -> Tensor:
+    """How many reals lie in a ball of the fakes, for each part: from distances ``[n, M]``, radii ``[M, parts]``."""
+    row, column = (squared < radius.amax(1)).nonzero(as_tuple=True)
+    balls = torch.zeros(len(squared), radius.shape[1])
+    step = max(1, CHUNK // radius.shape[1])
+    for r, c in zip(torch.split(row, step), torch.split(column, step), strict=True):
+        balls.index_add_(0, r, (squared[r, c, None] < radius[c]).float())
+    return (balls > 0).double().sum(0)
 
 
 def expected_coverage(n: int, m: int, k: int = 5) -> float:
@@ -124,26 +152,3 @@ def _below(squared: Tensor, radius: Tensor, slack: Tensor, x: Tensor, y: Tensor)
         distance = (x[r].double() - y[c].double()).norm(dim=1)
         inside[r, c] = distance.square() < radius[r, c]
     return inside
-
-
-def _any_in_group(inside: Tensor) -> Tensor:
-    """``[n, m]`` to ``[n, G]``: is any of the fakes of a group inside?"""
-    return torch.stack([part.any(1) for part in inside.tensor_split(GROUPS, dim=1)], 1)
-
-
-def _binomial(hits: float, count: int) -> float:
-    p = (hits + 1) / (count + 2)  # no share is without error
-    return math.sqrt(p * (1 - p) / count)
-
-
-def _error_of_density(around_fake: Tensor, in_ball: Tensor, k: int) -> float:
-    """Error of Σ hits / kM: the hits summed by fake vary with the fakes, summed by ball with the reals."""
-    by_fake, by_real = (x.double().std().item() * math.sqrt(len(x)) for x in (around_fake, in_ball))
-    return math.hypot(by_fake, by_real) / (k * len(around_fake))
-
-
-def _error_of_reals(by_group: Tensor) -> float:
-    """Error of the share of reals ``[N, G]`` that any group of fakes reaches."""
-    groups = by_group.sum(1, keepdim=True)
-    left_out = (groups - by_group.long() > 0).double().mean(0)  # [G]
-    return math.hypot(_binomial(float((groups > 0).sum()), len(by_group)), jackknife_error(left_out))

@@ -68,8 +68,10 @@ def c_t(samples: Tensor, train: Tensor, held_out: Tensor, *, cells: int | None =
     Meehan, Chaudhuri & Dasgupta 2020, "A non-parametric test to detect data-copying in generative models"
     (arXiv:2004.05675, section 3). In each cell of a k-means partition of the training set, the z-score of the
     Mann-Whitney test on distances to the nearest training image; averaged with the held-out images of each cell as
-    weights. Far below 0 samples lie too close (data-copying), far above 0 too far (underfitting); without either it
-    is normal with mean 0. It sees a tendency of all samples; for a few copies among many, ask `copies`.
+    weights w, and divided by the standard deviation of that average, √Σw², which the paper leaves out: so it is a
+    z-score however many cells there are. Far below 0 samples lie too close (data-copying), far above 0 too far
+    (underfitting); without either it is normal with mean 0. It sees a tendency of all samples; for a few copies among
+    many, ask `copies`.
 
     Args:
         cells: of the partition; None for one per 100 held-out images, at most 20; 1 for the global, un-celled
@@ -77,8 +79,7 @@ def c_t(samples: Tensor, train: Tensor, held_out: Tensor, *, cells: int | None =
         seed: of the k-means.
 
     Returns:
-        The statistic in standard deviations of a single cell's z, and its standard error under the null hypothesis
-        (1 for a single cell).
+        The z-score, and its standard error under the null hypothesis, which is 1.
 
     Raises:
         ValueError: as `nearest`, or no cell has enough images.
@@ -98,7 +99,7 @@ def c_t(samples: Tensor, train: Tensor, held_out: Tensor, *, cells: int | None =
     if not scores:
         raise ValueError(f"no cell of {count} has 10 samples and 10 held-out images: use fewer cells or more images")
     w = torch.tensor(weights, dtype=torch.float64) / sum(weights)
-    return Estimate(float((w * torch.tensor(scores)).sum()), w.square().sum().sqrt().item())
+    return Estimate(float((w * torch.tensor(scores)).sum() / w.square().sum().sqrt()), 1.0)
 
 
 def _mann_whitney(a: Tensor, b: Tensor) -> float:

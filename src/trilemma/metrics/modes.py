@@ -17,6 +17,7 @@ class Modes:
 
     Attributes:
         covered: modes that at least one image falls on.
+        covered_error: its standard error over images.
         total: modes that there are.
         kl: KL(generated ‖ reference) of the empirical law of the labels, in nats; 0 would be perfect.
         kl_error: its standard error.
@@ -25,6 +26,7 @@ class Modes:
     """
 
     covered: int
+    covered_error: float
     total: int
     kl: float
     kl_error: float
@@ -61,16 +63,41 @@ def mode_coverage(labels: Tensor, classes: int, reference: Tensor | None = None)
     p = count[there].double() / n
     surprise = (p / q[there]).log()
     kl = (p * surprise).sum()
-    # Delta method, which is 0 for a perfect law; there the estimate scatters as half a χ² over n.
-    variance = (p * (surprise - kl).square()).sum() / n + (classes - 1) / (2 * n**2)
+    once, twice = int((count == 1).sum()), int((count == 2).sum())
     return Modes(
         covered=int(there.sum()),
+        covered_error=math.sqrt(max(once**2 / max(once + twice, 1) - once**2 / n, 0.0)),  # `Reach` of the modes
         total=classes,
         kl=kl.item(),
-        kl_error=variance.sqrt().item(),
+        kl_error=math.sqrt(_variance_of_kl(count, q)),
         expected_covered=float((1 - (1 - q) ** n).sum()),
         expected_kl=_expected_kl(q, n),
     )
+
+
+def _variance_of_kl(count: Tensor, q: Tensor) -> float:
+    """Variance over images of the KL of counts ``[classes]``.
+
+    The jackknife that leaves out one image at a time, less what it counts twice: what two images of one mode do
+    together, read off second differences. For a perfect law, which has no other part, the scatter is half a χ² over n,
+    that is (modes - 1) / 2n²; half of that is the least that is told.
+    """
+    n, there = int(count.sum()), count > 0
+    least = max(int(there.sum()) - 1, 1) / (4 * n**2)
+    if n < 3:
+        return least
+    c, q = count[there].double(), q[there]
+
+    def term(k: Tensor, of: int) -> Tensor:
+        share: Tensor = k / of
+        return share * torch.where(k > 0, share / q, 1).log()
+
+    rest = term(c, n - 1)
+    without = rest.sum() - rest + term(c - 1, n - 1)  # the KL without one image of each mode
+    jackknife = (n - 1) / n * (c * (without - (c * without).sum() / n).square()).sum()
+    bend = term(c, n) - 2 * term(c - 1, n) + term((c - 2).clamp_min(0), n)
+    together = (c * (c - 1) / 2 * bend.square()).sum()
+    return max((jackknife - together).item(), least)
 
 
 def _expected_kl(q: Tensor, n: int) -> float:
