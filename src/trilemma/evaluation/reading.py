@@ -31,7 +31,7 @@ def read(name: str, metric: Metric, floor: Metric | None, rungs: Sequence[dict[s
         return replace(metric, reading=_share(name, metric.value, floor.value, spread))
     if metric.better == "lower":
         near = metric.value <= floor.value + spread
-        if near and name == "bits_per_dim":  # only a known law has such a floor
+        if near and name in ("bits_per_dim", "ode_bits_per_dim"):  # only a known law has such a floor
             return replace(metric, reading="as short as the data's own law allows")
         return replace(
             metric, reading="as near as held-out real images" if near else _between(name, metric.value, rungs)

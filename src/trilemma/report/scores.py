@@ -84,6 +84,7 @@ COLUMNS = _columns(
 
 MORE = _columns(
     "text_accuracy", "text_seen", "text_unseen", "mixture_modes", "high_quality", "mixture_kl", "density_kl",
+    "ode_density_kl", "ode_bits_per_dim",
     "kid", "frechet_infinity", "fine_detail", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
     "authpct", "c_t", "train_closer", "nearest_training",
 )  # fmt: skip
