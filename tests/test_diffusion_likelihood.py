@@ -116,7 +116,7 @@ def test_both_ways_to_dequantise_meet_the_bound(name: str) -> None:
 @pytest.mark.parametrize("levels", [0, 256])
 @pytest.mark.parametrize("name", ["cosine", "flow"])
 def test_a_fitted_chain_has_the_bound_that_equals_log_p(name: str, levels: int) -> None:
-    """Of N(0, s²) each step and the decoder are Gaussians: with the right variances, wherever it stops, nothing is lost.
+    """Of N(0, s²) all steps and the decoder are Gaussians: with the right variances nothing is lost, wherever it stops.
 
     With the decoder at t = 1 the line of rectified flow loses 0.9 nats a value: its noise there is a quarter of half a
     level.

@@ -50,7 +50,7 @@ GLOSSARY = (
         "Chong & Forsyth 2020, arXiv:1911.07023",
     ),
     Entry(
-        "kid",
+        "kernel",
         "Kernel",
         "fidelity",
         "Kernel distance: how much more alike real images are among themselves than they are like the samples. "
@@ -104,7 +104,8 @@ GLOSSARY = (
         "memorised",
         "Copied",
         "memorisation",
-        "Share of samples nearer to a training image, in pixels, than fresh real images ever come; with a p-value.",
+        "Share of samples nearer to a training image, in pixels or in features, than fresh real images ever come; with "
+        "a p-value.",
         "It counts near copies only: a model can reuse parts, mirrored or recoloured images unseen.",
         "held-out images as the null, after Meehan et al. 2020, arXiv:2004.05675",
     ),
@@ -307,8 +308,8 @@ GLOSSARY = (
 
 ENTRIES = {entry.key: entry for entry in GLOSSARY}
 GROUPS = tuple(dict.fromkeys(entry.group for entry in GLOSSARY))
-OFFICIAL = {"frechet": "fid", "frechet_infinity": "fid_infinity"}
-"""What two distances are called where the features are those of the FID of the literature."""
+OFFICIAL = {"frechet": "fid", "frechet_infinity": "fid_infinity", "kernel": "kid"}
+"""What distances are called where the features are those of the FID and the KID of the literature."""
 
 
 def entry(name: str) -> Entry | None:

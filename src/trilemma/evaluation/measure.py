@@ -125,7 +125,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     where, protocol = ranks(device), real.protocol
     hashes: list[np.ndarray[Any, Any]] = []
-    drawn = protocol.wants(*(key for key in ENTRIES if key != "bits_per_dim"))
+    drawn = protocol.wants(*(key for key in ENTRIES if key not in ("bits_per_dim", "ode_bits_per_dim")))
     if subject.run is None and not protocol.wants(*(e.key for e in ENTRIES.values() if e.group != "model")):
         raise ValueError(
             f"--metrics {protocol.metrics} asks a model, and {subject.about['images']} is not a run folder"

@@ -47,7 +47,7 @@ class Score:
     def read(cls, scores: dict[str, Any], key: str) -> Score:
         """The metric ``key`` of a family's or the floor's dictionary; an empty score where it is missing.
 
-        ``frechet`` finds ``fid`` too, which is the same distance in Inception's features.
+        ``frechet`` finds ``fid`` too, and ``kernel`` ``kid``: the same distances in Inception's features.
         """
         entry = scores.get(key) or scores.get(OFFICIAL.get(key, key)) or {}
         return cls(**{field.name: entry[field.name] for field in fields(cls) if field.name in entry})
@@ -85,7 +85,7 @@ COLUMNS = _columns(
 MORE = _columns(
     "text_accuracy", "text_seen", "text_unseen", "mixture_modes", "high_quality", "mixture_kl", "density_kl",
     "ode_density_kl", "ode_bits_per_dim",
-    "kid", "frechet_infinity", "fine_detail", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
+    "kernel", "frechet_infinity", "fine_detail", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
     "authpct", "c_t", "train_closer", "nearest_training",
 )  # fmt: skip
 """The second table, of which only what was measured is shown."""
