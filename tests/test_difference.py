@@ -82,7 +82,7 @@ def test_five_equal_models_are_told_apart_in_one_of_twenty_comparisons() -> None
 
 def test_records_of_several_models_are_judged_metric_by_metric() -> None:
     records = {
-        "a": {"metrics": {"frechet": score(1.0), "kid": score(5.0)}, "per_image": {}},
+        "a": {"metrics": {"frechet": score(1.0), "kernel": score(5.0)}, "per_image": {}},
         "b": {"metrics": {"frechet": score(9.0)}},
         "never trained": {},
     }

@@ -422,8 +422,8 @@ def test_contract(shape: tuple[int, int, int], levels: int, prediction: str) -> 
     assert images.shape == x.shape and images.dtype == torch.uint8 and int(images.max()) < levels
     answer = model.log_likelihood(x, labels, ImageNoise(1, range(5)), samples=5)
     assert answer.kind == "bound" and answer.nats is not None and answer.nats.shape == (5,)
-    assert bool((answer.nats < 0).all()) and "5 random of the 49 terms" in answer.reason
-    assert "all of the 49" in model.log_likelihood(x, labels, ImageNoise(1, range(5)), samples=50).reason
+    assert bool((answer.nats < 0).all()) and "5 random of its 49 terms" in answer.reason
+    assert "all of its 49" in model.log_likelihood(x, labels, ImageNoise(1, range(5)), samples=50).reason
     assert model.encode(x, labels, steps=3).shape == x.shape
 
 

@@ -252,7 +252,8 @@ def test_the_equation_tells_its_noise_and_the_bound_beside_it(
     line = ("query", runs["diffusion"].path, "--ode", "-n", 2, "--tolerance", 0.01)
     code, out, err = call(capsys, *line, "--samples", 2)
     assert code == 0, err
-    equation, bound = out.splitlines()
+    equation, bound, doubt = out.splitlines()
+    assert doubt.startswith("! worse than guessing: all 256 levels equally likely would cost 8")  # a fresh network
     assert "of noise in that of one" in equation and "tolerance 0.01, 2 draws" in equation
     assert bound.startswith("≤") and "for the same (variational bound" in bound and "against the equation" in bound
     record = json.loads(call(capsys, *line, "--samples", 2, "--json")[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import two_evaluators
+from coders import vae
 from conftest import blobs
 from torch import Tensor
 
@@ -19,8 +21,11 @@ from trilemma.data import Dataset, load
 from trilemma.evaluation import Protocol, Reference, evaluate
 from trilemma.evaluation.scores import fidelity
 from trilemma.evaluation.stream import UNIT, Pool, Supply, pool, windows
+from trilemma.evaluation.subject import drawn_from
+from trilemma.images import Spec
 from trilemma.metrics import Moments, feature_network, frechet_distance
 from trilemma.parallel import Ranks, ranks
+from trilemma.sampling import BLOCK, sample
 from trilemma.training import train
 
 HERE = ranks("cpu")
@@ -147,3 +152,16 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
             assert two["metrics"][name]["error"] == metric["error"], name
     assert [rung["metrics"] for rung in two["ladder"]] == [rung["metrics"] for rung in one["ladder"]]
     assert two["per_image"] == one["per_image"]
+
+
+def test_the_speed_of_a_sampler_does_not_depend_on_how_many_images_fill_its_last_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))  # a second for each block
+    model = vae(Spec((1, 8, 8))).eval()
+    for n in (BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 20):
+        subject = drawn_from(model, n, 0, None, None)
+        subject.supply.draw(0, n)
+        assert subject.speed(HERE).value == BLOCK
+        assert sample(model, n, device="cpu").images_per_second == BLOCK

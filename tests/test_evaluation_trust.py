@@ -189,6 +189,7 @@ def test_unknown_metrics_and_wrong_pairings_are_refused_before_any_work() -> Non
     for wrong, words in (
         ({"metrics": "fidd"}, "no metric 'fidd'"),
         ({"metrics": "fid"}, "--features inception"),
+        ({"metrics": "precision,kid"}, "kid is measured in Inception features: .* or ask for kernel"),
         ({"metrics": ","}, "empty"),
         ({"preprocessing": "clean-fid"}, "belongs to --features inception"),
         ({"n": 3}, "--n must be at least 16"),
@@ -244,7 +245,7 @@ def test_modes_accuracy_and_classes_of_labelled_images(labelled: Reference, tmp_
 
 def test_the_ladder_is_climbed_once_and_read(real: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRILEMMA_CACHE", str(tmp_path / "cache"))
-    protocol = Protocol(n=140, reference=0, metrics="frechet,kid,precision")
+    protocol = Protocol(n=140, reference=0, metrics="frechet,kernel,precision")
     noise = np.random.default_rng(0).integers(0, 256, (140, 8, 8, 1)).astype(np.uint8)
     record = evaluate(save(tmp_path / "noise.npz", noise), real, protocol=protocol)
     assert {rung["name"] for rung in record["ladder"]} == {"noise", "blur", "jpeg", "averages", "blocks"}

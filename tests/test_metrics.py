@@ -33,6 +33,7 @@ from trilemma.metrics import (
     nearest,
     share_of,
     train_closer,
+    worse_than_uniform,
 )
 
 
@@ -48,6 +49,12 @@ def test_metrics_know_images_and_the_machine_and_nothing_else() -> None:
 
 
 # Likelihood
+
+
+def test_what_is_worse_than_no_model_is_said() -> None:
+    assert worse_than_uniform(8.0, 256) is None and worse_than_uniform(-3.0, 0) is None
+    assert "all 256 levels equally likely would cost 8 bits/dim" in (worse_than_uniform(416.8, 256) or "")
+    assert "would cost 1 bits/dim" in (worse_than_uniform(1.01, 2) or "")
 
 
 def test_bits_per_dim() -> None:

@@ -1,4 +1,4 @@
-"""The sizes are matched for compute: equal images, or equal time, is an equal chance."""
+"""The sizes are matched for compute: a training image costs every family as much."""
 
 import pytest
 import torch

@@ -313,15 +313,56 @@ def test_an_evaluation_of_vectors(ring_run: Run) -> None:
     protocol = Protocol(n=200, reference=500, likelihood_n=40)
     record = evaluate(ring_run, protocol=protocol, device="cpu")
     metrics, floor = record["metrics"], record["floor"]
-    assert {"frechet", "kid", "precision", "recall", "mixture_modes", "high_quality", "density_kl"} <= metrics.keys()
+    assert {"frechet", "kernel", "precision", "recall", "mixture_modes", "high_quality", "density_kl"} <= metrics.keys()
     assert metrics["mixture_modes"]["n"] == 2500
-    assert record["protocol"]["features"] == "vectors"
+    assert record["protocol"]["features"] == "vectors (standardised)"
     assert floor["mixture_modes"]["value"] == 8
     dims = 2 * math.log(2)
     gap = dims * (metrics["bits_per_dim"]["value"] - floor["bits_per_dim"]["value"])
     assert metrics["density_kl"]["value"] == pytest.approx(gap, rel=1e-3)
     assert record["pictures"] == {"samples": "samples.png", "density": "density.png"}
     assert all((ring_run.path / name).is_file() for name in record["pictures"].values())
+
+
+def test_two_laws_of_a_flow_are_measured_and_told_apart(tmp_path: Path) -> None:
+    data = load("ring", limit=2000)
+    run = train(
+        "flow", data, out=tmp_path / "run", budget="5steps", settings=SMALL, device="cpu", say=lambda line: None
+    )
+    asked = "bits_per_dim,density_kl,ode_bits_per_dim,ode_density_kl"
+    record = evaluate(run, protocol=Protocol(n=16, metrics=asked, likelihood_n=12), device="cpu")
+    metrics, floor = record["metrics"], record["floor"]
+    chain, flow = metrics["bits_per_dim"], metrics["ode_bits_per_dim"]
+    assert chain["kind"] == "bound" and "ancestral chain" in chain["note"] and "512 training images" in chain["note"]
+    assert flow["kind"] == "estimate" and flow["n"] == 12 and "the law of samplers without noise" in flow["note"]
+    assert "more for the same 12" in flow["note"] or "less for the same 12" in flow["note"]
+    for name, score in (("density_kl", chain), ("ode_density_kl", flow)):
+        gap = 2 * math.log(2) * (score["value"] - floor["bits_per_dim"]["value"])
+        assert metrics[name]["value"] == pytest.approx(gap, rel=1e-3)
+    assert len(record["per_image"]["ode_bits_per_dim"]) == 12
+    only = evaluate(run, protocol=Protocol(n=16, metrics="ode-bits-per-dim", likelihood_n=3), device="cpu")
+    assert set(only["metrics"]) == {"ode_bits_per_dim"}
+
+
+def test_a_column_in_dollars_does_not_hide_one_in_years(tmp_path: Path) -> None:
+    """Ages 20 spreads too high are far from real people, and a shift of a tenth of a spread in dollars is not."""
+    rows = np.random.default_rng(0).standard_normal((600, 2)) * [40_000, 10] + [60_000, 40]
+    np.savez(tmp_path / "people.npz", vectors=rows.astype(np.float32))
+    data = load(tmp_path / "people.npz")
+    protocol = Protocol(n=60, reference=0, metrics="frechet,precision,nearest_training")
+    shifts = {"dollars": (4_000, 0), "years": (0, 200)}
+    held_out = data.batch(data.test[:60])
+    found = {
+        name: evaluate(held_out + torch.tensor(shift, dtype=torch.float32), data, protocol=protocol, device="cpu")
+        for name, shift in shifts.items()
+    }
+    assert found["years"]["protocol"]["features"] == "vectors (standardised)"
+    scores = {name: record["metrics"] for name, record in found.items()}
+    assert scores["years"]["frechet"]["value"] == pytest.approx(400, rel=0.1)
+    assert scores["dollars"]["frechet"]["value"] < 0.5
+    assert scores["years"]["precision"]["value"] == 0 < scores["dollars"]["precision"]["value"]
+    assert scores["years"]["nearest_training"]["value"] > 10 > scores["dollars"]["nearest_training"]["value"]
+    assert scores["years"]["nearest_training"]["unit"] == "spreads"
 
 
 def test_what_looks_at_images_says_that_these_are_vectors(ring_run: Run) -> None:

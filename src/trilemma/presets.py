@@ -1,12 +1,13 @@
-"""One dial, ``--size``: the sizes of every family, matched for compute.
+"""One dial, ``--size``: the sizes of every family, matched for the compute of a training image.
 
 A size fixes the arithmetic of one training step per image, forward and backward over all objectives, at 28 × 28 grey:
 
     tiny 0.25 GFLOP · small 1 GFLOP · base 4 GFLOP · large 16 GFLOP
 
-so that an equal number of images, or an equal time, is an equal chance for every family. The rows below are for
-28 × 28 grey; at the resolution and channels of other data the width is scaled so that the arithmetic per pixel stays
-the same. Operations are counted, not guessed: `gflop` runs one step on shapes alone.
+so that a training image costs every family as much. Under equal seconds they still see unequal numbers of images, since
+not all operations run equally fast; the report says how many each saw. The rows below are for 28 × 28 grey; at the
+resolution and channels of other data the width is scaled so that the arithmetic per pixel stays the same. Operations
+are counted, not guessed: `gflop` runs one step on shapes alone.
 
 Vectors have no resolution: for them a size is `VECTOR_GFLOP`, a 250th of that of images, whatever their number of
 values, and the width of the perceptron is scaled to it.

@@ -39,7 +39,7 @@ class Samples:
             the model is not conditioned on classes.
         spec: the shape and levels of the images.
         seconds: time spent in the sampler, first block left out where there are more (it warms up).
-        images_per_second: of those seconds, over all processes.
+        images_per_second: of those seconds, over all processes; the last block counts whole, as it is drawn.
         text: N captions, what each image was asked to show; None where nothing was asked.
     """
 
@@ -99,7 +99,7 @@ def sample(
         parts[start] = sample_block(model, seed, start, block, chosen, options, _within(progress, start, block, n))
         if done or len(mine) == 1:
             seconds += time.perf_counter() - began
-            timed += min(block, n - start)
+            timed += block  # always drawn whole
         if progress:
             progress(min(start + block, n), n)
     images = _collect(parts, where)[:n]

@@ -64,7 +64,7 @@ def compare(
     budget
         of each family: 90s, 2m, 1h, 5000steps, 200kimages
     size
-        the preset, matched for compute across families
+        the preset, matched for compute per training image; under equal seconds families see unequal numbers of images
     seed
         decides weights, batches, noise and subsets
     conditional

@@ -32,7 +32,7 @@ trilemma evaluate runs/vae
 trilemma evaluate runs/diffusion -n 5000 --features inception --preprocessing pytorch-fid --steps 100
 trilemma evaluate generated/ --against photos/ --image-size 64 --json
 trilemma evaluate samples.npz --against cifar10 --metrics default,accuracy,modes,per_class
-trilemma evaluate runs/student --against runs/teacher --metrics frechet,kid
+trilemma evaluate runs/student --against runs/teacher --metrics frechet,kernel
 ```
 
 What each number means and when it lies: docs/metrics.md.

@@ -10,11 +10,12 @@ import torch
 
 from trilemma.cli.query_asked import Asked, Reply, finite, with_error
 from trilemma.cli.query_quality import parse_numbers
-from trilemma.cli.query_scores import SIGNS, likelihood_record
+from trilemma.cli.query_scores import SIGNS, flagged, likelihood_record
 from trilemma.families import FAMILIES
 from trilemma.families.diffusion.likelihood import prior_term
 from trilemma.families.family import Family
 from trilemma.images import to_unit
+from trilemma.metrics.likelihood import worse_than_uniform
 from trilemma.parallel import find_device
 from trilemma.queries.diffusion_chain import (
     animate,
@@ -34,7 +35,7 @@ from trilemma.queries.diffusion_latent import (
     invert,
 )
 from trilemma.queries.diffusion_likelihood import bound_by_time, draw_terms, flow_likelihood
-from trilemma.queries.likelihood import log_likelihood
+from trilemma.queries.likelihood import calibrated, log_likelihood
 from trilemma.sampling import choose_labels
 
 NONE = (math.nan, math.nan)
@@ -108,28 +109,33 @@ def ask_reverse(asked: Asked) -> Reply:
 def ask_terms(asked: Asked) -> Reply:
     dataset, indices = asked.images(8)
     classes = asked.classes(dataset, indices)
-    terms = bound_by_time(loaded(asked), dataset.batch(indices), classes, seed=asked.seed, progress=asked.progress)
+    model = denoising(calibrated(asked.run, asked.device), "the bound by its terms")
+    terms = bound_by_time(model, dataset.batch(indices), classes, seed=asked.seed, progress=asked.progress)
     path = asked.picture("terms")
     if asked.first:
         draw_terms(terms, path, asked.title(f"the bound on {dataset.name}, term by term"))
     (mean, error), T = terms.total, len(terms.mean) - 1
+    flag = worse_than_uniform(mean, asked.config.spec.levels)
     record = {
         "images": dataset.name,
         "indices": indices.tolist(),
         "kind": "bound",
         "timesteps": T,
+        "decoder": {"time": terms.first, "how": terms.decoder},
         "mean_bits_per_dim": mean,
         "standard_error": finite(error),
+        "flag": flag,
         "terms": terms.mean.tolist(),
         "picture": str(path),
     }
-    return Reply(record, [terms.text, str(path)])
+    return Reply(record, [terms.text, terms.how, *flagged(flag), str(path)])
 
 
 def ask_ode(asked: Asked) -> Reply:
     """The equation, and the bound of the same images beside it, so that their agreement is to be seen."""
     dataset, indices = asked.images(32)
-    x, classes, model = dataset.batch(indices), asked.classes(dataset, indices), loaded(asked)
+    x, classes = dataset.batch(indices), asked.classes(dataset, indices)
+    model = calibrated(asked.run, asked.device)
     found = flow_likelihood(
         model,
         x,
@@ -160,6 +166,7 @@ def ask_ode(asked: Asked) -> Reply:
         f"({found.answer.reason}; {found.evaluations:.0f} evaluations a draw)",
         f"{SIGNS[bound.kind]} {with_error(most, spread)} bits/dim for the same ({bound.reason}); "
         f"that is {'+' if gap > 0 else ''}{with_error(gap, doubt)} against the equation",
+        *flagged(found.answer.flag or bound.flag),
     ]
     return Reply(record, lines)
 

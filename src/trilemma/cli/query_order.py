@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from trilemma.cli.query_asked import Asked, Reply
+from trilemma.cli.query_scores import flagged
 from trilemma.families import FAMILIES
 from trilemma.families.family import Completing
+from trilemma.metrics.likelihood import worse_than_uniform
 from trilemma.queries.causality import causality
 from trilemma.queries.completion import complete, draw_completions, known_part
 from trilemma.queries.receptive import receptive_field
@@ -105,7 +107,8 @@ def ask_surprise(asked: Asked) -> Reply:
         f"image {index}: −log p(x) = {nat:.2f} nats, {rate:.4f} bits/dim"
         for index, nat, rate in zip(indices.tolist(), nats, rates, strict=True)
     ]
-    return Reply(record, [*lines, str(path)])
+    flag = worse_than_uniform(float(answer.bits_per_dim.mean()), asked.config.spec.levels)
+    return Reply(record | {"flag": flag}, [*lines, *flagged(flag), str(path)])
 
 
 def parse_position(text: str) -> tuple[int, int]:

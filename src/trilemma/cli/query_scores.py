@@ -35,7 +35,12 @@ def ask_likelihood(asked: Asked) -> Reply:
         f"({'density, ' if dataset.vector else ''}{answer.kind}: {answer.reason}; {len(indices)} "
         f"{'vectors' if dataset.vector else 'images'} of {dataset.name})"
     )
-    return Reply(record, [line])
+    return Reply(record, [line, *flagged(answer.flag)])
+
+
+def flagged(flag: str | None) -> list[str]:
+    """The line that distrusts a number, where there is one."""
+    return [f"! {flag}"] if flag else []
 
 
 def ask_classify(asked: Asked) -> Reply:
@@ -129,6 +134,7 @@ def ask_ood(asked: Asked) -> Reply:
         for data, rows, scored in sides.values()
         for mean, error in [scored.mean or (float("nan"),) * 2]
     ]
+    lines += flagged(answer.own.flag)
     lines += [
         f"AUROC of low likelihood as a sign of {other.name} {with_error(*area)} ({answer.kind})",
         f"AUROC of atypical likelihood, too high or too low {with_error(*typical)}",
@@ -148,6 +154,7 @@ def likelihood_record(answer: Answer) -> dict[str, Any]:
         "bits_per_dim": None if answer.bits is None else answer.bits.tolist(),
         "mean_bits_per_dim": None if mean is None else mean[0],
         "standard_error": None if mean is None else finite(mean[1]),
+        "flag": answer.flag,
     }
 
 

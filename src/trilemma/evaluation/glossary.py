@@ -50,7 +50,7 @@ GLOSSARY = (
         "Chong & Forsyth 2020, arXiv:1911.07023",
     ),
     Entry(
-        "kid",
+        "kernel",
         "Kernel",
         "fidelity",
         "Kernel distance: how much more alike real images are among themselves than they are like the samples. "
@@ -136,7 +136,8 @@ GLOSSARY = (
         "memorised",
         "Copied",
         "memorisation",
-        "Share of samples nearer to a training image, in pixels, than fresh real images ever come; with a p-value.",
+        "Share of samples nearer to a training image, in pixels or in features, than fresh real images ever come; with "
+        "a p-value.",
         "It counts near copies only: a model can reuse parts, mirrored or recoloured images unseen.",
         "held-out images as the null, after Meehan et al. 2020, arXiv:2004.05675",
     ),
@@ -294,8 +295,18 @@ GLOSSARY = (
         "mixture",
         "KL(real ‖ model) of the densities in nats: how far the model's log p of held-out points is "
         "below that of the mixture they were drawn from.",
-        "From a bound on log p it is a bound too: the true one is smaller.",
+        "From a bound on log p it is a bound too: the true one is smaller. Of diffusion and flow it is that of the "
+        "ancestral chain, not of the samples beside it.",
         "the mixture's own density",
+    ),
+    Entry(
+        "ode_density_kl",
+        "KL to truth, ODE",
+        "mixture",
+        "The same of the probability-flow equation, which is the law of the samples that diffusion and flow draw "
+        "without noise.",
+        "It holds for the equation solved exactly; a sampler of few steps is off by what its steps leave out.",
+        "the mixture's own density; Song et al. 2021, arXiv:2011.13456",
     ),
     Entry(
         "bits_per_dim",
@@ -303,8 +314,19 @@ GLOSSARY = (
         "model",
         "Code length of held-out images under the model, in bits for each pixel value: \N{MINUS SIGN}log₂ p(x) / D.",
         "It says little about how samples look. A bound (≤) only limits the true value from above, so a larger bound "
-        "does not prove a worse model.",
+        "does not prove a worse model. Of diffusion and flow it is that of the ancestral chain, not of samplers "
+        "without noise.",
         "Theis et al. 2016, arXiv:1511.01844",
+    ),
+    Entry(
+        "ode_bits_per_dim",
+        "Bits/dim, ODE",
+        "model",
+        "Code length of held-out images under the probability-flow equation of diffusion and flow: the law that their "
+        "samplers without noise follow.",
+        "Of images it is a bound too, by way of a decoder; it holds for the equation solved exactly. Unless asked for "
+        "by name it is of few images, and of small ones only.",
+        "Song et al. 2021, arXiv:2011.13456",
     ),
     Entry(
         "images_per_second",
@@ -318,8 +340,8 @@ GLOSSARY = (
 
 ENTRIES = {entry.key: entry for entry in GLOSSARY}
 GROUPS = tuple(dict.fromkeys(entry.group for entry in GLOSSARY))
-OFFICIAL = {"frechet": "fid", "frechet_infinity": "fid_infinity"}
-"""What two distances are called where the features are those of the FID of the literature."""
+OFFICIAL = {"frechet": "fid", "frechet_infinity": "fid_infinity", "kernel": "kid"}
+"""What distances are called where the features are those of the FID and the KID of the literature."""
 
 
 def entry(name: str) -> Entry | None:

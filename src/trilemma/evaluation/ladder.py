@@ -30,7 +30,7 @@ from trilemma.metrics import Distortion, distortions
 from trilemma.parallel import Ranks
 
 VERSION = 2  # of the cache; raise it when the same images would give other rungs
-MEASURED = ("frechet", "kid", "mutual_fidelity", "mutual_coverage", "precision", "recall", "density", "coverage")
+MEASURED = ("frechet", "kernel", "mutual_fidelity", "mutual_coverage", "precision", "recall", "density", "coverage")
 RUINED = {"blur": 4.0, "noise": 64.0, "averages": 8.0}
 """Kinds of damage whose strongest rung leaves nothing of an image; it must not be worth `MOST` of a real one."""
 MOST = 0.4

@@ -23,7 +23,7 @@ from trilemma.evaluation.captions import text_metrics
 from trilemma.evaluation.glossary import ENTRIES, place_of
 from trilemma.evaluation.labelled import label_metrics
 from trilemma.evaluation.latents import draw_latents
-from trilemma.evaluation.likelihood import likelihood_metric
+from trilemma.evaluation.likelihood import Scored, calibrated_for, flow_metric, likelihood_metric
 from trilemma.evaluation.memorisation import Memory, memory
 from trilemma.evaluation.misuse import identical_images, trained_on_held_out
 from trilemma.evaluation.mixtures import density_gap, mixture_floor, mixture_scores
@@ -136,7 +136,7 @@ def _evaluate(
     if unfinished:
         subject = kept(subject, unfinished)
     hashes: list[np.ndarray[Any, Any]] = []
-    drawn = protocol.wants(*(key for key in ENTRIES if key != "bits_per_dim"))
+    drawn = protocol.wants(*(key for key in ENTRIES if key not in ("bits_per_dim", "ode_bits_per_dim")))
     if subject.run is None and not protocol.wants(*(e.key for e in ENTRIES.values() if e.group != "model")):
         raise ValueError(
             f"--metrics {protocol.metrics} asks a model, and {subject.about['images']} is not a run folder"
@@ -156,13 +156,13 @@ def _evaluate(
     # What the processes share comes first; what is left is the first one's.
     metrics: dict[str, Metric] = {}
     per_image: dict[str, list[float]] = {}
+    calibrated_for(subject, real)
+    likelihood: Scored = (Metric(None), [])
     if subject.run and protocol.wants("bits_per_dim", "density_kl"):
-        likelihood, bits = _once(
-            unfinished, "likelihood", where, lambda: likelihood_metric(subject, real, device, tell)
-        )
-        metrics |= density_gap(likelihood, bits, real)
+        likelihood = _once(unfinished, "likelihood", where, lambda: likelihood_metric(subject, real, device, tell))
+        metrics |= density_gap("density_kl", *likelihood, real)
         if protocol.wants("bits_per_dim"):
-            metrics["bits_per_dim"], per_image["bits_per_dim"] = likelihood, bits
+            metrics["bits_per_dim"], per_image["bits_per_dim"] = likelihood
     if sample is not None:
         metrics |= mixture_scores(subject, sample, real, options, device)
     if subject.run and drawn and protocol.wants("images_per_second"):
@@ -181,6 +181,12 @@ def _evaluate(
     rungs = ladder.climb(real, where, tell) if drawn else None
     record = None
     if where.first:
+        if subject.run and protocol.wants("ode_bits_per_dim", "ode_density_kl"):
+            flow = flow_metric(subject, real, device, tell, likelihood)
+            if flow:
+                metrics |= density_gap("ode_density_kl", *flow, real)
+                if protocol.wants("ode_bits_per_dim"):
+                    metrics["ode_bits_per_dim"], per_image["ode_bits_per_dim"] = flow
         seen = np.concatenate(hashes) if hashes else None
         record, remembered = _judge(subject, sample, seen, metrics, real, rungs, device, tell)
         record |= {"per_image": per_image} | ({"ood": ood} if ood else {}) | ({"latent": latent} if latent else {})

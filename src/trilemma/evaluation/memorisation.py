@@ -71,7 +71,9 @@ def memory(sample: Pool, real: Reference, held_out: bool = False) -> Memory:
     by_pixels = None
     if protocol.wants("nearest_training", "memorised"):
         by_pixels = (
-            real_nearness(real, "pixels") if held_out else _nearness(_shown(sample.images), train_pixels(real), real)
+            real_nearness(real, "pixels")
+            if held_out
+            else _nearness(_shown(sample.images, real), train_pixels(real), real)
         )
     if by_pixels and protocol.wants("nearest_training"):
         metrics["nearest_training"] = _median_distance(by_pixels, train_pixels(real))
@@ -123,7 +125,7 @@ def real_nearness(real: Reference, space: str) -> Nearness:
     if key not in real.memo:
         own, train = real.held_out.features, real.train.features
         if space == "pixels":
-            own, train = _shown(real.held_out_images), train_pixels(real)
+            own, train = _shown(real.held_out_images, real), train_pixels(real)
         real.memo[key] = _nearness(own, train, real)
     found: Nearness = real.memo[key]
     return found
@@ -145,7 +147,7 @@ def _verdict(sample: Pool, by_pixels: Nearness, real: Reference, metrics: dict[s
     flag = f"p = {p_value:.2g}: {best.text}, by {space}" if p_value < 0.01 else None
     metrics["memorised"] = Metric(
         best.share if p_value < 0.05 else 0.0, error, "", "lower", n, None,
-        f"{ENTRIES['memorised'].meaning} Here p = {p_value:.2g}", flag,
+        f"{ENTRIES['memorised'].meaning} Here by {space}, p = {p_value:.2g}", flag,
         f"pixels against {len(train):,} training images and {real.network.name} features against "
         f"{real.train.n:,}; {len(real.held_out.features):,} held-out images are the null"
         + ("; searched by an index, which may miss neighbours" if protocol.search == "index" else ""),
@@ -190,22 +192,28 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def train_pixels(real: Reference) -> Tensor:
-    """All training images in pixels, uint8 [M, D]."""
+    """All training images in pixels, uint8 [M, D], or vectors in units of their spread."""
     if "pixels" not in real.memo:
         train = real.dataset.train[:MOST_TRAINING]
         parts = [pixels(display(real.dataset, train[i : i + 4096])) for i in range(0, len(train), 4096)]
-        real.memo["pixels"] = torch.cat(parts)
+        real.memo["pixels"] = in_spreads(torch.cat(parts), real)
     found: Tensor = real.memo["pixels"]
     return found
 
 
-def _shown(images: Tensor) -> Tensor:
-    return pixels(images[:MOST_SAMPLES])
+def _shown(images: Tensor, real: Reference) -> Tensor:
+    return in_spreads(pixels(images[:MOST_SAMPLES]), real)
+
+
+def in_spreads(rows: Tensor, real: Reference) -> Tensor:
+    """Vectors [N, D] in units of the training set's spread of each value; pixels, which have one unit, as they are."""
+    return rows / torch.tensor(real.dataset.spec().scale) if real.dataset.vector else rows
 
 
 def _median_distance(near: Nearness, train: Tensor) -> Metric:
     """Median distance to the nearest of all training images, and its error by the order statistics around it."""
-    unit = "" if train.is_floating_point() else "grey levels"
+    unit = "spreads" if train.is_floating_point() else "grey levels"
+    things = "vectors" if train.is_floating_point() else "images"
     ordered = (near.distance / math.sqrt(train.shape[1])).sort().values
     n = len(ordered)
     reach = math.sqrt(n) / 2  # one standard error of a median, in ranks
@@ -213,5 +221,6 @@ def _median_distance(near: Nearness, train: Tensor) -> Metric:
     return Metric(
         float(ordered.median()), float(ordered[high] - ordered[low]) / 2, unit, "none", n, None,
         ENTRIES["nearest_training"].meaning,
-        protocol=f"root mean square over pixels, {n:,} images against {len(train):,} training images",
+        protocol=f"root mean square over {'values' if unit == 'spreads' else 'pixels'}, {n:,} {things} against "
+        f"{len(train):,} training {things}",
     )  # fmt: skip

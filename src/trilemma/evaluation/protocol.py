@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from trilemma.evaluation.glossary import choose
+from trilemma.evaluation.glossary import OFFICIAL, choose
 from trilemma.machine import processor
 from trilemma.validate import MOST_IMAGES
 
@@ -99,11 +99,10 @@ class Protocol:
                 f"--preprocessing {self.preprocessing} belongs to --features inception, not to {self.features}"
             )
         choose(self.metrics)  # refuses unknown names before any work
-        for name in ("fid", "fid_infinity"):
-            if name in self.metrics.split(",") and not self.official:
+        for plain, name in OFFICIAL.items():
+            if name in self.metrics.replace("-", "_").split(",") and not self.official:
                 raise ValueError(
-                    f"{name} is measured in Inception features: add --features inception, "
-                    f"or ask for {name.replace('fid', 'frechet')}"
+                    f"{name} is measured in Inception features: add --features inception, or ask for {plain}"
                 )
 
     @property

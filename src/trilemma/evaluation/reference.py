@@ -69,7 +69,7 @@ class Reference:
                 raise ValueError(
                     f"--features {protocol.features} look at images, and {dataset.name} holds vectors: leave it out"
                 )
-            network = VectorFeatures(dataset.spec().dims)
+            network = VectorFeatures(scale=dataset.spec().scale)
         network = network or feature_network(protocol.network, str(find_device(device)))
         train = subset(dataset.train, protocol.reference, protocol.seed)
         held_out = subset(dataset.test, protocol.n, protocol.seed)

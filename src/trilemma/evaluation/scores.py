@@ -28,7 +28,7 @@ from trilemma.parallel import find_device
 BETTER: dict[str, Better] = {
     "frechet": "lower",
     "frechet_infinity": "lower",
-    "kid": "lower",
+    "kernel": "lower",
     "mutual_fidelity": "higher",
     "mutual_coverage": "higher",
     "precision": "higher",
@@ -111,7 +111,7 @@ def relative(metrics: Mapping[str, Metric], floor: Mapping[str, Metric]) -> dict
 
 
 def json_name(key: str, features: str) -> str:
-    """The name of a metric in JSON: only Inception's Fréchet distance is called `fid`."""
+    """The name of a metric in JSON: only Inception's Fréchet distance is called `fid`, its kernel distance `kid`."""
     return OFFICIAL.get(key, key) if features.startswith("inception-2015-12-05/") else key
 
 
@@ -135,10 +135,10 @@ def _distances(
             lambda: frechet_infinity(sample.features, train.moments, seed=protocol.seed),
             "frechet_infinity", "lower", len(sample.features), "; extrapolated in 1/N",
         )  # fmt: skip
-    if "kid" in wanted:
-        found["kid"] = attempt(
+    if "kernel" in wanted:
+        found["kernel"] = attempt(
             lambda: kernel_distance(sample.features, train.features, subsets=subsets, seed=protocol.seed),
-            "kid", "lower", len(sample.features), f"; cubic kernel, {subsets} subsets of at most 1,000",
+            "kernel", "lower", len(sample.features), f"; cubic kernel, {subsets} subsets of at most 1,000",
         )  # fmt: skip
     return found
 

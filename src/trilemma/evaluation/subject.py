@@ -39,7 +39,7 @@ class Subject:
         flags: reasons to distrust every number of it.
         run: the run, and ``model`` its model, where it is one.
         captioned: whether its images were asked for by the captions of held-out images.
-        blocks: images and seconds of each block that this process drew; filled while the supply is used.
+        blocks: images drawn and seconds of each block of this process; filled while the supply is used.
     """
 
     supply: Supply
@@ -52,7 +52,10 @@ class Subject:
     blocks: list[tuple[int, float]] = field(default_factory=list)
 
     def speed(self, where: Ranks) -> Metric:
-        """Images per second of the sampler as it was used, over all processes; the first block warms up."""
+        """Images per second of the sampler as it was used, over all processes; the first block warms up.
+
+        A block is always drawn whole (`sampling.BLOCK`), so that all its images count, asked for or not.
+        """
         timed = self.blocks[1:] or self.blocks
         seconds = torch.tensor([taken for _, taken in timed], dtype=torch.float64)
         rate = sum(count for count, _ in timed) / float(seconds.sum()) if timed else 0.0
@@ -106,7 +109,7 @@ def drawn_from(model: Family, n: int, seed: int, asked: Tensor | Sequence[int] |
         for first in range(start, stop, BLOCK):  # units are whole blocks
             began = time.perf_counter()
             parts.append(sample_block(model, seed, first, BLOCK, labels, options))
-            blocks.append((min(BLOCK, n - first), time.perf_counter() - began))
+            blocks.append((BLOCK, time.perf_counter() - began))
         return to_display(torch.cat(parts)[: stop - start], model.spec.levels)
 
     known = labels[:n] if labels is not None and model.spec.classes else None

@@ -191,7 +191,8 @@ class Autoregressive(Family, Completing):
         proposals, weighted by the probability they give to what follows. With ``particles`` of each image side by side
         this is a particle filter (Gordon, Salmond, Smith 1993): after a row whose weights have become uneven, the
         images of each set are drawn anew from it in proportion to their weights. The sets' images then follow
-        p(unknown | known) in the limit of many particles.
+        p(unknown | known) in the limit of many particles. Another temperature than 1 is another law p, whose
+        conditionals both draw and weigh.
 
         Args:
             x: uint8 [N, C, H, W]; unknown values are ignored.
@@ -234,7 +235,7 @@ class Autoregressive(Family, Completing):
                         if channel in free:
                             pixel[:, channel] = draw(log_p, uniform[channel, row, column], options.temperature)
                         else:
-                            log_p = log_p.log_softmax(1)
+                            log_p = (log_p / options.temperature).log_softmax(1)  # of the law that is drawn from
                             log_weights += log_p.gather(1, pixel[:, channel, None].long())[:, 0]
                     net.write(column, group, features[pixel[:, own.start : own.stop].long()].flatten(1))
             if particles > 1 and row + 1 < height:

@@ -111,6 +111,9 @@ class Family(nn.Module, ABC):
     Config: ClassVar[type]
     Options: ClassVar[type]
 
+    calibration: int = 0
+    """Training images that `calibrate` should be given before log p(x) is asked for; 0 where it does nothing."""
+
     def __init__(self, config: Any, spec: Spec) -> None:
         super().__init__()
         self.config = config
@@ -153,6 +156,12 @@ class Family(nn.Module, ABC):
 
         ``samples`` buys precision where the answer is a Monte-Carlo one (importance samples of a VAE, noise levels of
         a diffusion model); exact families ignore it.
+        """
+
+    def calibrate(self, x: Tensor, labels: Tensor | None, noise: Noise) -> None:
+        """Choose by training images what the weights leave open of log p(x); by default nothing is.
+
+        Every later answer of this object is of what was chosen, and says so.
         """
 
     def class_evidence(self, x: Tensor, labels: Tensor, noise: Noise, samples: int | None = None) -> Likelihood:

@@ -37,6 +37,9 @@ PATIENCE = 5
 ACTIVE = 0.01
 """A latent is active when the variance over images of its mean E_q[z] exceeds this (Burda et al. 2015, section 5)."""
 
+DRAWS = 100
+"""Codes drawn for each image by which log p(x) is weighed unless another number is asked for."""
+
 ROWS = 256
 """Codes decoded together when many importance samples score an image. It bounds the memory; on a CPU feature maps of
 more rows leave the cache, are given back to the system and fetched again at each layer: up to a fifth of the time."""
@@ -198,26 +201,38 @@ class VAE(Family):
 
     @torch.no_grad()
     def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
-        """The ELBO with one draw of z and the KL in closed form; with ``samples`` = k the tighter importance-weighted
-        bound log 1/k Σ p(x|z_i) p(z_i) / q(z_i|x) (Burda et al. 2015, eq. 8), for k = 1 the ELBO with its KL drawn too.
+        """The importance-weighted bound log 1/k Σ p(x|z_i) p(z_i) / q(z_i|x) with k = ``samples``, `DRAWS` by default.
+
+        Burda et al. 2015, eq. 8; k = 1 is the ELBO with its KL drawn too.
         """
         if isinstance(self.observation, L2):
             reason = "the L2 reconstruction dropped the variance of p(x|z), so the loss bounds nothing"
             return Likelihood("undefined", None, reason)
-        if samples is not None and samples < 1:
+        samples = DRAWS if samples is None else samples
+        if samples < 1:
             raise ValueError(f"a VAE's likelihood needs at least 1 importance sample, not {samples}")
         mu, logvar = self.encode(x, labels)
-        if samples is None:
-            nats = self._weigh(x, labels, mu, logvar, noise, 1)[0][:, 0]
-            reason = "evidence lower bound with one draw of the code for each image"
-            return Likelihood("bound", -nats - latent_kl(mu, logvar).sum(1), reason)
         total = torch.full_like(mu[:, 0], -torch.inf)
         size = max(1, ROWS // max(1, len(x)))
         for start in range(0, samples, size):
             nats, log_ratio = self._weigh(x, labels, mu, logvar, noise, min(size, samples - start))
             total = torch.logaddexp(total, (log_ratio - nats).logsumexp(1))
-        reason = f"importance-weighted bound with {samples} draws of the code for each image"
+        drawn = f"{samples} draws" if samples > 1 else "one draw"
+        reason = f"importance-weighted bound with {drawn} of the code for each image"
         return Likelihood("bound", total - math.log(samples), reason)
+
+    @torch.no_grad()
+    def class_evidence(self, x: Tensor, labels: Tensor, noise: Noise, samples: int | None = None) -> Likelihood:
+        """The ELBO with one draw of z and its KL in closed form, since every class is asked; else as `log_likelihood`.
+
+        Importance-weighted only where ``samples`` are asked for.
+        """
+        if isinstance(self.observation, L2) or samples is not None:
+            return self.log_likelihood(x, labels, noise, samples)
+        mu, logvar = self.encode(x, labels)
+        nats = self._weigh(x, labels, mu, logvar, noise, 1)[0][:, 0]
+        reason = "evidence lower bound with one draw of the code for each image"
+        return Likelihood("bound", -nats - latent_kl(mu, logvar).sum(1), reason)
 
     def alarms(self, logs: Mapping[str, float]) -> list[str]:
         """Posterior collapse, once it has lasted for `PATIENCE` calls: a fresh encoder starts out with a small KL."""

@@ -27,7 +27,7 @@ from trilemma.metrics.frechet import (
     frechet_infinity,
 )
 from trilemma.metrics.kernel import kernel_distance
-from trilemma.metrics.likelihood import bits_per_dim
+from trilemma.metrics.likelihood import bits_per_dim, worse_than_uniform
 from trilemma.metrics.manifold import Manifold, expected_coverage, manifold_scores
 from trilemma.metrics.memorisation import authpct, c_t, train_closer
 from trilemma.metrics.modes import Modes, mode_coverage, nearest_distance, stacked_labels
@@ -85,4 +85,5 @@ __all__ = [
     "train_classifier",
     "train_closer",
     "verdict",
+    "worse_than_uniform",
 ]

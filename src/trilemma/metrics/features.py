@@ -7,8 +7,9 @@ Inception's may be called FID, and even there preprocessing moves the value by 2
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -107,15 +108,22 @@ class CustomFeatures(Features):
 
 
 class VectorFeatures(Features):
-    """Vectors are features already: distances are measured between them as they are."""
+    """Vectors are features already: distances are measured between them, each value in units of its own spread.
 
-    name = "vectors"
+    Args:
+        dims: D, where it is known.
+        scale: what each of the D values is divided by, such as its standard deviation over the training set, so that a
+            column in dollars does not hide one in years; by default 1, which leaves them as they are.
+    """
 
-    def __init__(self, dims: int = 0) -> None:
-        self.dims = dims
+    def __init__(self, dims: int = 0, scale: Sequence[float] = ()) -> None:
+        if not all(0 < each < math.inf for each in scale):
+            raise ValueError(f"the scale of vectors must be numbers above 0, not {min(scale)}")
+        self.name = "vectors (standardised)" if scale else "vectors"
+        self.dims, self.scale = len(scale) or dims, tuple(scale)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The float ``[N, D]`` vectors themselves; ``ValueError`` for images."""
+        """The float ``[N, D]`` vectors over the scale; ``ValueError`` for images."""
         return self.of(images)
 
     def of(self, images: Tensor) -> Tensor:
@@ -124,8 +132,10 @@ class VectorFeatures(Features):
             raise ValueError(
                 f"the features 'vectors' take float vectors [N, D], not {images.dtype} {list(images.shape)}"
             )
+        if self.scale and images.shape[1] != len(self.scale):
+            raise ValueError(f"vectors of {images.shape[1]} values do not fit a scale of {len(self.scale)}")
         self.dims = images.shape[1]
-        return images.float().cpu()
+        return images.float().cpu() / torch.tensor(self.scale or (1.0,))
 
     def _features(self, images: Tensor) -> Tensor:
         return images

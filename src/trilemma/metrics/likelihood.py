@@ -8,6 +8,19 @@ import torch
 from torch import Tensor
 
 
+def worse_than_uniform(bits: float, levels: int) -> str | None:
+    """A line to flag a value with that says less than nothing; None for one that is below, and for vectors (0 levels).
+
+    Args:
+        bits: per dimension, a mean over images.
+        levels: of a pixel; all of them equally likely cost log2 of their number.
+    """
+    uniform = math.log2(levels) if levels else math.inf
+    if not bits > uniform:
+        return None
+    return f"worse than guessing: all {levels} levels equally likely would cost {uniform:g} bits/dim"
+
+
 def bits_per_dim(nats: Tensor, dims: int) -> tuple[float, float]:
     """Mean of ``-log2 p(x) / dims`` over images, and its standard error.
 

@@ -27,12 +27,16 @@ class Terms:
 
     Attributes:
         bits: float64 [N, T+1], L_0 (the discrete decoder), L_1 … L_{T-1} and L_T in bits/dim; a row adds up to the
-            bound of its image.
-        evaluated: how many of L_1 … L_{T-1} were; those between are read off the line that joins their neighbours.
+            bound of its image. Below the time of the decoder there are no steps, and 0 stands for them.
+        evaluated: how many of the steps were; those between are read off the line that joins their neighbours.
+        first: the time of the decoder.
+        decoder: the decoder in words.
     """
 
     bits: Tensor
     evaluated: int
+    first: int = 1
+    decoder: str = ""
 
     @property
     def mean(self) -> Tensor:
@@ -48,19 +52,19 @@ class Terms:
     @property
     def text(self) -> str:
         mean, (total, error), T = self.mean, self.total, len(self.mean) - 1
-        half = int((mean[:-1].cumsum(0) < total / 2).sum())
+        half = max(int((mean[:-1].cumsum(0) < total / 2).sum()), self.first - 1)
         return (
             f"at most {total:.4f} ± {error:.4f} bits/dim = L_0 {float(mean[0]):.4f} (discrete decoder) + "
-            f"L_1 … L_{T - 1} {float(mean[1:-1].sum()):.4f} + L_T {float(mean[-1]):.2g}; "
+            f"L_{self.first} … L_{T - 1} {float(mean[1:-1].sum()):.4f} + L_T {float(mean[-1]):.2g}; "
             f"half of it by t = {half + 1} of {T}"
         )
 
     @property
     def how(self) -> str:
         """What was computed, in a line."""
-        T = self.bits.shape[1] - 1
-        which = "every term" if self.evaluated == T - 1 else f"{self.evaluated} of the {T - 1} terms"
-        return f"{len(self.bits)} images, one draw of {which}"
+        steps = self.bits.shape[1] - 1 - self.first
+        which = "every term" if self.evaluated == steps else f"{self.evaluated} of the {steps} terms"
+        return f"{len(self.bits)} images, one draw of {which}" + (f"; {self.decoder}" if self.decoder else "")
 
 
 def bound_by_time(
@@ -75,18 +79,19 @@ def bound_by_time(
     """Every term of the bound on each image, one draw each.
 
     Args:
-        model: of a denoising family, on its device.
+        model: of a denoising family, on its device; calibrated, if the bound is to be tight.
         images: uint8 [N, C, H, W].
         labels: int64 [N] for a conditional model, by default "no label".
-        count: about how many of the T - 1 terms between the ends to evaluate, at even distances of log t; by default
+        count: about how many of the terms between the ends to evaluate, at even distances of log t; by default
             all. A term falls about as 1/t, so that few are as good for a picture.
         progress: told ``(terms done, all)``.
     """
     model = denoising(model, "the bound by its terms")
     check_images(images, model.spec)
     labels = checked_labels(model.spec, labels, len(images))
-    T, rows, done = model.schedule.T, [], 0
-    spread = np.arange(2, T + 1) if count is None or not 2 <= count < T - 1 else np.geomspace(2, T, count)
+    T, first, rows, done = model.schedule.T, model.chain.first, [], 0
+    least = first + 1
+    spread = np.arange(least, T + 1) if count is None or not 2 <= count < T - first else np.geomspace(least, T, count)
     times = sorted({round(float(t)) for t in spread})
     total = (len(times) + 2) * -(-len(images) // BLOCK)
     for start in range(0, len(images), BLOCK):
@@ -97,25 +102,29 @@ def bound_by_time(
         terms = []
         with torch.no_grad():
             denoise, levels = model.row_denoiser(given), model.spec.levels
-            for _, nats in bound_terms(denoise, x0, model.schedule, noise, levels=levels, times=times):
+            for _, nats in bound_terms(
+                denoise, x0, model.schedule, noise, levels=levels, times=times, chain=model.chain
+            ):
                 terms.append(nats)
                 done += 1
                 if progress:
                     progress(done, total)
         rows.append(torch.stack(terms, 1))
     found = torch.cat(rows) / (model.spec.dims * math.log(2))  # [N, len(times) + 2]
-    if len(times) < T - 1:
-        at, everywhere = np.log(times), np.log(np.arange(2, T + 1))
+    if len(times) < T - first:
+        at, everywhere = np.log(times), np.log(np.arange(least, T + 1))
         between = [torch.from_numpy(np.interp(everywhere, at, row.numpy())) for row in found[:, 1:-1]]
         found = torch.cat([found[:, :1], torch.stack(between), found[:, -1:]], 1)
-    return Terms(found, len(times))
+    none = found.new_zeros(len(found), first - 1)
+    found = torch.cat([found[:, :1], none, found[:, 1:]], 1)
+    return Terms(found, len(times), first, model.chain.told(model.schedule))
 
 
 def draw_terms(terms: Terms, path: str | os.PathLike[str], title: str) -> Path:
     """A PNG of the terms over t, both axes by factors of ten, with what they have added up to."""
     mean = terms.mean
     T = len(mean) - 1
-    values = mean[:-1].clamp(min=1e-12)
+    values = torch.cat([mean[:1].expand(terms.first), mean[terms.first : -1]]).clamp(min=1e-12)
     whole = mean.sum()
     low = math.floor(math.log10(max(float(values.min()), float(values.max()) * 1e-6)))
     high = math.ceil(math.log10(float(values.max())))
@@ -215,15 +224,17 @@ def flow_likelihood(
                 progress(sample * len(images) + stop, samples * len(images))
         draws.append(torch.cat(nats))
     drawn = torch.stack(draws)  # [samples, N]
-    way = "discrete decoder" if dequantize == "decoder" else "uniform"
+    way = model.chain.told(model.schedule) if dequantize == "decoder" else "uniform dequantisation"
     reason = (
-        f"probability-flow equation, Hutchinson's trace, {way} dequantisation, tolerance {tolerance:g}, "
-        f"{samples} draw{'s' * (samples > 1)} an image"
+        f"probability-flow equation, the law of samplers without noise, Hutchinson's trace, {way}, "
+        f"tolerance {tolerance:g}, {samples} draw{'s' * (samples > 1)} an image"
     )
     if model.spec.vector:
         trace = "exact trace" if model.spec.dims <= EXACT else "Hutchinson's trace"
-        reason = f"density by the probability-flow equation, {trace}, tolerance {tolerance:g}"
+        reason = f"density by the probability-flow equation, the law of samplers without noise, {trace}, "
+        reason += f"tolerance {tolerance:g}"
     unit = model.spec.dims * math.log(2)
     left = float((drawn.std(0) / math.sqrt(samples)).mean()) / unit if samples > 1 else math.nan
     kind = "estimate" if model.spec.vector else "bound"
-    return FlowAnswer(Answer(kind, reason, drawn.mean(0), model.spec.dims), left, float(torch.cat(costs).mean()))
+    answer = Answer(kind, reason, drawn.mean(0), model.spec.dims, model.spec.levels)
+    return FlowAnswer(answer, left, float(torch.cat(costs).mean()))

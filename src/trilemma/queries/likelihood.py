@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from trilemma.data import Dataset, load
 from trilemma.families.family import Family, Likelihood, Progress
 from trilemma.images import Spec, check_images
-from trilemma.metrics.likelihood import bits_per_dim
-from trilemma.noise import ImageNoise, Noise
+from trilemma.metrics.likelihood import bits_per_dim, worse_than_uniform
+from trilemma.noise import ImageNoise, Noise, derive_seed
 from trilemma.parallel import ranks
 from trilemma.run import Run
 
@@ -30,12 +33,14 @@ class Answer:
         reason: how it came about, or why there is none.
         nats: float64 [N], log p(x) of each image; None where undefined.
         dims: discrete values in an image.
+        levels: of a value; 0 for vectors.
     """
 
     kind: str
     reason: str
     nats: Tensor | None
     dims: int
+    levels: int = 0
 
     @property
     def bits(self) -> Tensor | None:
@@ -46,6 +51,11 @@ class Answer:
     def mean(self) -> tuple[float, float] | None:
         """Mean bits per dimension with its standard error."""
         return None if self.nats is None else bits_per_dim(self.nats, self.dims)
+
+    @property
+    def flag(self) -> str | None:
+        """Why the mean is not to be trusted, where it is worse than no model at all."""
+        return None if self.mean is None else worse_than_uniform(self.mean[0], self.levels)
 
 
 def log_likelihood(
@@ -62,7 +72,8 @@ def log_likelihood(
     """log p(x) of each image, or log p(x|y) if labels are given to a conditional model.
 
     Args:
-        run: a run, or a model loaded from one.
+        run: a run, which is calibrated on its own training images where its family knows of that, or a model loaded
+            from one, which is taken as it is (see `calibrate`).
         images: uint8 [N, C, H, W] with the levels the model was trained on.
         labels: int64 [N], classes for a conditional model, or captions int64 [N, length] as `Run.tokens` reads them; by
             default "no class", that is P(x).
@@ -75,7 +86,7 @@ def log_likelihood(
     Raises:
         ValueError: images or labels the model does not take, in one line.
     """
-    model = run.model(ranks(device).device) if isinstance(run, Run) else run
+    model = calibrated(run, device) if isinstance(run, Run) else run
     return answered(
         model.log_likelihood, model, images, labels, samples=samples, seed=seed, device=device, progress=progress,
         block=block,
@@ -121,7 +132,32 @@ def answered(
     first = answers[min(answers)]
     parts = [answers[start].nats for start in sorted(answers)]
     nats = None if first.nats is None else torch.cat([part for part in parts if part is not None])
-    return Answer(first.kind, first.reason, nats, model.spec.dims)
+    return Answer(first.kind, first.reason, nats, model.spec.dims, model.spec.levels)
+
+
+def calibrated(run: Run, device: str = "auto") -> Family:
+    """The model of a run, calibrated on the run's own training images if they are still where they were."""
+    model = run.model(ranks(device).device)
+    if model.calibration:
+        # Without them it goes on as it is, and says in its answers that nothing was chosen.
+        with contextlib.suppress(ValueError, OSError):
+            calibrate(model, run, load(run.config.data))
+    return model
+
+
+def calibrate(model: Family, run: Run, dataset: Dataset) -> None:
+    """Let a model choose by training images of ``dataset`` what its log p(x) leaves open: see `Family.calibrate`.
+
+    Which images, and their noise, are the same for every seed of a question, so that a model has one answer.
+    """
+    if not model.calibration:
+        return
+    order = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(len(dataset.train))
+    indices = dataset.train[order[: model.calibration]]
+    labels = checked_labels(model.spec, run.conditions(dataset, indices), len(indices))
+    noise = ImageNoise(derive_seed(0, "calibrate"), range(len(indices)), model.device)
+    x = dataset.batch(indices).to(model.device)
+    model.calibrate(x, None if labels is None else labels.to(model.device), noise)
 
 
 def part_of(progress: Progress | None, before: int, total: int) -> Progress | None:

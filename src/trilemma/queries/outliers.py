@@ -19,9 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from trilemma.families.family import Family, Progress
-from trilemma.parallel import ranks
 from trilemma.queries import drawing
-from trilemma.queries.likelihood import Answer, log_likelihood, part_of
+from trilemma.queries.likelihood import Answer, calibrated, log_likelihood, part_of
 from trilemma.run import Run
 
 CAVEAT = (
@@ -99,7 +98,7 @@ def outliers(
     Raises:
         ValueError: a model without likelihood, or images that do not fit, in one line.
     """
-    model = run.model(ranks(device).device) if isinstance(run, Run) else run
+    model = calibrated(run, device) if isinstance(run, Run) else run
     answers: list[Answer] = []
     done = 0
     for images in (own, other):

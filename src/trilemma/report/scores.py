@@ -47,7 +47,7 @@ class Score:
     def read(cls, scores: dict[str, Any], key: str) -> Score:
         """The metric ``key`` of a family's or the floor's dictionary; an empty score where it is missing.
 
-        ``frechet`` finds ``fid`` too, which is the same distance in Inception's features.
+        ``frechet`` finds ``fid`` too, and ``kernel`` ``kid``: the same distances in Inception's features.
         """
         entry = scores.get(key) or scores.get(OFFICIAL.get(key, key)) or {}
         return cls(**{field.name: entry[field.name] for field in fields(cls) if field.name in entry})
@@ -82,8 +82,9 @@ COLUMNS = _columns("frechet", "mutual_fidelity", "mutual_coverage", "bits_per_di
 
 MORE = _columns(
     "text_accuracy", "text_seen", "text_unseen", "mixture_modes", "high_quality", "mixture_kl", "density_kl",
-    "passed", "precision", "recall", "density", "coverage", "kid", "frechet_infinity", "fine_detail", "accuracy",
-    "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl", "authpct", "c_t", "train_closer", "nearest_training",
+    "ode_density_kl", "ode_bits_per_dim", "passed", "precision", "recall", "density", "coverage", "kernel",
+    "frechet_infinity", "fine_detail", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
+    "authpct", "c_t", "train_closer", "nearest_training",
 )  # fmt: skip
 """The second table, of which only what was measured is shown."""
 

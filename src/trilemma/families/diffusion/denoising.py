@@ -23,7 +23,14 @@ from trilemma.families.diffusion.estimate import (
     watched,
 )
 from trilemma.families.diffusion.exact import Angular, Dequantize, flow_log_density, flow_log_likelihood
-from trilemma.families.diffusion.likelihood import Guess, RowDenoiser, noised_bound, variational_bound
+from trilemma.families.diffusion.likelihood import (
+    Chain,
+    Guess,
+    RowDenoiser,
+    fit_chain,
+    noised_bound,
+    variational_bound,
+)
 from trilemma.families.diffusion.network import check_net, network
 from trilemma.families.diffusion.options import SAMPLERS, DiffusionOptions
 from trilemma.families.diffusion.samplers import ddim_encode
@@ -58,6 +65,8 @@ class Denoising(Family, Completing):
         check_net(config)
         self.schedule, self.prediction, self.learned_variance = schedule, prediction, learned_variance
         self.net = network(config, spec, 2 if learned_variance else 1)
+        self.chain = Chain.default(schedule, spec.levels)  # whose bound log p(x) is; see `calibrate`
+        self.calibration = 512 if spec.vector else 64  # a vector has few values to judge by
 
     # The denoiser
 
@@ -226,6 +235,15 @@ class Denoising(Family, Completing):
             return told
         return torch.ones_like(x0) if self.spec.vector else 0.0
 
+    @torch.no_grad()
+    def calibrate(self, x: Tensor, labels: Tensor | None, noise: Noise) -> None:
+        """Choose the decoder and the variances of the reverse chain by `fit_chain`; no weight is changed."""
+        x0 = self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
+        self.chain = fit_chain(
+            self.row_denoiser(labels), x0, self.schedule, noise,
+            levels=self.spec.levels, learned=self.learned_variance,
+        )  # fmt: skip
+
     def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
         """The variational bound; ``samples`` is how many of its T terms to evaluate, spread over the times.
 
@@ -235,12 +253,18 @@ class Denoising(Family, Completing):
             raise ValueError(f"samples must be at least 1, not {samples}")
         T = self.schedule.T
         x0 = self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
-        count = min(samples or (T if self.spec.vector else 32), T - 1)
-        denoise = self.row_denoiser(labels)
-        nats = variational_bound(denoise, x0, self.schedule, noise, levels=self.spec.levels, samples=count)
+        terms = T - self.chain.first
+        count = min(samples or (T if self.spec.vector else 32), terms)
+        nats = variational_bound(
+            self.row_denoiser(labels), x0, self.schedule, noise,
+            levels=self.spec.levels, samples=count, chain=self.chain,
+        )  # fmt: skip
         nats = nats - self.spec.log_volume
-        how = "all" if count == T - 1 else f"{count} random"
-        return Likelihood("bound", nats, f"variational bound, {how} of the {T - 1} terms of the chain")
+        how = "all" if count == terms else f"{count} random"
+        reason = (
+            f"variational bound of the ancestral chain, {how} of its {terms} terms, {self.chain.told(self.schedule)}"
+        )
+        return Likelihood("bound", nats, reason)
 
     def class_evidence(self, x: Tensor, labels: Tensor, noise: Noise, samples: int | None = None) -> Likelihood:
         """The mean over all noise levels of log p(x_s|y) of the noised image, by `noised_bound` at ``samples`` times.
@@ -310,4 +334,5 @@ class Denoising(Family, Completing):
             levels=self.spec.levels,
             dequantize=dequantize,
             tolerance=tolerance,
+            chain=self.chain,
         )

@@ -3,11 +3,10 @@
 The density of the equation is one of continuous y, at an angle with a little noise. Two ways lead from there to the
 probability of the discrete image, each a lower bound in expectation and nearly tight:
 
-``decoder``  x_e is drawn from the chain, and log P(x) ≥ E[log p(x_e) + log p(x | x_e) - log q(x_e | x)] with a discrete
-             decoder as in the variational bound (Ho et al. 2020, eq. 13). Nothing is cut off: the step from 0 to e is
-             accounted for by the last two terms. The time e is the first with noise of half a bin of 256 levels, below
-             which there is nothing to learn; on the published schedules e = 1, and this is the variational bound with
-             its terms of t > 1 replaced by the exact density, so that the two may be compared.
+``decoder``  x_s is drawn from the chain, and log P(x) ≥ E[log p(x_s) + log p(x | x_s) - log q(x_s | x)] with a discrete
+             decoder as in the variational bound (Ho et al. 2020, eq. 13). Nothing is cut off: the step from 0 to s is
+             accounted for by the last two terms. The time s and the decoder are those of the `Chain` of the bound, so
+             this is the bound with its terms of t > s replaced by the exact density, and the two may be compared.
 ``uniform``  u is uniform over the bin of each pixel and log P(x) ≥ E[log p(x + u)] + D log(bin) (Theis et al. 2016);
              x + u, scaled by cos φ_1, is taken for y at the angle of x_1, and the scale is accounted for. The
              textbook's; looser where the network has never seen so little noise.
@@ -22,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trilemma.families.diffusion.likelihood import RowDenoiser, log_bin
+from trilemma.families.diffusion.likelihood import Chain, RowDenoiser, log_bin
 from trilemma.families.diffusion.ode import log_density
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.noise import Noise
@@ -46,6 +45,7 @@ def flow_log_likelihood(
     levels: int,
     dequantize: Dequantize = "decoder",
     tolerance: float = 1e-4,
+    chain: Chain | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One draw of log P(x), float64 [N] in nats, and the evaluations of the network for each image, int64 [N].
 
@@ -54,8 +54,10 @@ def flow_log_likelihood(
         x0: float [N, C, H, W], the images on [-1, 1].
         noise: one row per image: its dequantisation, then its probe.
         tolerance: of the solver, per unit of a value and per nat of a value's density.
+        chain: whose decoder it is.
     """
-    first = 1 if dequantize == "uniform" else first_time(schedule)
+    chain = chain or Chain.default(schedule, levels)
+    first = 1 if dequantize == "uniform" else chain.first
     start, stop = float(schedule.angle[first]), float(schedule.angle[-1])
     cosine, sine = math.cos(start), math.sin(start)
     if dequantize == "uniform":
@@ -67,11 +69,8 @@ def flow_log_likelihood(
         size = math.sqrt(float(schedule.alpha_bar[first] + schedule.variance[first]))  # of x_t against y
         with torch.no_grad():
             guess = denoise(size * y, torch.full((len(x0),), first))
-        small, large = (schedule.posterior(first + 1, first)[2], schedule.added(first, 0))
-        share = guess.share.cpu().double() if isinstance(guess.share, Tensor) else torch.zeros(1, dtype=torch.float64)
-        std = (0.5 * (small.log() + share * (large.log() - small.log()))).exp()
         log_q = -0.5 * (eps.cpu().double().square() + math.log(2 * math.pi)) - math.log(sine)  # of y
-        beside = (log_bin(x0, guess.x0, std, levels) - log_q).flatten(1).sum(1)
+        beside = (log_bin(x0, guess.x0, chain.spread(guess, schedule), levels) - log_q).flatten(1).sum(1)
     probe = 2.0 * (noise.uniform(*x0.shape[1:]) < 0.5).to(x0) - 1
     density, evaluations = log_density(velocity, y, probe, start, stop, tolerance)
     return density + beside, evaluations
@@ -101,8 +100,3 @@ def flow_log_density(
     probe = None if x0.shape[1] <= EXACT else 2.0 * (noise.uniform(x0.shape[1]) < 0.5).to(x0) - 1
     density, evaluations = log_density(velocity, math.cos(start) * x0, probe, start, stop, tolerance)
     return density + x0.shape[1] * math.log(math.cos(start)), evaluations
-
-
-def first_time(schedule: Schedule) -> int:
-    """The first time at which σ_t/α_t is at least half a bin of 256 levels."""
-    return 1 + int((schedule.sigma[1:-1] < schedule.signal[1:-1] / 255).sum())
