@@ -13,6 +13,7 @@ SOURCE = Path(trilemma.__file__).parent
 
 # From the ground up. Rooms on one floor do not import each other.
 FLOORS = [
+    {"text"},
     {"images", "vectors", "noise", "parallel"},
     {"data", "nets", "metrics"},
     {"families"},

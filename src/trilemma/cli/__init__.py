@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 import trilemma
+from trilemma.text import printable
 
 app = App(
     name="trilemma",
@@ -47,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Idle OpenMP threads that spin make a busy machine many times slower; it must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = _warn
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows fewer letters than a name has
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
@@ -66,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(line: str, code: int = 1) -> None:
-    print(f"trilemma: {line}", file=sys.stderr)
+    print(f"trilemma: {printable(line)}", file=sys.stderr)
     raise SystemExit(code)
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
-    print(f"trilemma: warning: {message}", file=sys.stderr)
+    print(f"trilemma: warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)

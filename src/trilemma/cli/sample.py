@@ -24,6 +24,7 @@ from trilemma.queries import drawing
 from trilemma.run import Run
 from trilemma.sampling import Samples
 from trilemma.sampling import sample as draw
+from trilemma.text import printable
 from trilemma.vectors import scatter
 
 MAX_TILES = 10_000
@@ -123,7 +124,7 @@ def sample(
         print_json(record | {"options": dataclasses.asdict(chosen)})
     else:
         what = "vectors" if vector else "images"
-        print(f"{out}: {n} {what} at {drawn.images_per_second:,.1f} {what}/s")
+        print(f"{printable(out)}: {n} {what} at {drawn.images_per_second:,.1f} {what}/s")
 
 
 def write(drawn: Samples, out: Path, class_names: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from trilemma.config import TrainConfig
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
 from trilemma.parallel import join
+from trilemma.text import printable
 from trilemma.training import Report, train
 
 app = App(
@@ -88,7 +89,8 @@ def _command(cls: type[Family]) -> Callable[..., None]:
         if json:
             print_json({"run": str(run.path), **progress})
         else:
-            print(f"{run.path}: {progress['step']:,} steps, {progress['images']:,} images, {progress['seconds']:.0f} s")
+            where_to = printable(run.path)
+            print(f"{where_to}: {progress['step']:,} steps, {progress['images']:,} images, {progress['seconds']:.0f} s")
 
     command.__doc__ = f"""{cls.title}. {cls.paper}
 

@@ -88,7 +88,7 @@ def several(count: int) -> list[str]:
 
 def _read_rows(found: Annotations, files: Files, names: Mapping[str, str], path: Path) -> None:
     strangers: list[str] = []
-    again, lists, rows = 0, 0, 0
+    again, lists, rows, captioned = 0, 0, 0, False
     seen: set[str] = set()
     unused: set[str] = set()
     for name in sorted(name for name in files if PurePosixPath(name).name in METADATA):
@@ -102,6 +102,7 @@ def _read_rows(found: Annotations, files: Files, names: Mapping[str, str], path:
             if image is None:
                 strangers.append(file_name)
                 continue
+            captioned |= any(key in row for key in CAPTION_KEYS)
             again += image in seen
             seen.add(image)
             try:
@@ -128,6 +129,8 @@ def _read_rows(found: Annotations, files: Files, names: Mapping[str, str], path:
             if len(strangers) == rows
             else f"no row has words under {', '.join(CAPTION_KEYS)}"
         )
+        if captioned:
+            found.notes.append(Loss(f"captions: none: {found.no_captions}"))
 
 
 def _image(file_name: str, folder: str, names: Mapping[str, str], path: Path) -> str | None:

@@ -241,6 +241,11 @@ def _to_bytes(images: Array, where: str, notes: list[str]) -> Pixels:
 def _channels_first(images: Array, where: str, notes: list[str]) -> Array:
     """[N, H, W], [N, H, W, C] or [N, C, H, W] → [N, C, H, W]."""
     if images.ndim == 3:
+        if images.shape[2] in (3, 4) and images.shape[1] > 4:
+            raise ValueError(
+                f"{where}: an array {list(images.shape)} may be one colour image, or {len(images):,} grey ones of "
+                f"{images.shape[1]} x {images.shape[2]}: save images as [N, H, W, C]"
+            )
         return images[:, None]
     if images.ndim == 4:
         first, last = images.shape[1] in CHANNELS, images.shape[3] in CHANNELS

@@ -181,6 +181,30 @@ class Dataset:
             return None
         return torch.from_numpy(self.labels[_rows(indices)])
 
+    def labels_as(self, names: Sequence[str], indices: Sequence[int] | Indices | Tensor, whose: str) -> Tensor | None:
+        """int64 [B] labels at absolute ``indices`` as positions in ``names``; None where there are no labels.
+
+        Two sets of images may number the same classes differently, so that only names can be matched.
+
+        Args:
+            whose: who has the names, for the error.
+
+        Raises:
+            ValueError: an image is of a class that is not among ``names``.
+        """
+        if self.labels is None:
+            return None
+        number = {name: i for i, name in enumerate(names)}
+        table = np.array([number.get(name, -1) for name in self.class_names], np.int64)
+        found = table[self.labels[_rows(indices)]]
+        if (found < 0).any():
+            strangers = [name for name in self.class_names if name not in number]
+            raise ValueError(
+                f"classes are matched by their names, and {whose} does not know {examples(strangers)} of {self.name}, "
+                f"only {examples(names)}: name the classes alike, or take images without labels"
+            )
+        return torch.from_numpy(found)
+
     def training(self) -> tuple[Tensor, Tensor | None]:
         """All training images [N, C, H, W], binarised as in ``batch(train)``, and their labels [N]."""
         return self.batch(self.train), self.label_batch(self.train)
@@ -329,13 +353,13 @@ def describe(dataset: Dataset) -> str:
     if dataset.labels is not None:
         used = dataset.labels[np.concatenate([dataset.train, dataset.test])]
         counts = Counter(used.tolist())
-        shown = [f"{name} ({counts[label]:,})" for label, name in enumerate(dataset.class_names[:20])]
-        more = len(dataset.class_names) - len(shown)
-        lines.append(f"  {len(dataset.class_names)} classes: {', '.join(shown)}{f', and {more} more' if more else ''}")
+        few = [f"{name} ({counts[label]:,})" for label, name in enumerate(dataset.class_names[:20])]
+        more = len(dataset.class_names) - len(few)
+        lines.append(f"  {len(dataset.class_names)} classes: {', '.join(few)}{f', and {more} more' if more else ''}")
     if dataset.captions is not None:
-        lines.append(
-            f"  {sum(map(bool, dataset.captions)):,} captions, such as {next(filter(None, dataset.captions))!r}"
-        )
+        first = next(filter(None, dataset.captions))
+        shown = first if len(first) <= 80 else first[:79] + "…"
+        lines.append(f"  {sum(map(bool, dataset.captions)):,} captions, such as {shown!r}")
     return "\n".join(map(printable, lines + [f"  {note}" for note in dataset.notes]))
 
 

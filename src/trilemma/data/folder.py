@@ -120,7 +120,7 @@ def _load(
     images = [name for name in names if _is_image(name)]
     others = [name for name in names if not _is_image(name) and PurePosixPath(name).name.lower() not in RUBBISH]
     if not images:
-        there = f"; there are {_kinds(others)}" if others else ""
+        there = f"; of other kinds there are {_kinds(others)}" if others else ""
         looked = " ".join(sorted(SUFFIXES))
         raise ValueError(f"no images in {path}: looked for {looked}, also in its subfolders{there}")
     said = read_annotations({name: reader(name) for name in others}, images, path)
@@ -186,16 +186,16 @@ def _name_the_rest(others: list[str], notes: list[str]) -> None:
     """Note which files are no images, more loudly where they may be pictures of a kind that is not read."""
     perhaps = [name for name in others if _kind(name) not in PLAIN_KINDS]
     if perhaps:
-        notes.append(Loss(f"left out: {_kinds(perhaps)}, which are not read"))
-    if len(others) > len(perhaps):
-        notes.append(f"not images: {_kinds([name for name in others if _kind(name) in PLAIN_KINDS])}")
+        notes.append(Loss(f"left out: {len(perhaps):,} files of kinds that are not read: {_kinds(perhaps)}"))
+    if plain := [name for name in others if _kind(name) in PLAIN_KINDS]:
+        notes.append(f"not images: {_kinds(plain)}")
 
 
 def _kinds(names: Collection[str]) -> str:
     """Files counted by their suffix: ``30 .heic, 5 without a suffix``."""
     counts = Counter(_kind(name) or "without a suffix" for name in names)
     shown = [f"{count:,} {printable(kind)}" for kind, count in counts.most_common(10)]
-    return ", ".join(shown) + (f" and {len(counts) - 10} other kinds" if len(counts) > 10 else "") + " files"
+    return ", ".join(shown) + (f" and {len(counts) - 10} other kinds" if len(counts) > 10 else "")
 
 
 def _kind(name: str) -> str:
@@ -296,4 +296,6 @@ def _is_image(name: str) -> bool:
 
 
 def _visible(name: str) -> bool:
-    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    """Whether no part of a name is hidden. Nothing is written by it, so that an archive's ``..`` does no harm."""
+    parts = PurePosixPath(name).parts
+    return not any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in parts)

@@ -22,6 +22,7 @@ from trilemma.noise import ImageNoise
 from trilemma.parallel import Ranks, ranks
 from trilemma.presets import configure
 from trilemma.run import Run, is_run, same_run
+from trilemma.text import printable
 from trilemma.training.budget import Budget, Progress
 from trilemma.training.loop import Diverged, Learner, steps
 from trilemma.training.recorder import Board, Recorder, Report, tensorboard_writer
@@ -77,6 +78,9 @@ def train(
     board = tensorboard_writer(Path(out) / "tensorboard") if tensorboard else None
     where = ranks(device)
     dataset = data if isinstance(data, Dataset) else load(data, progress=where.first)
+    if dataset is not data and where.first:
+        for loss in dataset.losses:  # a caller who loaded the data has seen them
+            say(printable(f"{dataset.name}: {loss}"))
     resumed = Run.open(out) if resume and is_run(out) else None
     if text:
         model = where.agree(pinned(model or {}, resumed) if where.first else None)
@@ -153,10 +157,8 @@ def read_captions(
         able = " and ".join(name for name, cls in FAMILIES.items() if cls.reads_text)
         raise ValueError(f"{family} reads no captions, {able} do: leave --text out, or train one of them")
     if dataset.captions is None:
-        raise ValueError(
-            f"{dataset.name} has no captions to condition on: put a metadata.jsonl with file_name and text beside the "
-            "images, or train without --text"
-        )
+        why = dataset.no_captions or "put a metadata.jsonl with file_name and text beside the images"
+        raise ValueError(f"{dataset.name} has no captions to condition on: {why}, or train without --text")
     captions = [dataset.captions[i] for i in dataset.train]
     if resumed and (tokens := resumed.tokens()):
         return tokens
