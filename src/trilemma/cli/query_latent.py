@@ -97,11 +97,8 @@ def ask_manifold(asked: Asked) -> Reply:
     known, path = None, asked.picture("manifold")
     plain = path.with_name(f"{path.stem}-codes{path.suffix}")
     if model.name != "gan" and model.config.latent == 2:
-        if (
-            label is not None
-            and (labels := asked.run.conditions(dataset, indices)) is not None
-            and (labels == label).any()
-        ):
+        labels = asked.run.conditions(dataset, indices) if label is not None else None
+        if labels is not None and (labels == label).any():
             indices = indices[(labels == label).numpy()]  # an image is encoded as what it is
         x, classes = dataset.batch(indices), asked.classes(dataset, indices)
         known = posterior(model, x, classes, seed=asked.seed, device=asked.device, progress=asked.progress)

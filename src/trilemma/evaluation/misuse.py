@@ -54,9 +54,8 @@ def trained_on_held_out(run: Run, real: Reference) -> list[str]:
     if own.spec().shape == real.dataset.spec().shape:
         seen, total = _shared(real.test_digests, digests(own, own.train)), len(real.test_digests)
         if seen and own is not real.dataset:
-            flags.append(
-                f"the run was trained on {seen:,} of the {total:,} images held out here: nothing here is held out"
-            )
+            what = f"{seen:,} of the {total:,} images held out here"
+            flags.append(f"the run was trained on {what}: nothing here is held out")
     return flags
 
 
