@@ -197,7 +197,7 @@ def _kept(run: Run, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
     """The evaluation in the run's folder, if it is what would be made now."""
     if not run.evaluation.exists():
         return None
-    record: dict[str, Any] = json.loads(run.evaluation.read_text())
+    record: dict[str, Any] = json.loads(run.evaluation.read_text("utf-8"))
     same = {key: record["protocol"].get(key) for key in wanted} == wanted
     made = record.get("format"), record["version"], record["subject"].get("progress")
     return record if same and made == (FORMAT, __version__, run.progress()) else None

@@ -87,7 +87,7 @@ class Run:
             raise ValueError(f"{path} is not a run folder ({hint}): give the --out folder of `trilemma train`")
         where = str(path / "config.json")
         try:
-            record = json.loads((path / "config.json").read_text())
+            record = json.loads((path / "config.json").read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{where} cannot be read: {error}") from None
         return cls(path, RunConfig.from_dict(record, where))
@@ -159,7 +159,7 @@ class Run:
 
     def progress(self) -> dict[str, float]:
         """``step``, ``images`` and ``seconds`` of the newest whole checkpoint."""
-        progress: dict[str, float] = json.loads((self.checkpoint() / "state.json").read_text())
+        progress: dict[str, float] = json.loads((self.checkpoint() / "state.json").read_text("utf-8"))
         return progress
 
     def save(self, state: State) -> Path:
@@ -179,9 +179,9 @@ class Run:
                 save_file({k: v.detach().cpu().contiguous() for k, v in state.ema.items()}, partial / "ema.safetensors")
             torch.save(state.optimizers, partial / "optimizers.pt")
             counters = {"step": state.step, "images": state.images, "seconds": state.seconds}
-            (partial / "state.json").write_text(json.dumps(counters))
+            (partial / "state.json").write_text(json.dumps(counters), "utf-8")
             sums = {file.name: sha256(file) for file in sorted(partial.iterdir())}
-            (partial / "checksums.json").write_text(json.dumps(sums))
+            (partial / "checksums.json").write_text(json.dumps(sums), "utf-8")
             for file in partial.iterdir():
                 flush(file)
             flush(partial)
@@ -201,7 +201,7 @@ class Run:
         """The state in the newest whole checkpoint; nothing in it is unpickled."""
         folder = self.checkpoint()
         ema = folder / "ema.safetensors"
-        counters = json.loads((folder / "state.json").read_text())
+        counters = json.loads((folder / "state.json").read_text("utf-8"))
         return State(
             model=load_file(folder / "weights.safetensors"),
             ema=load_file(ema) if ema.exists() else None,
@@ -215,14 +215,14 @@ class Run:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to the training log."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def logs(self) -> list[dict[str, Any]]:
         """The training log; a last line cut off by a kill is left out."""
         records = []
         with contextlib.suppress(FileNotFoundError):
-            for line in (self.path / "metrics.jsonl").read_text().splitlines():
+            for line in (self.path / "metrics.jsonl").read_text("utf-8").splitlines():
                 with contextlib.suppress(ValueError):
                     records.append(json.loads(line))
         return records
@@ -249,7 +249,7 @@ class Run:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run folder for writing; ``ValueError`` at once if another process holds it."""
-        with (self.path / "lock").open("a+") as file:
+        with (self.path / "lock").open("a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -302,7 +302,7 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: s
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, in words, or None if every checksum holds."""
     try:
-        sums = json.loads((folder / "checksums.json").read_text())
+        sums = json.loads((folder / "checksums.json").read_text("utf-8"))
         for name in ("weights.safetensors", "optimizers.pt", "state.json"):
             if name not in sums:
                 return f"{name} is not listed in checksums.json"
@@ -332,7 +332,7 @@ def write_text(path: Path, text: str) -> Path:
     """Replace a text file atomically."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(text)
+        partial.write_text(text, "utf-8")
         flush(partial)
         partial.replace(path)
     finally:

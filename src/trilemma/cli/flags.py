@@ -133,7 +133,7 @@ def read_toml(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read the settings file {path}: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:

@@ -156,7 +156,7 @@ def write(drawn: Samples, out: Path, class_names: tuple[str, ...]) -> None:
         known = {"label": class_names[label]} if 0 <= label < len(class_names) else {}
         asked = {"text": drawn.text[i]} if drawn.text else {}
         lines.append(json.dumps({"file_name": name} | known | asked) + "\n")
-    (out / "metadata.jsonl").write_text("".join(lines))
+    (out / "metadata.jsonl").write_text("".join(lines), "utf-8")
 
 
 def by_text(drawn: Samples) -> Image.Image:

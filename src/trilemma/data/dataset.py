@@ -109,8 +109,9 @@ class Dataset:
     @property
     def untrained(self) -> Indices:
         """Classes without a training image, in order."""
-        known = [] if self.labels is None else self.labels[self.train]
-        return np.setdiff1d(np.arange(len(self.class_names)), known)
+        if self.labels is None:
+            return np.zeros(0, np.int64)
+        return np.setdiff1d(np.arange(len(self.class_names)), self.labels[self.train])
 
     @property
     def levels(self) -> int:

@@ -93,7 +93,7 @@ def to_eight_bits(values: npt.NDArray[Any], depth: int) -> Pixels:
     if depth == 8:
         return values.astype(np.uint8)
     highest = 2**depth - 1
-    return ((values.astype(np.int64) * 255 + highest // 2) // highest).astype(np.uint8)
+    return np.asarray((values.astype(np.int64) * 255 + highest // 2) // highest, np.uint8)
 
 
 def read_image(file: BinaryIO, size: tuple[int, int], config: DataConfig, depth: int) -> tuple[Pixels, list[str]]:

@@ -55,13 +55,13 @@ def load_csv(path: Path, config: DataConfig, progress: bool) -> Raw:
         notes.append(Loss(f"column {i + 1}{f' ({printable(names[i])})' if names[i] else ''} is not used: {why}"))
     chosen = [i for i in range(width) if i not in unused and i not in labelled]
     values = []
-    for row, (number, _) in enumerate(rows):
-        cells = [columns[i][row] for i in chosen]
+    for position, (number, _) in enumerate(rows):
+        cells = [columns[i][position] for i in chosen]
         if bad := next((cell for cell in cells if not _is_number(cell)), None):
             hint = "; values are parted by commas" if width == 1 and any(mark in bad for mark in ";\t ") else ""
             raise ValueError(f"{path}, line {number}: {printable(repr(bad))} is not a number{hint}")
         if "" in cells:
-            name = examples([names[i] or f"column {i + 1}" for i in chosen if not columns[i][row]], 1)
+            name = examples([names[i] or f"column {i + 1}" for i in chosen if not columns[i][position]], 1)
             raise ValueError(f"{path}, line {number}: {name} is empty: leave such rows out")
         values.append([float(cell) for cell in cells])
     vectors: Array = np.array(values, np.float64).reshape(len(values), len(chosen))

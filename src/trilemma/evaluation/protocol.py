@@ -121,7 +121,7 @@ def hardware() -> str:
     """The processor, and the accelerator if there is one, by name."""
     names = [platform.processor() or platform.machine()]
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         names = [next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))]
     except (OSError, StopIteration):
         pass

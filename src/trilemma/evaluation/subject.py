@@ -148,13 +148,13 @@ def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> 
             flags.append(f"{_of(found.decoloured, found)} made grey, because those of {dataset.name} are")
     # A folder lists one class after the other, so the first n would not be a fair draw.
     chosen = np.sort(subset(np.arange(len(found.images)), n, real.protocol.seed))
-    about = {"images": str(source if not isinstance(source, Dataset) else found.name), "n": len(chosen)}
-    about["notes"] = list(found.notes)
-    labels = None
+    labels, notes = None, list(found.notes)
     if set(found.class_names) <= set(dataset.class_names):
         labels = found.labels_as(dataset.class_names, chosen, dataset.name)
     elif dataset.labels is not None:
-        about["notes"].append(f"labels: not used, because its classes are not those of {dataset.name}")
+        notes.append(f"labels: not used, because its classes are not those of {dataset.name}")
+    name = found.name if isinstance(source, Dataset) else str(source)
+    about = {"images": name, "n": len(chosen), "notes": notes}
     return Subject(supply(found, chosen), labels, about, tuple(flags))
 
 

@@ -111,7 +111,7 @@ def export_diffusers(model: Denoising, folder: str | os.PathLike[str]) -> Path:
     for name, record in (("unet/config", unet), ("scheduler/scheduler_config", scheduler), ("model_index", index)):
         path = folder / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     save_file(weights, folder / "unet" / WEIGHTS, metadata={"format": "pt"})
     return folder
@@ -207,7 +207,7 @@ def _refuse_text(model: Denoising) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read, so this is no diffusers pipeline folder: {error}") from None
     return record
