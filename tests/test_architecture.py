@@ -13,7 +13,7 @@ SOURCE = Path(trilemma.__file__).parent
 
 # From the ground up. Rooms on one floor do not import each other.
 FLOORS = [
-    {"files"},
+    {"files", "text"},
     {"machine", "validate"},
     {"images", "vectors", "noise", "parallel"},
     {"data", "nets", "metrics"},
@@ -71,3 +71,23 @@ def test_every_public_name_is_there_and_is_no_module() -> None:
 
     for name in trilemma.__all__:
         assert not isinstance(getattr(trilemma, name), types.ModuleType), name
+
+
+def test_every_text_file_is_opened_as_utf_8() -> None:
+    """Under an ASCII locale Python would otherwise fail on the first name with an accent."""
+    opened = []
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            words = {keyword.arg for keyword in node.keywords}
+            first = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else ""
+            bare = (
+                (name == "read_text" and not node.args)
+                or (name == "write_text" and len(node.args) < 2)
+                or (name == "open" and isinstance(first, str) and set(first) & set("rwa+") and "b" not in first)
+            )
+            if bare and "encoding" not in words:
+                opened.append(f"{path.name}:{node.lineno}")
+    assert not opened

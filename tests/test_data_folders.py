@@ -227,7 +227,7 @@ def test_sixteen_bits(tmp_path: Path) -> None:
     assert data.images.shape == (3, 1, 8, 8)
     assert np.array_equal(data.images[1, 0], wanted)
     assert np.array_equal(data.images[2, 0], wanted)
-    assert any("2 of 3 images 16-bit" in note for note in data.notes)
+    assert any("2 of 3 images in 16 or 32 bits, read as 16-bit" in note for note in data.notes)
 
 
 def test_sixteen_bit_colour(tmp_path: Path) -> None:

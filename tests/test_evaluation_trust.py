@@ -115,7 +115,7 @@ def test_repeated_images_are_flagged_and_clean_ones_have_no_flag(real: Dataset, 
 
 def test_images_of_another_size_are_resized_and_flagged(real: Dataset, tmp_path: Path) -> None:
     large = textures(100, seed=7).repeat(2, 1).repeat(2, 2)
-    assert "16 x 16 brought to 8 x 8" in flags_of(large, real, tmp_path / "large.npz")
+    assert "100 of 100 images were brought to 8 x 8" in flags_of(large, real, tmp_path / "large.npz")
 
 
 def test_floats_beyond_0_and_1_and_wrong_tensors_are_refused(real: Dataset, tmp_path: Path) -> None:

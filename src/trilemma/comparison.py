@@ -43,6 +43,7 @@ from trilemma.noise import philox
 from trilemma.parallel import ranks
 from trilemma.report import write
 from trilemma.run import Run, is_run
+from trilemma.text import printable
 from trilemma.training import Budget, Diverged, Progress, Report, make_config, train
 from trilemma.vectors import scatter
 
@@ -112,6 +113,9 @@ def compare(
         raise ValueError(f"unknown family {unknown[0]!r}; there are {', '.join(FAMILIES)}")
     limit = Budget.parse(budget)
     dataset = data if isinstance(data, Dataset) else load(data)
+    if ranks(device).first:
+        for loss in dataset.losses:
+            say(printable(f"{dataset.name}: {loss}"))
     if dataset.vector and not families:  # all that can be compared
         names = [name for name in names if FAMILIES[name].vectors]
     protocol = protocol or Protocol(seed=seed, metrics=standard_metrics(dataset))

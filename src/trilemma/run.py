@@ -139,16 +139,21 @@ class Run:
     def conditions(self, dataset: Dataset, indices: Sequence[int] | Any) -> Tensor | None:
         """What a model of this run is told of images of a data set: labels int64 [N], captions int64 [N, length].
 
-        None where it is told nothing, or the data set does not know it.
+        Classes are matched by their names. None where it is told nothing, or the data set does not know it.
+
+        Raises:
+            ValueError: the images are of classes that the run does not know, in one line.
         """
-        spec = self.config.spec
+        spec, names = self.config.spec, self.config.class_names
         if spec.vocabulary and dataset.captions is not None:
             tokens = self.tokens()
             assert tokens is not None
             return tokens.rows([dataset.captions[i] for i in indices])
-        if spec.classes and spec.classes == len(dataset.class_names):
-            return dataset.label_batch(indices)
-        return None
+        if not spec.classes:
+            return None
+        if not self.config.data_fingerprint:  # imported without its data: it knows its classes by number alone
+            return dataset.label_batch(indices) if spec.classes == len(dataset.class_names) else None
+        return dataset.labels_as(names, indices, str(self.path))
 
     # Checkpoints
 
@@ -235,7 +240,7 @@ class Run:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to the training log."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def logs(self) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from cyclopts import App, Parameter, Token
 
 import trilemma
 from trilemma.cli.interrupts import Interrupted, Interrupts, again
+from trilemma.text import printable
 
 
 def _converted(kind: Any, tokens: Sequence[Token]) -> Any:
@@ -67,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Idle OpenMP threads that spin make a busy machine many times slower; it must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = _warn
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows fewer letters than a name has
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     with Interrupts(last=arguments is None) as interrupts:
         try:
@@ -97,9 +102,9 @@ def _run(words: list[str]) -> None:
 
 def _fail(line: str, code: int = 1) -> None:
     with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"trilemma: {line}", file=sys.stderr, flush=True)
+        print(f"trilemma: {printable(line)}", file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
-    print(f"trilemma: warning: {message}", file=sys.stderr)
+    print(f"trilemma: warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)

@@ -88,7 +88,7 @@ def compare(
         )
     if not where.first:
         return
-    report = json_module.loads(page.with_suffix(".json").read_text())
+    report = json_module.loads(page.with_suffix(".json").read_text("utf-8"))
     if json:
         print_json(report)
     else:

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from trilemma.cli.flags import DataFlags, data_config
 from trilemma.data import describe, load
 from trilemma.images import grid, save_png
+from trilemma.text import printable
 from trilemma.vectors import scatter
 
 app = App(
@@ -48,7 +49,7 @@ def data(
     if out is not None:
         if dataset.vector:
             save_png(scatter(dataset.batch(dataset.train[:2000]), None), out)
-            print(f"{out}: the first {min(2000, len(dataset.train)):,} training vectors")
+            print(f"{printable(out)}: the first {min(2000, len(dataset.train)):,} training vectors")
             return
         save_png(grid(dataset.batch(dataset.train[:100]), levels=dataset.levels), out)
-        print(f"{out}: the first {min(100, len(dataset.train))} training images")
+        print(f"{printable(out)}: the first {min(100, len(dataset.train))} training images")

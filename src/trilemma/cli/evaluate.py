@@ -22,6 +22,7 @@ from trilemma.families import FAMILIES
 from trilemma.parallel import join
 from trilemma.report.scores import Score, error_text, number
 from trilemma.run import Run, is_run
+from trilemma.text import printable
 
 app = App(
     name="evaluate",
@@ -102,14 +103,14 @@ def shown(record: dict[str, Any]) -> RenderableType:
     """The record for people: what is wrong first, then a line for each number, then what was found in words."""
     subject, protocol = record["subject"], record["protocol"]
     title = f"{subject.get('run') or subject['images']} against {record['data']['name']}"
-    lines: list[RenderableType] = [Text(title, style="bold")]
-    lines += [Text(f"! {flag}", style="yellow") for flag in record["flags"]]
+    lines: list[RenderableType] = [Text(printable(title), style="bold")]
+    lines += [Text(printable(f"! {flag}"), style="yellow") for flag in record["flags"]]
     lines.append(_table(record))
     if "memorisation" in record:
         said = record["memorisation"]
         lines += [Text(f"Copies, by {space}: {said[space]['text']}") for space in ("pixels", "features")]
     if "ood" in record:
-        lines.append(Text(f"{record['ood']['own']} or {record['ood']['other']}: {record['ood']['verdict']}"))
+        lines.append(Text(printable(f"{record['ood']['own']} or {record['ood']['other']}: {record['ood']['verdict']}")))
     if record.get("per_class"):
         lines.append(_classes(record["per_class"]))
     lines.append(
@@ -173,6 +174,6 @@ def _classes(per_class: dict[str, Any]) -> Table:
         written = [
             "refused" if c.value is None else f"{number(c.value, c.error)}{'*' if c.flag else ''}" for c in cells
         ]
-        table.add_row(label, str(scores["n"]), *written)
+        table.add_row(Text(printable(label)), str(scores["n"]), *written)
     table.caption = "* biased upwards: few images to a class"
     return table

@@ -11,6 +11,7 @@ from trilemma.cli.flags import Json, print_json
 from trilemma.families.diffusion.exchange import export_diffusers, export_onnx
 from trilemma.queries.diffusion_chain import denoising
 from trilemma.run import Run
+from trilemma.text import printable
 
 app = App(
     name="export",
@@ -55,4 +56,4 @@ def export(run: Path, /, *, out: Path, json: Json = False) -> None:
         raise ValueError(f"{out} exists: choose another --out")
     else:
         export_diffusers(model, out)
-    print_json({"run": str(run), "out": str(out)}) if json else print(out)
+    print_json({"run": str(run), "out": str(out)}) if json else print(printable(out))

@@ -8,6 +8,7 @@ from cyclopts import App
 
 from trilemma.cli.flags import DataFlags, Json, data_config, print_json
 from trilemma.families.diffusion.exchange import drawn_otherwise
+from trilemma.text import printable
 from trilemma.training.imported import import_run
 
 app = App(
@@ -55,6 +56,6 @@ def import_model(
         print_json(record)
         return
     channels, height, width = spec.shape
-    print(f"{run.path}: {channels} x {height} x {width}, {run.config.model.timesteps} timesteps")
+    print(f"{printable(run.path)}: {channels} x {height} x {width}, {run.config.model.timesteps} timesteps")
     if note:
-        print(note)
+        print(printable(note))

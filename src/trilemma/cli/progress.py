@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from trilemma.text import printable
+
 QUIET_SECONDS = 15.0
 """Where there is no terminal, seconds between two lines."""
 
@@ -31,13 +33,13 @@ class Bars:
         self._lines: dict[tuple[str, str], float] = {}
         self._starts: dict[tuple[str, str], tuple[float, float]] = {}
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", style="dim", markup=False),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -70,7 +72,7 @@ class Bars:
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
-        self._console.print(line, highlight=False, markup=False)
+        self._console.print(printable(line), highlight=False, markup=False)
 
     def __enter__(self) -> Bars:
         self._progress.start()

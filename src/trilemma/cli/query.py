@@ -31,6 +31,7 @@ from trilemma.families import FAMILIES
 from trilemma.families.diffusion import Denoising
 from trilemma.parallel import join
 from trilemma.run import Run
+from trilemma.text import printable
 
 ANY = Group("Questions", sort_key=1)
 DENOISING = Group("Questions to diffusion and flow", sort_key=2)
@@ -279,7 +280,7 @@ def query(
     if json:
         print_json({"run": str(opened.path), "family": opened.config.family, "question": name, **reply.record})
     else:
-        print("\n".join(reply.lines))
+        print("\n".join(printable(line) for lines in reply.lines for line in lines.split("\n")))
 
 
 def _refuse_strangers(name: str, flags: Flags) -> None:

@@ -108,12 +108,10 @@ class Asked:
                 "--labels true may mean the images' own labels or the class true: write '\"true\"' for the class"
             )
         if labels == "true":
-            if not self.config.spec.vocabulary:
-                return true_labels(dataset, indices)
-            captions = self.run.conditions(dataset, indices)
-            if captions is None:
+            known = self.run.conditions(dataset, indices)
+            if known is None and self.config.spec.vocabulary:
                 raise ValueError(f"{dataset.name} has no captions: give one with --text")
-            return captions
+            return true_labels(dataset, indices) if known is None else known
         if self.config.spec.vocabulary:
             raise ValueError(
                 f"{self.run.path} reads captions, not classes: give --text, or --labels true for their own"

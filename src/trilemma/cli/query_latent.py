@@ -97,8 +97,9 @@ def ask_manifold(asked: Asked) -> Reply:
     known, path = None, asked.picture("manifold")
     plain = path.with_name(f"{path.stem}-codes{path.suffix}")
     if model.name != "gan" and model.config.latent == 2:
-        if label is not None and (labels := dataset.label_batch(indices)) is not None and (labels == label).any():
-            indices = indices[(labels == label).numpy()]  # an image is encoded as what it is
+        if label is not None and (own := asked.run.conditions(dataset, indices)) is not None:
+            mine = own.numpy() == label
+            indices = indices[mine] if mine.any() else indices  # an image is encoded as what it is
         x, classes = dataset.batch(indices), asked.classes(dataset, indices)
         known = posterior(model, x, classes, seed=asked.seed, device=asked.device, progress=asked.progress)
     images = manifold(model, 20, label, known, device=asked.device)

@@ -28,6 +28,7 @@ from trilemma.queries import drawing
 from trilemma.run import Run
 from trilemma.sampling import Samples
 from trilemma.sampling import sample as draw
+from trilemma.text import printable
 from trilemma.vectors import scatter
 
 MAX_TILES = 10_000
@@ -140,7 +141,7 @@ def sample(
         print_json(record | {"options": dataclasses.asdict(chosen)})
     else:
         what = "vectors" if vector else "images"
-        print(f"{out}: {n} {what} at {drawn.images_per_second:,.1f} {what}/s")
+        print(f"{printable(out)}: {n} {what} at {drawn.images_per_second:,.1f} {what}/s")
 
 
 def kind_of(out: Path) -> str:

@@ -15,6 +15,7 @@ from trilemma.families import FAMILIES
 from trilemma.families.family import Family
 from trilemma.parallel import join
 from trilemma.run import Run, is_run
+from trilemma.text import printable
 from trilemma.training import Report, train
 from trilemma.validate import Seed, check_limits, decode
 
@@ -108,7 +109,8 @@ def _command(cls: type[Family]) -> Callable[..., None]:
         if json:
             print_json({"run": str(run.path), **progress})
         else:
-            print(f"{run.path}: {progress['step']:,} steps, {progress['images']:,} images, {progress['seconds']:.0f} s")
+            where_to = printable(run.path)
+            print(f"{where_to}: {progress['step']:,} steps, {progress['images']:,} images, {progress['seconds']:.0f} s")
         if run.stopped:
             raise Interrupted(run.stopped)
 

@@ -13,6 +13,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -21,26 +22,36 @@ import numpy as np
 import numpy.typing as npt
 
 from trilemma.data.config import DataConfig
-from trilemma.data.dataset import Indices, Raw, Vectors, number_classes
+from trilemma.data.dataset import Indices, Loss, Raw, Vectors, examples, label_name, number_classes
 from trilemma.data.decoded import with_progress
-from trilemma.data.fit import Pixels, convert_array, reason
+from trilemma.data.fit import DECOLOURED, Pixels, convert_array, depth_of, reason, to_eight_bits
+from trilemma.data.room import SHARE, check_room, free_memory
 
 Array = npt.NDArray[Any]
 
 MAX_BYTES = 2**35
 IDX_NAME = re.compile(r"(?P<part>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?P<gz>\.gz)?$")
 CHANNELS = (1, 3, 4)
+KNOWN = ("x_train", "y_train", "x_test", "y_test", "images", "vectors", "labels", "classes", "levels", "text")
+HAIR = 1e-3
+"""How far outside [0, 1] floats may lie; less than half a level."""
+ADM = ("arr_0", "arr_1")
+"""Images and labels in the npz files of guided diffusion (ADM), which are NumPy's names for arrays without one."""
 
 
 def load_npz(path: Path, config: DataConfig, progress: bool) -> Raw:
     """``x_train, y_train, x_test, y_test, classes``, or ``images, labels, classes``; all but the images optional.
 
     ``vectors`` may stand in the place of ``images``; ``text`` holds a caption for each image, those of the test images
-    last.
+    last. ``arr_0`` and ``arr_1`` are images and labels, as guided diffusion writes them.
     """
-    arrays = read_npz(path)
-    known = {"x_train", "y_train", "x_test", "y_test", "images", "vectors", "labels", "classes", "levels", "text"}
-    notes = [f"arrays not used: {', '.join(sorted(arrays.keys() - known))}"] if arrays.keys() - known else []
+    arrays = read_npz(path, (*KNOWN, *ADM))
+    unused = sorted(_npz_sizes(path).keys() - arrays.keys())
+    if "arr_0" in arrays and not arrays.keys() - set(ADM):
+        arrays = {name: arrays[own] for own, name in zip(ADM, ("images", "labels"), strict=True) if own in arrays}
+    else:
+        unused += sorted(arrays.keys() & set(ADM))
+    notes: list[str] = [Loss(f"arrays not used: {examples(sorted(unused), 20)}")] if unused else []
     if "vectors" in arrays and arrays["vectors"].ndim != 2:
         raise ValueError(f"{path}: vectors must be [N, D], not {list(arrays['vectors'].shape)}")
     if "x_train" in arrays:
@@ -49,31 +60,34 @@ def load_npz(path: Path, config: DataConfig, progress: bool) -> Raw:
             images, labels = [*images, arrays["x_test"]], [*labels, arrays.get("y_test")]
     elif "images" in arrays or "vectors" in arrays:
         images, labels = [arrays["images" if "images" in arrays else "vectors"]], [arrays.get("labels")]
-        if (
-            "levels" in arrays
-            and "images" in arrays
-            and int(arrays["levels"]) == 2
-            and arrays["images"].dtype == np.uint8
-        ):
+        if _levels(arrays.get("levels"), path) == 2 and "images" in arrays and arrays["images"].dtype == np.uint8:
             images = [arrays["images"] * np.uint8(255)]  # binary samples, as `trilemma sample` writes them
             notes.append("two levels, read as black and white")
         if labels[0] is not None and len(labels[0]) and (labels[0] == -1).all():
             labels = [None]  # samples of an unconditional model
     else:
-        raise ValueError(
-            f"{path} has none of x_train, images and vectors, only {', '.join(sorted(arrays)) or 'nothing'}"
-        )
+        there = examples(sorted([*arrays, *unused]), 20) or "nothing"
+        raise ValueError(f"{path} has none of x_train, images and vectors, only {there}")
     raw = from_arrays(path.stem, str(path), images, labels, arrays.get("classes"), config, progress, notes)
     if "text" in arrays:
         raw.captions = _join_captions(arrays["text"], len(raw.images), str(path))
     return raw
 
 
+def _levels(given: Array | None, path: Path) -> int:
+    """How many values a pixel has, where an npz file says it; else 256."""
+    if given is None:
+        return 256
+    if given.size != 1 or given.dtype.kind not in "ui":
+        raise ValueError(f"{path}: levels must be one whole number, 2 or 256, not {given.dtype} {list(given.shape)}")
+    return int(given.reshape(-1)[0])
+
+
 def load_npy(path: Path, config: DataConfig, progress: bool) -> Raw:
     """One array of images; mapped, so that it may be larger than memory."""
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, TypeError) as error:
+    except Exception as error:  # of a broken header NumPy raises all sorts
         raise ValueError(f"{path} is not a plain NumPy array (pickles are never loaded): {reason(error)}") from error
     return from_arrays(path.stem, str(path), [images], [None], None, config, progress, [])
 
@@ -100,19 +114,36 @@ def load_idx(path: Path, config: DataConfig, progress: bool) -> Raw:
     return from_arrays(name, str(path), cast(list[Array], images), labels, None, config, progress, [])
 
 
-def read_npz(path: Path) -> dict[str, Array]:
-    """All arrays of an npz file. Raises ``ValueError`` with one line where it is broken or holds pickles."""
+def read_npz(path: Path, wanted: Collection[str] | None = None) -> dict[str, Array]:
+    """The arrays of an npz file that are ``wanted`` (all by default); the others stay unread, be they broken.
+
+    Raises:
+        ValueError: one line where the file is broken, does not fit into memory, or holds pickles among what is wanted.
+    """
+    arrays: dict[str, Array] = {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(info.file_size for info in archive.infolist())
-        if unpacked > MAX_BYTES:
+        sizes = _npz_sizes(path)
+        chosen = [name for name in sizes if wanted is None or name in wanted]
+        unpacked, free = sum(sizes[name] for name in chosen), free_memory()
+        if unpacked > (MAX_BYTES if free is None else min(MAX_BYTES, SHARE * free)):
             raise ValueError(f"it unpacks to {unpacked / 2**30:.0f} GiB; save it with np.save, which can be mapped")
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, TypeError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+            for name in chosen:
+                array = file[name]
+                if not isinstance(array, np.ndarray):  # NumPy hands over what is no array as bytes
+                    raise ValueError(f"its member {name} is no array")
+                arrays[name] = array
+    except Exception as error:  # of broken members NumPy, zipfile and the decompressors raise all sorts
         raise ValueError(
             f"{path} is not an npz file of plain arrays (pickles are never loaded): {reason(error)}"
         ) from error
+    return arrays
+
+
+def _npz_sizes(path: Path) -> dict[str, int]:
+    """The members of an npz file, and the bytes each unpacks to."""
+    with zipfile.ZipFile(path) as archive:
+        return {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
@@ -157,8 +188,10 @@ def from_arrays(
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if not whole.size:
         raise ValueError(f"{where} holds no images")
-    pixels = _vectors(whole, where) if vectors else _convert(_to_bytes(whole, where, notes), config, progress, notes)
-    return Raw(name, pixels, numbers, None, class_names, is_test, notes=notes)
+    if vectors:
+        return Raw(name, _vectors(whole, where), numbers, None, class_names, is_test, notes=notes)
+    pixels, resized, decoloured = _convert(_to_bytes(whole, where, notes), where, config, progress, notes)
+    return Raw(name, pixels, numbers, None, class_names, is_test, notes=notes, resized=resized, decoloured=decoloured)
 
 
 def _vectors(rows: Array, where: str) -> Vectors:
@@ -187,27 +220,33 @@ def _to_bytes(images: Array, where: str, notes: list[str]) -> Pixels:
     if images.dtype == np.uint8 and highest > 1:
         return cast(Pixels, images)
     if images.dtype.kind == "f":
-        if not (lowest >= 0 and highest <= 1):  # also where there is a NaN
+        if not (lowest >= -HAIR and highest <= 1 + HAIR):  # also where there is a NaN
             raise ValueError(
                 f"{where}: images of floats must lie in [0, 1], not {float(lowest)} to {float(highest)}: "
                 "save them as uint8"
             )
         notes.append("pixels: floats in [0, 1], scaled to 0 … 255 and rounded")
-        return np.rint(images * 255.0).astype(np.uint8)
+        return np.rint(images * 255.0).astype(np.uint8)  # a hair outside rounds to 0 or 255
     if not (lowest >= 0 and highest <= 65535):
         raise ValueError(f"{where}: pixels must lie in 0 to 255, not {lowest} to {highest}: save them as uint8")
     if highest <= 1:
         notes.append("pixels: 0 and 1, scaled to 0 and 255")
         return images.astype(np.uint8) * np.uint8(255)
     if highest > 255:
-        notes.append("pixels: 16-bit, scaled to 8 bits")
-        return ((images.astype(np.int64) + 128) // 257).astype(np.uint8)
+        depth = depth_of(int(highest))
+        notes.append(f"pixels: read as {depth}-bit, which holds the highest of them, {highest:,}; scaled to 8 bits")
+        return to_eight_bits(images, depth)
     return images.astype(np.uint8)
 
 
 def _channels_first(images: Array, where: str, notes: list[str]) -> Array:
     """[N, H, W], [N, H, W, C] or [N, C, H, W] → [N, C, H, W]."""
     if images.ndim == 3:
+        if images.shape[2] in (3, 4) and images.shape[1] > 4:
+            raise ValueError(
+                f"{where}: an array {list(images.shape)} may be one colour image, or {len(images):,} grey ones of "
+                f"{images.shape[1]} x {images.shape[2]}: save images as [N, H, W, C]"
+            )
         return images[:, None]
     if images.ndim == 4:
         first, last = images.shape[1] in CHANNELS, images.shape[3] in CHANNELS
@@ -231,7 +270,7 @@ def _join_labels(
     if not given:
         return None, ()
     if len(given) < len(images):
-        notes.append("labels: not used, because only one of the training and the test images has them")
+        notes.append(Loss("labels: not used, because only one of the training and the test images has them"))
         return None, ()
     flat = [part.reshape(-1) if part.ndim == 2 and part.shape[1] == 1 else part for part in given]
     for part, own in zip(images, flat, strict=True):
@@ -241,7 +280,7 @@ def _join_labels(
             )
     whole = np.concatenate(flat)
     if classes is None or whole.dtype.kind in "US":
-        return number_classes([_text(value) for value in whole.tolist()], notes)
+        return number_classes([label_name(value) for value in whole.tolist()], notes)
     if whole.dtype.kind not in "bui" or not len(whole) or whole.min() < 0 or whole.max() >= len(classes):
         raise ValueError(
             f"{where}: labels must be whole numbers from 0 to {len(classes) - 1}, one for each of its classes"
@@ -255,8 +294,14 @@ def _join_captions(text: Array, count: int, where: str) -> list[str]:
     return [_text(value) for value in text.tolist()]
 
 
-def _convert(images: Pixels, config: DataConfig, progress: bool, notes: list[str]) -> Pixels:
-    """Bring all images of an array to the size and channels that were asked for."""
+def _convert(
+    images: Pixels, where: str, config: DataConfig, progress: bool, notes: list[str]
+) -> tuple[Pixels, int, int]:
+    """Bring all images of an array to the size and channels that were asked for.
+
+    Returns:
+        The images, how many had another size, and how many had colours that were taken from them.
+    """
     own = images.shape[2], images.shape[3]
     size = config.size or own
     channels = {"grey": 1, "rgb": 3, "auto": 1 if images.shape[1] == 1 else 3}[config.color]
@@ -264,14 +309,20 @@ def _convert(images: Pixels, config: DataConfig, progress: bool, notes: list[str
         notes.append(f"transparency: laid on {config.background}")
     if images.shape[1] != channels:
         notes.append(f"colour: {images.shape[1]} channels converted to {channels}")
-    if size != own:
-        notes.append(f"size: {own[0]} x {own[1]} brought to {size[0]} x {size[1]}, by {config.fit}")
+    resized = len(images) if size != own else 0
+    if resized:
+        notes.append(Loss(f"size: {own[0]} x {own[1]} brought to {size[0]} x {size[1]}, by {config.fit}"))
     elif images.shape[1] == channels:
-        return images
-    converted = np.empty((len(images), channels, *size), np.uint8)
+        return images, 0, 0
+    check_room(len(images), channels, size, free_memory(), "the memory that is free", where)
+    converted, decoloured = np.empty((len(images), channels, *size), np.uint8), 0
     for i in with_progress(range(len(images)), "converting images", progress):
         converted[i] = convert_array(images[i], size, channels, config)
-    return converted
+        if channels == 1 and len(images[i]) > 1:
+            decoloured += bool((images[i][1:3] != images[i][:1]).any())
+    if decoloured:
+        notes.append(Loss(f"{decoloured:,} of {len(images):,} images {DECOLOURED}"))
+    return converted, resized, decoloured
 
 
 def _idx_images(file: Path) -> re.Match[str] | None:

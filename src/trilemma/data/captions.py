@@ -124,7 +124,7 @@ class Tokens:
         library = _library()
         try:
             tokenizer = library.Tokenizer.from_file(str(folder / "tokenizer.json"))
-            known = frozenset((folder / "words.txt").read_text().split())
+            known = frozenset((folder / "words.txt").read_text("utf-8").split())
         except Exception as error:  # the library raises plain Exceptions
             raise ValueError(f"{folder} has no whole tokenizer.json and words.txt: {reason(error)}") from error
         return cls(tokenizer, length, known)

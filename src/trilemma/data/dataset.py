@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,22 @@ from trilemma.data.config import DataConfig
 from trilemma.data.fit import Pixels
 from trilemma.images import Spec
 from trilemma.noise import ImageNoise, Noise
+from trilemma.text import printable
 
 Indices = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 Digests = npt.NDArray[np.uint64]
 
 TEST_SHARE = 0.1
+FEW = 5
+"""Names that a note gives as examples."""
+
+
+class Loss(str):
+    """A note on what a user gave and does not get: files, captions or labels left out, pixels or colours changed.
+
+    All notes stand in `Dataset.notes`; these are also said before a training begins.
+    """
 
 
 @dataclass
@@ -36,6 +47,9 @@ class Raw:
         sorted_by_name: the order of the images says something about them (a folder lists one class after the other),
             so that the first so many would not be a fair draw.
         digests: what `image_digests` would say, where it is known more cheaply.
+        resized: how many images had another size.
+        decoloured: how many images had colours that were taken from them.
+        no_captions: why there are none, where something looked like them.
     """
 
     name: str
@@ -47,6 +61,9 @@ class Raw:
     sorted_by_name: bool = False
     notes: list[str] = field(default_factory=list)
     digests: Digests | None = None
+    resized: int = 0
+    decoloured: int = 0
+    no_captions: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +80,11 @@ class Dataset:
         class_names: the name of each label.
         train: int64 indices of the training images.
         test: int64 indices of the held-out images; disjoint from ``train``.
-        notes: one line each on what was done to the images.
+        notes: one line each on what was done to the images; a `Loss` where something is lost by it.
         fingerprint: hash of pixels, labels, captions, binarising and split; equal files and options give equal ones.
+        resized: how many images had another size.
+        decoloured: how many images had colours that were taken from them.
+        no_captions: why there are none, where something looked like them.
     """
 
     name: str
@@ -77,6 +97,21 @@ class Dataset:
     test: Indices
     notes: tuple[str, ...]
     fingerprint: str
+    resized: int = 0
+    decoloured: int = 0
+    no_captions: str = ""
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The notes on what is lost."""
+        return tuple(note for note in self.notes if isinstance(note, Loss))
+
+    @property
+    def untrained(self) -> Indices:
+        """Classes without a training image, in order."""
+        if self.labels is None:
+            return np.zeros(0, np.int64)
+        return np.setdiff1d(np.arange(len(self.class_names)), self.labels[self.train])
 
     @property
     def levels(self) -> int:
@@ -147,6 +182,30 @@ class Dataset:
             return None
         return torch.from_numpy(self.labels[_rows(indices)])
 
+    def labels_as(self, names: Sequence[str], indices: Sequence[int] | Indices | Tensor, whose: str) -> Tensor | None:
+        """int64 [B] labels at absolute ``indices`` as positions in ``names``; None where there are no labels.
+
+        Two sets of images may number the same classes differently, so that only names can be matched.
+
+        Args:
+            whose: who has the names, for the error.
+
+        Raises:
+            ValueError: an image is of a class that is not among ``names``.
+        """
+        if self.labels is None:
+            return None
+        number = {name: i for i, name in enumerate(names)}
+        table = np.array([number.get(name, -1) for name in self.class_names], np.int64)
+        found = table[self.labels[_rows(indices)]]
+        if (found < 0).any():
+            strangers = [name for name in self.class_names if name not in number]
+            raise ValueError(
+                f"classes are matched by their names, and {whose} does not know {examples(strangers)} of {self.name}, "
+                f"only {examples(names)}: name the classes alike, or take images without labels"
+            )
+        return torch.from_numpy(found)
+
     def training(self) -> tuple[Tensor, Tensor | None]:
         """All training images [N, C, H, W], binarised as in ``batch(train)``, and their labels [N]."""
         return self.batch(self.train), self.label_batch(self.train)
@@ -188,10 +247,26 @@ def assemble(raw: Raw, config: DataConfig, split: bool = True) -> Dataset:
         notes.append("binarised: 1 with probability value/255")
     elif config.binarize == "threshold":
         notes.append("binarised: 1 where value > 127")
-    fingerprint = _fingerprint(raw, digests, train, test, config)
-    return Dataset(
-        raw.name, config, raw.images, raw.labels, raw.captions, raw.class_names, train, test, tuple(notes), fingerprint
+    made = Dataset(
+        raw.name,
+        config,
+        raw.images,
+        raw.labels,
+        raw.captions,
+        raw.class_names,
+        train,
+        test,
+        tuple(notes),
+        _fingerprint(raw, digests, train, test, config),
+        raw.resized,
+        raw.decoloured,
+        raw.no_captions,
     )
+    if split and len(made.untrained):
+        names = examples([made.class_names[label] for label in made.untrained])
+        what = f"no training image has the class {names}: a model cannot learn it"
+        return replace(made, notes=(*made.notes, Loss(what)))
+    return made
 
 
 def _refuse_image_options(name: str, config: DataConfig) -> None:
@@ -211,16 +286,43 @@ def number_classes(classes: Sequence[str], notes: list[str]) -> tuple[Indices | 
         return None, ()
     missing = sum(not name for name in classes)
     if missing:
-        notes.append(f"labels: not used, because {missing:,} of {len(classes):,} images have none")
+        without = f"{missing:,} of {len(classes):,} images have none"
+        notes.append(Loss(f"labels: not used, because {without}"))
         return None, ()
-    names = set(classes)
-    in_order = sorted(names, key=int) if all(map(_is_number, names)) else sorted(names)
+    in_order = sorted(set(classes))
+    if all(map(_is_number, in_order)):
+        in_order.sort(key=int)  # stable, so that 01 and 1 stand in one order always
     number = {name: i for i, name in enumerate(in_order)}
     return np.array([number[name] for name in classes], np.int64), tuple(in_order)
 
 
 def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit()
+    return name.isascii() and name.removeprefix("-").isdigit()
+
+
+def label_name(value: object) -> str:
+    """The class that a label from a file names, "" where it names none.
+
+    A whole number is written without a point, and truth as JSON does.
+
+    Raises:
+        ValueError: a list or a table, in the words for the middle of a line.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, list | dict | tuple):
+        raise ValueError(f"a label must be one name or number, not {str(value)[:40]}")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value).strip()
+
+
+def examples(names: Sequence[object], most: int = FEW) -> str:
+    """The first few names, fit to be shown, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(printable(name) for name in names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def image_digests(images: Pixels | Vectors) -> Digests:
@@ -247,19 +349,19 @@ def split_by_content(digests: Digests, name: str) -> npt.NDArray[np.bool_]:
 
 
 def describe(dataset: Dataset) -> str:
-    """A few lines for people: size, shape, classes with their counts, and the notes."""
+    """A few lines for people: size, shape, classes with their counts, and the notes; fit to be shown."""
     lines = [_headline(dataset)]
     if dataset.labels is not None:
         used = dataset.labels[np.concatenate([dataset.train, dataset.test])]
         counts = Counter(used.tolist())
-        shown = [f"{name} ({counts[label]:,})" for label, name in enumerate(dataset.class_names[:20])]
-        more = len(dataset.class_names) - len(shown)
-        lines.append(f"  {len(dataset.class_names)} classes: {', '.join(shown)}{f', and {more} more' if more else ''}")
+        few = [f"{name} ({counts[label]:,})" for label, name in enumerate(dataset.class_names[:20])]
+        more = len(dataset.class_names) - len(few)
+        lines.append(f"  {len(dataset.class_names)} classes: {', '.join(few)}{f', and {more} more' if more else ''}")
     if dataset.captions is not None:
-        lines.append(
-            f"  {sum(map(bool, dataset.captions)):,} captions, such as {next(filter(None, dataset.captions))!r}"
-        )
-    return "\n".join(lines + [f"  {note}" for note in dataset.notes])
+        first = next(filter(None, dataset.captions))
+        shown = first if len(first) <= 80 else first[:79] + "…"
+        lines.append(f"  {sum(map(bool, dataset.captions)):,} captions, such as {shown!r}")
+    return "\n".join(map(printable, lines + [f"  {note}" for note in dataset.notes]))
 
 
 def _headline(dataset: Dataset) -> str:

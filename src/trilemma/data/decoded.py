@@ -8,6 +8,7 @@ do not disturb each other; an entry that does not match its hash is made again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -28,16 +29,34 @@ from rich.console import Console
 from rich.progress import track
 
 from trilemma.data.config import DataConfig
-from trilemma.data.dataset import Indices, image_digests
-from trilemma.data.fit import Pixels, open_image, read_image, reason, upright_size
+from trilemma.data.dataset import Indices, Loss, image_digests
+from trilemma.data.fit import (
+    DECOLOURED,
+    ENLARGED,
+    LOSSES,
+    REDUCED,
+    Pixels,
+    depth_of,
+    highest_value,
+    open_image,
+    read_image,
+    reason,
+    upright_size,
+)
+from trilemma.data.room import check_room, free_disk
 from trilemma.files import partial
 from trilemma.machine import cache_folder as cache_folder  # where everything above looks for it
+from trilemma.text import printable
 
-VERSION = 1  # of the cache; raise it when the same files and options would give other pixels
+VERSION = 2  # of the cache; raise it when the same files and options would give other pixels
 LARGEST_OWN_SIZE = 256
 DEFAULT_SIDE = 64
 CHUNK = 256
 NAMED_BAD_FILES = 20
+
+SETTLED = (None, errno.ENOENT, errno.ELOOP)
+"""Errors of the file itself: without a number from the system they are the decoder's, and a link that leads nowhere
+changes its identity when it is mended. All others, such as a network drive's, may be gone the next time."""
 
 T = TypeVar("T")
 
@@ -48,7 +67,7 @@ class Entry:
 
     Attributes:
         name: for people, and unique in its source.
-        identity: what changes when the file changes: its length and time, or a checksum.
+        identity: what changes when the file changes: its length and times, or a checksum.
         open: opens it for reading; may raise ``OSError`` or ``ValueError``.
     """
 
@@ -59,22 +78,28 @@ class Entry:
 
 @dataclass(frozen=True)
 class Decoded:
-    """``images`` uint8 [M, C, H, W] of the M entries at ``kept``, and lines on what was done."""
+    """``images`` uint8 [M, C, H, W] of the M entries at ``kept``, and lines on what was done.
+
+    ``resized`` images had another size, ``decoloured`` ones had colours that were taken from them.
+    """
 
     images: Pixels
     kept: Indices
     notes: list[str]
+    resized: int
+    decoloured: int
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the JSON of a cache entry holds."""
+    """What the JSON of a cache entry holds; ``passing`` says that an error in ``bad`` may be gone the next time."""
 
     shape: list[int]
     pixel_hash: str
     size_rule: str
     done: dict[str, int]
     bad: dict[str, str]
+    passing: bool = False
 
 
 @contextmanager
@@ -117,7 +142,7 @@ def decode(entries: Sequence[Entry], where: str, config: DataConfig, progress: b
     key = hashlib.blake2b(listing.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     path = cache_folder() / "decoded" / f"{key}.raw"
     found = _from_cache(path)
-    if found is None:
+    if found is None or found[1].passing:
         _decode_to(path, entries, where, config, progress)
         found = _from_cache(path)
         if found is None:
@@ -128,11 +153,14 @@ def decode(entries: Sequence[Entry], where: str, config: DataConfig, progress: b
     bad = record.bad
     _check_bad(bad, len(entries), where, config)
     notes = [f"size: {record.size_rule}"]
-    notes += [f"{count:,} of {len(images):,} images {what}" for what, count in record.done.items()]
+    for what, count in record.done.items():
+        line = f"{count:,} of {len(images):,} images {what}"
+        notes.append(Loss(line) if what in LOSSES else line)
     if bad:
-        notes.append(f"left out: {len(bad):,} of {len(entries):,} files: {_named(bad)}")
+        notes.append(Loss(f"left out: {len(bad):,} of {len(entries):,} files: {_named(bad)}"))
     kept = np.array([i for i, entry in enumerate(entries) if entry.name not in bad], np.int64)
-    return Decoded(images, kept, notes)
+    resized = record.done.get(ENLARGED, 0) + record.done.get(REDUCED, 0)
+    return Decoded(images, kept, notes, resized, record.done.get(DECOLOURED, 0))
 
 
 def _from_cache(path: Path) -> tuple[Pixels, Record] | None:
@@ -153,24 +181,27 @@ def _pixel_hash(images: Pixels) -> str:
 
 def _decode_to(path: Path, entries: Sequence[Entry], where: str, config: DataConfig, progress: bool) -> None:
     bad: dict[str, str] = {}
+    passing = False
     done: Counter[str] = Counter()
     colourful = config.color == "rgb"
     channels = 1 if config.color == "grey" else 3
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd files; the policy in fit.py decides
-        size, size_rule = _common_size(entries, config, pool, progress)
+        size, size_rule, depth = _measure(entries, config, pool, progress)
+        check_room(len(entries), channels, size, free_disk(path.parent), f"the cache {path.parent}", where)
 
-        def one(entry: Entry) -> tuple[Pixels, list[str]] | str:
+        def one(entry: Entry) -> tuple[Pixels, list[str]] | Exception:
             try:
                 with entry.open() as file:
-                    return read_image(file, size, config)
+                    return read_image(file, size, config, depth)
             except Exception as error:  # a decoder may raise anything on a broken file
-                return reason(error)
+                return error
 
         with written_atomically(path) as file:
             for entry, result in _mapped(one, entries, pool, "decoding images", progress):
-                if isinstance(result, str):
-                    bad[entry.name] = result
+                if isinstance(result, Exception):
+                    bad[entry.name] = reason(result)
+                    passing |= _may_pass(result)
                     continue
                 pixels, remarks = result
                 done.update(remarks)
@@ -182,7 +213,7 @@ def _decode_to(path: Path, entries: Sequence[Entry], where: str, config: DataCon
                 _keep_first_channel(file, len(entries) - len(bad), size[0] * size[1])
     shape = [len(entries) - len(bad), channels, *size]
     images = np.memmap(path, np.uint8, "r", shape=tuple(shape))
-    record = Record(shape, _pixel_hash(images), size_rule, dict(done), bad)
+    record = Record(shape, _pixel_hash(images), size_rule, dict(done), bad, passing)
     with written_atomically(path.with_suffix(".json")) as file:
         file.write(json.dumps(asdict(record)).encode())
 
@@ -197,27 +228,35 @@ def _keep_first_channel(file: BinaryIO, count: int, plane: int) -> None:
     file.truncate(count * plane)
 
 
-def _common_size(
-    entries: Sequence[Entry], config: DataConfig, pool: ThreadPoolExecutor, progress: bool
-) -> tuple[tuple[int, int], str]:
-    """The size to bring all images to, and the rule behind it in words."""
-    if config.size is not None:
-        return config.size, f"{config.size[0]} x {config.size[1]} as asked, by {config.fit}"
+def _may_pass(error: Exception) -> bool:
+    """Whether a file that could not be read may be readable the next time, as it is."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in SETTLED)
 
-    def one(entry: Entry) -> tuple[int, int] | None:
+
+def _measure(
+    entries: Sequence[Entry], config: DataConfig, pool: ThreadPoolExecutor, progress: bool
+) -> tuple[tuple[int, int], str, int]:
+    """The size to bring all images to, the rule behind it in words, and the bits of those that have more than 8."""
+
+    def one(entry: Entry) -> tuple[tuple[int, int], int] | None:
         try:
             with entry.open() as file:
-                return upright_size(open_image(file))
+                image = open_image(file)
+                return upright_size(image), highest_value(image)
         except Exception:  # it will be named when it is decoded
             return None
 
-    sizes = [size for _, size in _mapped(one, entries, pool, "measuring images", progress) if size]
+    found = [result for _, result in _mapped(one, entries, pool, "measuring images", progress) if result]
+    depth = depth_of(max((highest for _, highest in found), default=0))
+    if config.size is not None:
+        return config.size, f"{config.size[0]} x {config.size[1]} as asked, by {config.fit}", depth
+    sizes = [size for size, _ in found]
     if len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST_OWN_SIZE:
-        return sizes[0], "the images' own"
+        return sizes[0], "the images' own", depth
     typical = median(min(size) for size in sizes) if sizes else DEFAULT_SIDE
     side = min(DEFAULT_SIDE, max(4, int(typical) // 4 * 4))
     why = "the images differ" if len(set(sizes)) > 1 else "the images are large"
-    return (side, side), f"{side} x {side} because {why}, by {config.fit}"
+    return (side, side), f"{side} x {side} because {why}, by {config.fit}", depth
 
 
 def _mapped(
@@ -238,7 +277,6 @@ def _check_bad(bad: dict[str, str], total: int, where: str, config: DataConfig) 
 
 
 def _named(bad: dict[str, str]) -> str:
-    printable = {"".join(c if c.isprintable() else "?" for c in name): why for name, why in bad.items()}
-    shown = [f"{name} ({why})" for name, why in list(printable.items())[:NAMED_BAD_FILES]]
+    shown = [f"{printable(name)} ({why})" for name, why in list(bad.items())[:NAMED_BAD_FILES]]
     more = len(bad) - len(shown)
     return ", ".join(shown) + (f", and {more:,} more" if more else "")

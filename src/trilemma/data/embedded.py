@@ -59,7 +59,8 @@ def load_named(name: str, config: DataConfig, progress: bool) -> Raw:
     """One of `NAMES`. Raises ``ValueError`` where it is neither in the cache nor to be had from the network."""
     if name == STACKED:
         return stacked(load_named("mnist", replace(config, color="auto"), progress), config)
-    arrays = read_npz(Path(__file__).with_name("mnist.npz")) if name in ("mnist", PAIRS) else fetch(name, progress)
+    packed = Path(__file__).with_name("mnist.npz")
+    arrays = read_npz(packed) if name in ("mnist", PAIRS) else fetch(name, progress)
     if name == PAIRS:
         return load_pairs(arrays, config, progress)
     images = [arrays["x_train"], arrays["x_test"]]

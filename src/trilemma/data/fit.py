@@ -2,8 +2,10 @@
 
 The policy for files that are not plain 8-bit pictures:
 
-- EXIF rotation is applied. Of an animation the first frame is used. Colour profiles are ignored.
-- 16-bit grey becomes 8-bit by dividing by 257 and rounding; palette and CMYK files become RGB; grey is ITU-R 601 luma.
+- EXIF rotation is applied. Of an animation the first frame is used, which is noted. Colour profiles are ignored.
+- Whole numbers wider than 8 bits (16-bit grey PNG, TIFF) become 8-bit by the depth that holds the highest value among
+  all of the source, of 8, 10, 12, 14 and 16 bits, so that a 12-bit microscope's images do not come out black.
+- Palette and CMYK files become RGB; grey is ITU-R 601 luma. Of 16-bit colour Pillow delivers the upper 8 bits.
 - Transparency is laid on the background colour *before* resizing, so that hidden pixels do not bleed into the edges.
 - Another size is cropped at the centre, or padded, then resized with an antialiased Lanczos filter.
 - Empty, truncated and unknown files, PNGs with a wrong checksum, files of floating-point pixels, and pictures of more
@@ -13,22 +15,36 @@ The policy for files that are not plain 8-bit pictures:
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
 from trilemma.data.config import DataConfig
+from trilemma.text import printable
 
 Pixels = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 2**26
 
 # Pillow's other plugins read rare formats, some of them by starting outside programs.
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
+AVIF = bool(features.check("avif"))  # from Pillow 11.3 on
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", *(("AVIF",) if AVIF else ()))
 PNG_AND_JPEG = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2")
-SUFFIXES = frozenset((*PNG_AND_JPEG, ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"))
+SUFFIXES = frozenset(
+    (*PNG_AND_JPEG, ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+    + ((".avif",) if AVIF else ())
+)
+
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits that cameras, scanners and microscopes deliver."""
+
+ENLARGED, REDUCED = "enlarged", "reduced"
+DECOLOURED = "in colour, made grey"
+FIRST_FRAME = "of several frames, of which only the first is used"
+LOSSES = frozenset((ENLARGED, REDUCED, DECOLOURED, FIRST_FRAME))
+"""What of the things done to an image loses something that a user may want to know of."""
 
 ORIENTATION = 0x0112
 UPRIGHT = {  # EXIF orientation → what undoes it
@@ -52,14 +68,40 @@ def open_image(file: BinaryIO) -> Image.Image:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) as shown, from the header alone."""
-    return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
+    width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # whose size some versions of Pillow turn, and others do not
+        width, height = image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+    return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
-def read_image(file: BinaryIO, size: tuple[int, int], config: DataConfig) -> tuple[Pixels, list[str]]:
+def highest_value(image: Image.Image) -> int:
+    """The highest pixel of an image of whole numbers wider than 8 bits; 0 where 8 bits hold it by its kind."""
+    return int(np.asarray(image).max()) if image.mode.startswith("I") else 0
+
+
+def depth_of(highest: int) -> int:
+    """The bits that whole numbers up to ``highest`` have, one of `DEPTHS`.
+
+    >>> depth_of(4000)
+    12
+    """
+    return next((depth for depth in DEPTHS if highest < 2**depth), DEPTHS[-1])
+
+
+def to_eight_bits(values: npt.NDArray[Any], depth: int) -> Pixels:
+    """Whole numbers of ``depth`` bits → uint8, rounded; 0 stays 0 and the highest becomes 255."""
+    if depth == 8:
+        return values.astype(np.uint8)
+    highest = 2**depth - 1
+    return np.asarray((values.astype(np.int64) * 255 + highest // 2) // highest, np.uint8)
+
+
+def read_image(file: BinaryIO, size: tuple[int, int], config: DataConfig, depth: int) -> tuple[Pixels, list[str]]:
     """Decode one file.
 
     Args:
         size: (height, width) to deliver.
+        depth: bits of whole numbers that are stored in more than 8.
 
     Returns:
         ``uint8 [C, H, W]``, C being 1 where ``config.color`` is grey and 3 otherwise, and in words what was done.
@@ -73,15 +115,17 @@ def read_image(file: BinaryIO, size: tuple[int, int], config: DataConfig) -> tup
         file.seek(0)
         image = open_image(file)
     mode, done = image.mode, []
-    upright = UPRIGHT.get(_orientation(image))
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a photograph's preview is no frame
+        done.append(FIRST_FRAME)
     image.draft("", (2 * max(size), 2 * max(size)))  # lets JPEG skip detail that the resizing would throw away
     image.load()
-    if upright is not None:
+    # Asked after loading, because Pillow turns a TIFF itself when it is loaded, and then takes the tag away.
+    if (upright := UPRIGHT.get(_orientation(image))) is not None:
         image = image.transpose(upright)
         done.append("turned upright by their EXIF tag")
     if mode.startswith("I"):
-        image = _eight_bits(image)
-        done.append("16-bit, scaled to 8 bits")
+        image = _eight_bits(image, depth)
+        done.append(f"in 16 or 32 bits, read as {depth}-bit, which holds the highest of them all")
     elif mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
     elif mode == "CMYK":
@@ -90,12 +134,22 @@ def read_image(file: BinaryIO, size: tuple[int, int], config: DataConfig) -> tup
         image, seen_through = on_background(image, config.background)
         if seen_through:
             done.append(f"transparent, laid on {config.background}")
+    if config.color == "grey" and has_colour(image):
+        done.append(DECOLOURED)
     image = image.convert("L" if config.color == "grey" else "RGB")
     if (image.height, image.width) != size:
         enlarged = image.height < size[0] or image.width < size[1]
-        done.append("enlarged" if enlarged else "reduced")
+        done.append(ENLARGED if enlarged else REDUCED)
         image = resize(image, size, config)
     return channels_first(np.asarray(image)), done
+
+
+def has_colour(image: Image.Image) -> bool:
+    """Whether any pixel is not grey."""
+    if image.mode in ("1", "L", "LA"):
+        return False
+    pixels = np.asarray(image.convert("RGB"))
+    return bool((pixels != pixels[..., :1]).any())
 
 
 def on_background(image: Image.Image, background: str) -> tuple[Image.Image, bool]:
@@ -140,7 +194,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     lines = str(error).splitlines()
-    return lines[0][:80] if lines else type(error).__name__
+    return printable(lines[0][:80]) if lines else type(error).__name__
 
 
 def _orientation(image: Image.Image) -> int:
@@ -150,8 +204,11 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image, depth: int) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("integer pixels outside 0 to 65535")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    grey = Image.fromarray(to_eight_bits(values, depth))
+    if isinstance(hidden := image.info.get("transparency"), int):  # a PNG's one value that is seen through
+        grey.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+    return grey

@@ -1,38 +1,61 @@
 """A folder of images, or a zip of one (never unpacked to disk).
 
-Classes are the subfolders; ``train`` and ``test`` (or ``val``, ``validation``) at the top are the split. A
-``metadata.jsonl`` or ``metadata.csv`` beside the images, as in the Hub's image-folder convention, gives captions
-(``text``) and labels (``label`` or ``category``) by ``file_name``. Hidden files, ``__MACOSX`` and files of other kinds
-are ignored. Links to folders are followed when they lead out of the folder, each target once.
+Classes are the subfolders; ``train`` and ``test`` (or ``val``, ``validation``) at the top are the split. Files beside
+the images may say more (`trilemma.data.annotations`). Hidden files and ``__MACOSX`` are ignored, files of other kinds
+are named in a note. Folders that trilemma wrote itself (runs, reports, evaluations) are left out, lest a model be
+trained on its own samples. Links to folders are followed when they lead out of the folder, each target once.
 """
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import os
-import posixpath
 import stat
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from trilemma.data.annotations import read_annotations
 from trilemma.data.config import DataConfig
-from trilemma.data.dataset import Raw, number_classes
+from trilemma.data.dataset import Loss, Raw, examples, number_classes
 from trilemma.data.decoded import Entry, decode
 from trilemma.data.fit import SUFFIXES, reason
+from trilemma.text import printable
 
-METADATA = ("metadata.jsonl", "metadata.csv")
-CAPTION_KEYS = ("text", "caption")
-LABEL_KEYS = ("label", "category", "class")
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "testing")
-VALIDATION_NAMES = ("val", "valid", "validation")
+TRAIN_NAMES = ("train", "training", "train_set", "training_set")
+TEST_NAMES = ("test", "testing", "test_set", "testing_set")
+VALIDATION_NAMES = ("val", "valid", "validation", "validation_set")
+
+RUBBISH = ("thumbs.db", "desktop.ini")
+"""Files that systems leave behind, in lower case."""
+PLAIN_KINDS = (
+    ".txt",
+    ".md",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".html",
+    ".py",
+    ".log",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".pdf",
+)
+"""Suffixes of files that are surely no pictures, so that nobody misses them."""
+
+WRITTEN_BY_US = (
+    ("config.json", ("lock", "metrics.jsonl", "checkpoints")),
+    ("report.json", ("report.html",)),
+    ("metrics.json", ("samples.png",)),
+)
+"""A folder with the first of these and any of the others beside it is a run, a report or an evaluation."""
 
 MAX_FILE_BYTES = 2**28
 BOMB_RATIO = 100
@@ -41,10 +64,16 @@ BOMB_BYTES = 2**30
 
 def load_folder(path: Path, config: DataConfig, progress: bool) -> Raw:
     """Read a folder of images. Raises ``ValueError`` with one line where there are none."""
-    files = list(_walk(path, "", {path.resolve()}, path.resolve()))
-    entries = [_file_entry(name, file) for name, file in files if _is_image(name)]
-    metadata = {name: partial(_read_file, file) for name, file in files if PurePosixPath(name).name in METADATA}
-    return _load(path.resolve(), entries, metadata, config, progress)
+    files = dict(_walk(path, "", {path.resolve()}, path.resolve()))
+    return _load(
+        path.resolve(),
+        list(files),
+        lambda name: _file_entry(name, files[name]),
+        lambda name: partial(_read_file, files[name]),
+        config,
+        progress,
+        [],
+    )
 
 
 def load_zip(path: Path, config: DataConfig, progress: bool) -> Raw:
@@ -54,52 +83,61 @@ def load_zip(path: Path, config: DataConfig, progress: bool) -> Raw:
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"{path} is not a readable zip file: {reason(error)}") from error
     with archive:
-        members = {info.filename: info for info in archive.infolist() if not info.is_dir() and _visible(info.filename)}
+        # some programs write Windows' backslashes, which the format does not allow
+        listed = [(info.filename.replace("\\", "/"), info) for info in archive.infolist()]
+        listed = [(name, info) for name, info in listed if not name.endswith("/") and _visible(name)]
+        members = dict(listed)
         unpacked = sum(info.file_size for info in members.values())
         if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * path.stat().st_size:
             raise ValueError(
                 f"{path} would unpack to {unpacked / 2**30:.0f} GiB, like a zip bomb: give the images as a folder"
             )
-        entries = [
-            Entry(name, (info.file_size, info.CRC), partial(_open_member, archive, info))
-            for name, info in sorted(members.items())
-            if _is_image(name)
-        ]
-        metadata = {
-            name: partial(_read_member, archive, info)
-            for name, info in members.items()
-            if PurePosixPath(name).name in METADATA
-        }
-        return _load(path.resolve(), entries, metadata, config, progress)
+        notes: list[str] = []
+        if twice := len(listed) - len(members):
+            notes.append(Loss(f"left out: {twice:,} files of the zip that have the name of a later one"))
+
+        def entry(name: str) -> Entry:
+            info = members[name]
+            return Entry(name, (info.file_size, info.CRC), partial(_open_member, archive, info))
+
+        def read(name: str) -> Callable[[], bytes]:
+            return partial(_read_member, archive, members[name])
+
+        return _load(path.resolve(), sorted(members), entry, read, config, progress, notes)
 
 
 def _load(
     path: Path,
-    entries: list[Entry],
-    metadata: Mapping[str, Callable[[], bytes]],
+    names: list[str],
+    entry: Callable[[str], Entry],
+    reader: Callable[[str], Callable[[], bytes]],
     config: DataConfig,
     progress: bool,
+    notes: list[str],
 ) -> Raw:
-    if not entries:
-        raise ValueError(f"no images in {path}: looked for {' '.join(sorted(SUFFIXES))}, also in its subfolders")
-    notes: list[str] = []
-    records = _read_metadata(metadata, path)
-    folders = _below_common([PurePosixPath(entry.name).parts[:-1] for entry in entries])
+    """The data set of all visible files, by name."""
+    names = _without_our_own(names, path, notes)
+    images = [name for name in names if _is_image(name)]
+    others = [name for name in names if not _is_image(name) and PurePosixPath(name).name.lower() not in RUBBISH]
+    if not images:
+        there = f"; of other kinds there are {_kinds(others)}" if others else ""
+        looked = " ".join(sorted(SUFFIXES))
+        raise ValueError(f"no images in {path}: looked for {looked}, also in its subfolders{there}")
+    said = read_annotations({name: reader(name) for name in others}, images, path)
+    _name_the_rest([name for name in others if name not in said.used], notes)
+    folders = _below_common([PurePosixPath(name).parts[:-1] for name in images])
     is_test, folders, used = _own_split(folders, notes)
-    entries = [entry for entry, use in zip(entries, used, strict=True) if use]
-    if records:
-        strangers = len(records.keys() - {entry.name for entry in entries})
-        if strangers:
-            notes.append(f"metadata: {strangers:,} of {len(records):,} rows name no image here")
+    images = [name for name, use in zip(images, used, strict=True) if use]
 
-    decoded = decode(entries, str(path), config, progress)
-    rows = [records.get(entries[i].name, {}) for i in decoded.kept]
-    captions = [_first(row, CAPTION_KEYS) for row in rows]
-    classes = [_first(row, LABEL_KEYS) for row in rows]
+    decoded = decode([entry(name) for name in images], str(path), config, progress)
+    kept = [images[i] for i in decoded.kept]
+    captions = [said.captions.get(name, "") for name in kept]
+    classes = [said.labels.get(name, "") for name in kept]
     if not any(classes):
         classes = [folders[i][0] if folders[i] else "" for i in decoded.kept]
-        if len(set(classes)) < 2:
+        if len(set(classes)) < 2 or said.sharded:
             classes = []
+    notes += said.notes
     labels, class_names = number_classes(classes, notes)
     return Raw(
         path.stem if path.is_file() else path.name,
@@ -110,7 +148,58 @@ def _load(
         None if is_test is None else is_test[decoded.kept],
         sorted_by_name=True,
         notes=decoded.notes + notes,
+        resized=decoded.resized,
+        decoloured=decoded.decoloured,
+        no_captions=said.no_captions,
     )
+
+
+def _without_our_own(names: list[str], path: Path, notes: list[str]) -> list[str]:
+    """Without the files of runs, reports and evaluations that lie among the images."""
+    tops: dict[str, set[str]] = {}  # of each folder, what lies in it
+    for name in names:
+        parts = PurePosixPath(name).parts
+        for i, part in enumerate(parts):
+            tops.setdefault("/".join(parts[:i]), set()).add(part)
+    own = {
+        folder
+        for folder, inside in tops.items()
+        for sign, others in WRITTEN_BY_US
+        if sign in inside and not inside.isdisjoint(others)
+    }
+    if "" in own and not tops[""].isdisjoint({"checkpoints", "report.html"}):
+        raise ValueError(f"{path} was written by trilemma itself: give the images, not a run or a report")
+    own.discard("")
+    if not own:
+        return names
+    outermost = [folder for folder in sorted(own) if not any(map(own.__contains__, _above(folder)))]
+    notes.append(Loss(f"left out: folders that trilemma wrote itself: {examples(outermost)}"))
+    return [name for name in names if not any(map(own.__contains__, _above(name)))]
+
+
+def _above(name: str) -> list[str]:
+    """The folders that a file or folder lies in."""
+    return [str(parent) for parent in PurePosixPath(name).parents]
+
+
+def _name_the_rest(others: list[str], notes: list[str]) -> None:
+    """Note which files are no images, more loudly where they may be pictures of a kind that is not read."""
+    perhaps = [name for name in others if _kind(name) not in PLAIN_KINDS]
+    if perhaps:
+        notes.append(Loss(f"left out: {len(perhaps):,} files of kinds that are not read: {_kinds(perhaps)}"))
+    if plain := [name for name in others if _kind(name) in PLAIN_KINDS]:
+        notes.append(f"not images: {_kinds(plain)}")
+
+
+def _kinds(names: Collection[str]) -> str:
+    """Files counted by their suffix: ``30 .heic, 5 without a suffix``."""
+    counts = Counter(_kind(name) or "without a suffix" for name in names)
+    shown = [f"{count:,} {printable(kind)}" for kind, count in counts.most_common(10)]
+    return ", ".join(shown) + (f" and {len(counts) - 10} other kinds" if len(counts) > 10 else "")
+
+
+def _kind(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
 def _below_common(folders: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -131,52 +220,10 @@ def _own_split(
         return None, folders, [True] * len(folders)
     used = [top in TRAIN_NAMES or top in held_out for top in tops]
     if not all(used):
-        notes.append(
-            f"left out: {used.count(False):,} images that are neither in the train nor in the {held_out[0]} folder"
-        )
+        kinds = f"neither in the train nor in the {held_out[0]} folder"
+        notes.append(Loss(f"left out: {used.count(False):,} images that are {kinds}"))
     is_test = np.array([top in held_out for top, use in zip(tops, used, strict=True) if use])
     return is_test, [folder[1:] for folder, use in zip(folders, used, strict=True) if use], used
-
-
-def _read_metadata(metadata: Mapping[str, Callable[[], bytes]], path: Path) -> dict[str, dict[str, Any]]:
-    """Rows by image name, the name being relative to the whole source."""
-    records: dict[str, dict[str, Any]] = {}
-    for name, read in sorted(metadata.items()):
-        try:
-            text = read().decode("utf-8-sig")
-        except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"cannot read {name} in {path}: {reason(error)}") from error
-        for number, row in _rows(text, name, path):
-            file_name = row.get("file_name")
-            if not isinstance(file_name, str) or not file_name:
-                raise ValueError(f"{name} in {path}, line {number}: there is no file_name")
-            records[posixpath.normpath(posixpath.join(posixpath.dirname(name), file_name))] = row
-    return records
-
-
-def _rows(text: str, name: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if name.endswith(".csv"):
-        table = csv.DictReader(io.StringIO(text, newline=""))
-        try:
-            for row in table:
-                yield table.line_num, row
-        except csv.Error as error:
-            raise ValueError(f"{name} in {path}, line {table.line_num}: {error}") from error
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                value = None
-            if not isinstance(value, dict):
-                raise ValueError(f"{name} in {path}, line {number}: each line must be one JSON object")
-            yield number, value
-
-
-def _first(row: dict[str, Any], keys: tuple[str, ...]) -> str:
-    value = next((row[key] for key in keys if row.get(key) is not None), "")
-    return str(value).strip()
 
 
 def _walk(folder: Path, prefix: str, seen: set[Path], root: Path) -> Iterator[tuple[str, Path]]:
@@ -210,9 +257,9 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 def _file_entry(name: str, file: Path) -> Entry:
     try:
         status = file.stat()
-        identity = (status.st_size, status.st_mtime_ns)
+        identity = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # a copy may bring its old time with it
     except OSError:  # a dangling link; opening it will say so
-        identity = (0, 0)
+        identity = (0, 0, 0)
     return Entry(name, identity, partial(_open_file, file))
 
 
@@ -249,4 +296,6 @@ def _is_image(name: str) -> bool:
 
 
 def _visible(name: str) -> bool:
-    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    """Whether no part of a name is hidden. Nothing is written by it, so that an archive's ``..`` does no harm."""
+    parts = PurePosixPath(name).parts
+    return not any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in parts)

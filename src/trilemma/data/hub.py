@@ -13,11 +13,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from trilemma.data.annotations import CAPTION_KEYS, LABEL_KEYS, caption, several
 from trilemma.data.config import DataConfig
-from trilemma.data.dataset import Raw, number_classes
+from trilemma.data.dataset import Loss, Raw, label_name, number_classes
 from trilemma.data.decoded import Entry, decode
 from trilemma.data.fit import reason
-from trilemma.data.folder import CAPTION_KEYS, LABEL_KEYS, VALIDATION_NAMES
+from trilemma.data.folder import VALIDATION_NAMES
 
 
 def load_hub(identifier: str, config: DataConfig, progress: bool) -> Raw:
@@ -58,9 +59,9 @@ def load_hub(identifier: str, config: DataConfig, progress: bool) -> Raw:
     notes = list(decoded.notes)
     others = sorted(set(splits) - {train, held_out})
     if others:
-        notes.append(f"splits not used: {', '.join(others)}")
+        notes.append(Loss(f"splits not used: {', '.join(others)}"))
     classes = _labels(tables, datasets)
-    captions = _column(tables, next((key for key in CAPTION_KEYS if key in tables[0].features), None))
+    captions = _captions(tables, next((key for key in CAPTION_KEYS if key in tables[0].features), None), notes)
     labels, class_names = number_classes([classes[i] for i in decoded.kept] if classes else [], notes)
     is_test = np.array([held_out is not None and table is tables[-1] for table, _ in rows])
     return Raw(
@@ -72,6 +73,8 @@ def load_hub(identifier: str, config: DataConfig, progress: bool) -> Raw:
         is_test[decoded.kept] if held_out is not None else None,
         sorted_by_name=True,
         notes=notes,
+        resized=decoded.resized,
+        decoloured=decoded.decoloured,
     )
 
 
@@ -95,10 +98,13 @@ def _labels(tables: list[Any], datasets: Any) -> list[str]:
         if isinstance(kind, datasets.ClassLabel):
             # a row without a label carries -1
             return [kind.names[n] if n is not None and n >= 0 else "" for table in tables for n in table[key]]
-    return _column(tables, next((key for key in LABEL_KEYS if key in features), None))
+    key = next((key for key in LABEL_KEYS if key in features), None)
+    return [] if key is None else [label_name(value) for table in tables for value in table[key]]
 
 
-def _column(tables: list[Any], key: str | None) -> list[str]:
+def _captions(tables: list[Any], key: str | None, notes: list[str]) -> list[str]:
     if key is None:
         return []
-    return ["" if value is None else str(value) for table in tables for value in table[key]]
+    found = [caption(value) for table in tables for value in table[key]]
+    notes += several(sum(more for _, more in found))
+    return [text for text, _ in found]

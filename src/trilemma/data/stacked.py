@@ -71,6 +71,7 @@ def stacked(mnist: Raw, config: DataConfig) -> Raw:
         notes=notes,
         # Of 60,000 digits and not of 128,000 stacks: a hash of three hashes.
         digests=image_digests(mnist.images)[chosen] @ np.array([FACTOR, FACTOR**2 % 2**64, 1], np.uint64),
+        resized=mnist.resized and len(chosen),
     )
 
 

@@ -1,19 +1,28 @@
-"""A ``.csv`` of numbers: one vector a row, with a header or without, and perhaps a column of labels."""
+"""A ``.csv`` of numbers: one vector a row, with a header or without, and perhaps a column of labels.
+
+A first row is a header where a cell of it is no number, or where it holds whole numbers (years, or the 0, 1, 2 … of
+pandas) and nothing below it does. A column that only counts the rows, as pandas writes one, is left out.
+"""
 
 from __future__ import annotations
 
 import csv
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from trilemma.data.arrays import Array, from_arrays
 from trilemma.data.config import DataConfig
-from trilemma.data.dataset import Raw
+from trilemma.data.dataset import Loss, Raw, examples
 from trilemma.data.fit import reason
+from trilemma.text import printable
 
 LABELS = ("label", "class", "category")
 """Names, in any case, of a column that is no number of the vector but its label."""
+COUNTERS = ("", "index", "id", "row", "unnamed: 0")
+"""Names of a column that may only count the rows."""
 
 
 def load_csv(path: Path, config: DataConfig, progress: bool) -> Raw:
@@ -27,26 +36,63 @@ def load_csv(path: Path, config: DataConfig, progress: bool) -> Raw:
         raise ValueError(f"{path} is not a readable csv file: {reason(error)}") from error
     if not rows:
         raise ValueError(f"{path} is empty")
-    # a row with a number in it is data, be it faulty; the check below names its line
-    header = None if any(map(_is_number, rows[0][1])) else [cell.strip() for cell in rows.pop(0)[1]]
-    column = next((i for i, name in enumerate(header or ()) if name.lower() in LABELS), None)
+    header = [cell.strip() for cell in rows.pop(0)[1]] if _is_header([row for _, row in rows]) else None
     width = len(header) if header else len(rows[0][1]) if rows else 0
-    notes = [f"columns: {', '.join(header)}"] if header else []
-    values, labels = [], []
     for number, row in rows:
         if len(row) != width:
             raise ValueError(f"{path}, line {number}: {len(row)} cells, where the first line has {width}")
-        cells = list(row)
-        if column is not None:
-            labels.append(cells.pop(column).strip())
-        try:
-            values.append([float(cell) for cell in cells])
-        except ValueError:
-            bad = next(cell for cell in cells if not _is_number(cell))
-            raise ValueError(f"{path}, line {number}: {bad!r} is not a number") from None
-    vectors: Array = np.array(values, np.float64).reshape(len(values), width - (column is not None))
-    given: list[Array | None] = [None if column is None else np.array(labels)]
+    columns = [[row[i].strip() for _, row in rows] for i in range(width)]
+    names = header or [""] * width
+    labelled = [i for i, name in enumerate(names) if name.lower() in LABELS]
+    notes: list[str] = []
+    if header:
+        notes.append(f"columns: {', '.join(map(printable, header))}")
+    counters = [0] if width > 1 and names[0].lower() in COUNTERS and _counts(columns[0]) else []
+    unused = dict.fromkeys(counters, "it only counts the rows")
+    unused |= {i: "it is empty" for i in range(width) if rows and not names[i] and not any(columns[i])}
+    unused |= {i: f"{printable(names[labelled[0]])} is the label" for i in labelled[1:]}
+    for i, why in unused.items():
+        notes.append(Loss(f"column {i + 1}{f' ({printable(names[i])})' if names[i] else ''} is not used: {why}"))
+    chosen = [i for i in range(width) if i not in unused and i not in labelled]
+    values = []
+    for position, (number, _) in enumerate(rows):
+        cells = [columns[i][position] for i in chosen]
+        if bad := next((cell for cell in cells if not _is_number(cell)), None):
+            hint = "; values are parted by commas" if width == 1 and any(mark in bad for mark in ";\t ") else ""
+            raise ValueError(f"{path}, line {number}: {printable(repr(bad))} is not a number{hint}")
+        if "" in cells:
+            name = examples([names[i] or f"column {i + 1}" for i in chosen if not columns[i][position]], 1)
+            raise ValueError(f"{path}, line {number}: {name} is empty: leave such rows out")
+        values.append([float(cell) for cell in cells])
+    vectors: Array = np.array(values, np.float64).reshape(len(values), len(chosen))
+    given: list[Array | None] = [np.array(columns[labelled[0]]) if labelled else None]
     return from_arrays(path.stem, str(path), [vectors], given, None, config, progress, notes)
+
+
+def _is_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row names the columns.
+
+    A row with a finite number in it is data, be it faulty (its line is then named); unless a cell is empty, as the
+    first one of pandas' header is, and the rest whole numbers.
+    """
+    first, others = [cell.strip() for cell in rows[0]], rows[1:]
+    if not any(_is_number(cell) and math.isfinite(float(cell)) for cell in first):
+        return True
+    if first[0] == "" and all(map(_is_whole, first[1:])):
+        return True
+    distinct = all(map(_is_whole, first)) and len(set(first)) == len(first)
+    return distinct and len(others) > 1 and not any(_is_whole(cell.strip()) for row in others for cell in row)
+
+
+def _counts(column: Sequence[str]) -> bool:
+    """Whether a column is 0, 1, 2 … or 1, 2, 3 …"""
+    return bool(column) and any(
+        all(cell == str(number) for number, cell in enumerate(column, start)) for start in (0, 1)
+    )
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.removeprefix("-").isdigit()
 
 
 def _is_number(text: str) -> bool:
@@ -54,4 +100,4 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text  # which Python reads over: 1_0 would be 10

@@ -53,6 +53,7 @@ def _is_of(path: Path, weights: str) -> bool:
     """Whether a sweep's record is of these weights, and its picture is there."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return (
-            bool(json.loads(path.read_text())["protocol"]["weights"] == weights) and path.with_suffix(".png").is_file()
+            bool(json.loads(path.read_text("utf-8"))["protocol"]["weights"] == weights)
+            and path.with_suffix(".png").is_file()
         )
     return False

@@ -145,7 +145,7 @@ def _cached_score(
     content = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:16]
     path = cache_folder() / "scores" / f"{content_key(real.dataset, test, 'cas', 1, content)}.json"
     with contextlib.suppress(OSError, ValueError, KeyError):
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text("utf-8"))
         return float(kept["value"]), kept["error"]
     found = classification_accuracy_score(
         images, labels, display(real.dataset, test), test_labels, len(real.dataset.class_names), seed=0

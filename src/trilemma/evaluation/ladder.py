@@ -55,7 +55,7 @@ def climb(real: Reference, where: Ranks, tell: Tell | None = None) -> list[dict[
     path = cache_folder() / "ladders" / f"{key}.json"
     rungs = None
     with contextlib.suppress(OSError, ValueError):
-        rungs = json.loads(path.read_text())
+        rungs = json.loads(path.read_text("utf-8"))
     if where.any(rungs is None):
         rungs = _measure(real, replace(protocol, metrics=",".join(wanted)), where, tell)
         if where.first:

@@ -34,7 +34,7 @@ def draw_latents(subject: Subject, real: Reference, place: Path, device: str) ->
     x = dataset.batch(held_out)
     if x.ndim != 4:  # not images
         return {}, {}
-    labels = dataset.label_batch(held_out) if model.spec.classes == len(dataset.class_names) > 0 else None
+    labels = subject.run.conditions(dataset, held_out) if subject.run is not None else None
     answer = posterior(model, x, labels, seed=seed, device=device)
     unit = distortion_unit(model)
     record: dict[str, Any] = {

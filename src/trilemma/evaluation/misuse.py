@@ -10,6 +10,7 @@ from trilemma.data import load
 from trilemma.data.dataset import Digests
 from trilemma.evaluation.reference import Reference, digests
 from trilemma.run import Run
+from trilemma.text import printable
 
 
 def identical_images(found: Digests, real: Reference) -> list[str]:
@@ -34,18 +35,28 @@ def identical_images(found: Digests, real: Reference) -> list[str]:
 
 
 def trained_on_held_out(run: Run, real: Reference) -> list[str]:
-    """Whether a run has seen, in training, images that are held out here."""
-    if run.config.data_fingerprint == real.dataset.fingerprint:
+    """Whether a run has seen, in training, images that are held out here; also where that can no longer be told."""
+    trained_on = run.config.data_fingerprint
+    if trained_on == real.dataset.fingerprint:
         return []  # the same split
-    with suppress(ValueError, OSError):  # data that is no longer there cannot be looked at
-        own = load(run.config.data, progress=False)
-        if own.spec().shape != real.dataset.spec().shape:
-            return []
-        seen = _shared(real.test_digests, digests(own, own.train))
-        if seen:
-            total = len(real.test_digests)
-            return [f"the run was trained on {seen:,} of the {total:,} images held out here: nothing here is held out"]
-    return []
+    own = real.dataset if real.dataset.config == run.config.data else None
+    if own is None:
+        with suppress(ValueError, OSError):  # data that is no longer there cannot be looked at
+            own = load(run.config.data, progress=False)
+    if own is None:
+        return []
+    flags = []
+    if trained_on and own.fingerprint != trained_on:
+        flags.append(
+            f"{printable(own.config.source)} is no longer what the run was trained on: its images, labels or split "
+            "have changed, or this version reads them otherwise; what is held out now may have been trained on"
+        )
+    if own.spec().shape == real.dataset.spec().shape:
+        seen, total = _shared(real.test_digests, digests(own, own.train)), len(real.test_digests)
+        if seen and own is not real.dataset:
+            what = f"{seen:,} of the {total:,} images held out here"
+            flags.append(f"the run was trained on {what}: nothing here is held out")
+    return flags
 
 
 def _repeats(values: Digests) -> int:

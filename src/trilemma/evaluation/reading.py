@@ -24,6 +24,7 @@ BEYOND = {
     "recall": "a few outlying samples stretch their neighbourhoods",
     "frechet": "are they copies of training images?",
     "fid": "are they copies of training images?",
+    "kernel": "are they copies of training images?",
     "kid": "are they copies of training images?",
 }
 """How a score comes to be better than that of real images."""

@@ -96,7 +96,11 @@ def run_subject(run: Run, real: Reference, options: Any | None, where: Ranks) ->
         "progress": run.progress(),
     }
     captioned = config.spec.vocabulary > 0 and asked is not None
-    return replace(drawn, about=about, run=run, captioned=captioned)
+    labels = drawn.labels
+    if labels is not None and asked is not None and config.data_fingerprint:  # numbered as the run's classes are
+        number = {name: i for i, name in enumerate(dataset.class_names)}
+        labels = torch.tensor([number.get(name, -1) for name in config.class_names])[labels]
+    return replace(drawn, labels=labels, about=about, run=run, captioned=captioned)
 
 
 def drawn_from(model: Family, n: int, seed: int, asked: Tensor | Sequence[int] | None, options: Any | None) -> Subject:
@@ -139,15 +143,26 @@ def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> 
     flags = []
     if len(found.images) < n:
         flags.append(_fewer(len(found.images), real))
-    resized = [note for note in found.notes if "brought to" in note and note.startswith("size:")]
-    if resized and not isinstance(source, Dataset):
-        flags.append(f"{resized[0]}: resizing alone moves every score")
+    if not isinstance(source, Dataset):  # whose size and colours are the caller's choice
+        size_of = " x ".join(map(str, found.images.shape[2:]))
+        if found.resized:
+            flags.append(f"{_of(found.resized, found)} brought to {size_of}: resizing alone moves every score")
+        if found.decoloured:
+            flags.append(f"{_of(found.decoloured, found)} made grey, because those of {dataset.name} are")
     # A folder lists one class after the other, so the first n would not be a fair draw.
     chosen = np.sort(subset(np.arange(len(found.images)), n, real.protocol.seed))
-    about = {"images": str(source if not isinstance(source, Dataset) else found.name), "n": len(chosen)}
-    about["notes"] = list(found.notes)
-    labels = found.label_batch(chosen) if found.class_names == dataset.class_names else None
+    labels, notes = None, list(found.notes)
+    if set(found.class_names) <= set(dataset.class_names):
+        labels = found.labels_as(dataset.class_names, chosen, dataset.name)
+    elif dataset.labels is not None:
+        notes.append(f"labels: not used, because its classes are not those of {dataset.name}")
+    name = found.name if isinstance(source, Dataset) else str(source)
+    about = {"images": name, "n": len(chosen), "notes": notes}
     return Subject(supply(found, chosen), labels, about, tuple(flags))
+
+
+def _of(count: int, found: Dataset) -> str:
+    return f"{count:,} of {len(found.images):,} images were"
 
 
 def tensor_subject(images: Tensor, real: Reference, labels: Tensor | None = None) -> Subject:

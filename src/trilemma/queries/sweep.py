@@ -81,7 +81,7 @@ class Ledger:
     def __init__(self, path: str | os.PathLike[str], protocol: Mapping[str, Any]) -> None:
         self.path, self.protocol = Path(path), json.loads(json.dumps(protocol))
         self.points: dict[Way, Point] = {}
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
         for line in lines:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 record = json.loads(line)
@@ -95,8 +95,8 @@ class Ledger:
         """Write a point down, all the way to the disk."""
         self.points[point.way] = point
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+") as file:
-            torn = file.seek(0, os.SEEK_END) and not self.path.read_text().endswith("\n")
+        with self.path.open("a+", encoding="utf-8") as file:
+            torn = file.seek(0, os.SEEK_END) and not self.path.read_text("utf-8").endswith("\n")
             line = json.dumps({"protocol": self.protocol, "point": asdict(point)}, allow_nan=False)
             file.write(f"{chr(10) if torn else ''}{line}\n")
             file.flush()

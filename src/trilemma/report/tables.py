@@ -27,6 +27,7 @@ from trilemma.report.scores import (
     sample_size,
 )
 from trilemma.report.verdicts import lines, told_apart
+from trilemma.text import printable
 
 FLOOR = "Held-out real images"
 BEYOND = "better than held-out real images, which no model of them is: a warning and no win"
@@ -179,7 +180,7 @@ def table(report: dict[str, Any]) -> Group:
     by_column = [column_scores(report, column) for column in COLUMNS]
     leading = _leading(report, COLUMNS, by_column)
     floor = report.get("floor") or {}
-    title = Text(report["title"], style="bold")
+    title = Text(printable(report["title"]), style="bold")
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False, title=title)
     drawn.add_column("", overflow="fold")
     for column, scores in zip(COLUMNS, by_column, strict=True):
@@ -195,7 +196,7 @@ def table(report: dict[str, Any]) -> Group:
     real = [_terminal_cell(Score.read(floor, c.key), False, notes) if floor.get(c.key) else Text() for c in COLUMNS]
     drawn.add_row(Text("real images"), *real)
     explained = [Text(f"{i}: {text}", style="dim") for i, text in enumerate(notes.texts, 1)]
-    return Group(drawn, *explained, *(Text(line) for line in lines(report)))
+    return Group(drawn, *explained, *(Text(printable(line)) for line in lines(report)))
 
 
 def _terminal_cell(score: Score, leads: bool, notes: Notes, floor: Score | None = None) -> Text:

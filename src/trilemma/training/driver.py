@@ -24,6 +24,7 @@ from trilemma.noise import ImageNoise
 from trilemma.parallel import Ranks, ranks
 from trilemma.presets import check_fields, configure
 from trilemma.run import Run, check_new, is_run, lock, not_finite
+from trilemma.text import printable
 from trilemma.training.budget import Budget, Progress
 from trilemma.training.loop import Diverged, Learner, diverged, steps
 from trilemma.training.recorder import Board, Recorder, Report, tensorboard_writer
@@ -117,6 +118,9 @@ def train(
             settings=settings,
         )
         config = settled(config, where)
+    if dataset is not data and where.first:
+        for loss in dataset.losses:  # a caller who loaded the data has seen them
+            say(printable(f"{dataset.name}: {loss}"))
     check_batch(config, dataset, where)
     if not where.first:
         where.wait()
@@ -216,10 +220,8 @@ def read_captions(family: str, dataset: Dataset, model: Mapping[str, Any], say: 
         able = " and ".join(name for name, cls in FAMILIES.items() if cls.reads_text)
         raise ValueError(f"{family} reads no captions, {able} do: leave --text out, or train one of them")
     if dataset.captions is None:
-        raise ValueError(
-            f"{dataset.name} has no captions to condition on: put a metadata.jsonl with file_name and text beside the "
-            "images, or train without --text"
-        )
+        why = dataset.no_captions or "put a metadata.jsonl with file_name and text beside the images"
+        raise ValueError(f"{dataset.name} has no captions to condition on: {why}, or train without --text")
     captions = [dataset.captions[i] for i in dataset.train]
     name, revision = str(model.get("text_encoder") or ""), str(model.get("text_revision") or "")
     tokens = Tokens.pretrained(name, revision, captions) if name else Tokens.train(captions)
