@@ -20,6 +20,7 @@ import json
 import os
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,10 @@ from torch import Tensor
 
 import trilemma
 from trilemma.images import to_display
-from trilemma.metrics import distortions as D
 from trilemma.metrics import feature_network, frechet_distance, manifold_scores, mutual_nearness
 from trilemma.metrics.moments import Moments
+
+D = import_module("trilemma.metrics.distortions")  # of that name the package has a function
 
 RUINED = ("blur 4", "blur 8", "mush", "constant", "shuffled pixels", "averages 8", "noise 64")
 
