@@ -44,8 +44,8 @@ BASE = 1_000
 WINDOW = 200
 """Images of the pool that a sample may be compared with: those whose norms are nearest to its own."""
 
-MOST = 2_000
-"""Images of the null that are searched for one set of samples."""
+LEAST, MOST = 500, 2_000
+"""Images of the null that are searched for one set of samples: twice as many as these, within these bounds."""
 
 NEAR = 200
 """Images of the null whose mean and spread a score is stated in."""
@@ -181,7 +181,8 @@ class Alike:
         edges.index_add_(0, start + window, -torch.ones(len(start)))
         weight = edges.cumsum(0)[:-1].round()  # how many of the samples this image is alike to
         generator = torch.Generator().manual_seed(self.seed)
-        chosen = weight.multinomial(min(MOST, int((weight > 0).sum())), generator=generator).sort().values
+        count = min(max(LEAST, 2 * len(norms)), MOST, int((weight > 0).sum()))
+        chosen = weight.multinomial(count, generator=generator).sort().values
         self._search(chosen[self.scores[chosen].isnan()])
         return self.norms[chosen], self.scores[chosen], self.nearest[chosen]
 
