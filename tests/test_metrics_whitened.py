@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trilemma.data import load
 from trilemma.images import to_display
-from trilemma.metrics import Alike, Whitened, copies, verdict
+from trilemma.metrics import Alike, Whitened, verdict
 from trilemma.metrics.distortions import add_noise, blur
 from trilemma.metrics.whitened import softened
 
@@ -58,12 +58,9 @@ def ruined(x: Tensor, train: Tensor) -> dict[str, Tensor]:
 
 
 def test_smooth_images_are_no_copies() -> None:
-    fresh, held_out, train, alike = digits()
+    fresh, _, train, alike = digits()
     p = {kind: verdict(*alike.judge(images)).p_value for kind, images in ruined(fresh, train).items()}
     assert all(value > 0.01 for value in p.values()), p
-    # which plain nearness, with a null that is not alike, does not know
-    accused = copies(blur(fresh, 4.0).flatten(1), train.flatten(1), held_out.flatten(1))
-    assert accused.p_value < 0.01
 
 
 def test_a_training_image_is_not_its_own_copy() -> None:
