@@ -20,6 +20,7 @@ import json
 import os
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ from trilemma.images import to_display
 from trilemma.metrics import feature_network, frechet_distance, manifold_scores, mutual_nearness
 from trilemma.metrics.distortions import add_noise, blur, jpeg, shuffle_blocks
 from trilemma.metrics.moments import Moments
+
+D = import_module("trilemma.metrics.distortions")  # of that name the package has a function
 
 RUINED = ("blur 4", "blur 8", "mush", "constant", "shuffled pixels", "averages 8", "noise 64")
 

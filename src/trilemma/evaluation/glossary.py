@@ -136,9 +136,9 @@ GLOSSARY = (
         "memorised",
         "Copied",
         "memorisation",
-        "Share of samples nearer to a training image, in pixels or in features, than fresh real images ever come; with "
-        "a p-value.",
-        "It counts near copies only: a model can reuse parts, mirrored or recoloured images unseen.",
+        "Share of samples nearer to a training image, in pixels or features, than equally smooth real images come; "
+        "with a p-value.",
+        "It counts near copies of whole images only: a model can reuse parts, turned or recoloured images unseen.",
         "held-out images as the null, after Meehan et al. 2020, arXiv:2004.05675",
     ),
     Entry(

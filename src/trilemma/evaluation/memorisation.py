@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.reference import Reference, display
 from trilemma.evaluation.scores import attempt
 from trilemma.evaluation.stream import Pool
-from trilemma.metrics import Copies, Nearness, authpct, c_t, nearness, train_closer, verdict
+from trilemma.metrics import Alike, Copies, Nearness, Pair, Whitened, authpct, c_t, nearness, train_closer, verdict
 from trilemma.metrics.estimate import Estimate, share_of
 
 SIDE = 32
@@ -134,8 +134,7 @@ def real_nearness(real: Reference, space: str) -> Nearness:
 def _verdict(sample: Pool, by_pixels: Nearness, real: Reference, metrics: dict[str, Metric]) -> Memory:
     n, protocol = len(by_pixels.distance), real.protocol
     try:
-        near = {"pixels": by_pixels, "features": _nearness(sample.features, real.train.features, real)}
-        found = {space: verdict(near[space], real_nearness(real, space), pairs=PAIRS) for space in near}
+        found = _by_pixels_and_features(sample, by_pixels, real)
     except ValueError as problem:
         metrics["memorised"] = Metric(None, better="lower", n=n, flag=f"refused: {problem}")
         return Memory(metrics)
@@ -149,7 +148,8 @@ def _verdict(sample: Pool, by_pixels: Nearness, real: Reference, metrics: dict[s
         best.share if p_value < 0.05 else 0.0, error, "", "lower", n, None,
         f"{ENTRIES['memorised'].meaning} Here by {space}, p = {p_value:.2g}", flag,
         f"pixels against {len(train):,} training images and {real.network.name} features against "
-        f"{real.train.n:,}; {len(real.held_out.features):,} held-out images are the null"
+        f"{real.train.n:,}; {len(real.held_out.features):,} held-out images"
+        + (" are the null" if real.dataset.vector else ", in pixels also blurred and whitened, are the null")
         + ("; searched by an index, which may miss neighbours" if protocol.search == "index" else ""),
     )  # fmt: skip
     record = {
@@ -170,6 +170,57 @@ def _verdict(sample: Pool, by_pixels: Nearness, real: Reference, metrics: dict[s
     return Memory(metrics, {"p_value": p_value, **record, "pairs": told}, pairs)
 
 
+def _by_pixels_and_features(sample: Pool, by_pixels: Nearness, real: Reference) -> dict[str, Copies]:
+    """The two verdicts; of images by whitened pixels, and by features only among images that are as sharp as real ones.
+
+    Smooth images are nearer to everything. By pixels they are compared with real images as smooth; in features there
+    are none, so that there no more than those as sharp as all but one per cent of held-out images are judged.
+    """
+    by_features, real_features = _nearness(sample.features, real.train.features, real), real_nearness(real, "features")
+    plain = by_pixels, real_nearness(real, "pixels")
+    if real.dataset.vector:
+        return {
+            "pixels": verdict(*plain, pairs=PAIRS),
+            "features": verdict(by_features, real_features, pairs=PAIRS),
+        }
+    alike, images = _alike(real), shrunk(sample.images[:MOST_SAMPLES])
+    pixels = verdict(*alike.judge(images), pairs=PAIRS, plain=plain)
+    pixels = replace(pixels, pairs=tuple(_with_distance(pair, images, real) for pair in pixels.pairs))
+    sharp, real_sharp = alike.whitened.norms(shrunk(sample.images)), alike.whitened.norms(shrunk(real.held_out_images))
+    least = real_sharp.quantile(0.01)
+    judged, null = (sharp >= least).nonzero()[:, 0], (real_sharp >= least).nonzero()[:, 0]
+    if not len(judged):
+        text = "samples are smoother than real images, which features cannot judge"
+        return {"pixels": pixels, "features": Copies(0.0, 1.0, 0, 0, (), text)}
+    features = verdict(_rows(by_features, judged), _rows(real_features, null), pairs=PAIRS)
+    shown = tuple(replace(pair, sample=int(judged[pair.sample])) for pair in features.pairs)
+    text, left_out = features.text, len(sharp) - len(judged)
+    if left_out > 0.05 * len(sharp):
+        text = f"{text}; {left_out:,} of {len(sharp):,} samples, smoother than real images, are not judged in features"
+    share = features.share * len(judged) / len(sharp)
+    return {"pixels": pixels, "features": replace(features, pairs=shown, share=share, text=text)}
+
+
+def _rows(near: Nearness, rows: Tensor) -> Nearness:
+    return Nearness(near.distance[rows], near.index[rows], near.ratio[rows])
+
+
+def _with_distance(pair: Pair, images: Tensor, real: Reference) -> Pair:
+    """The pair with its Euclidean distance in pixels."""
+    apart = images[pair.sample].flatten().double() - train_pixels(real)[pair.train].double()
+    return replace(pair, distance=apart.norm().item())
+
+
+def _alike(real: Reference) -> Alike:
+    """Whitened training images, and the null; made once."""
+    if "alike" not in real.memo:
+        shape = shrunk(real.held_out_images[:1]).shape[1:]
+        train, seed = train_pixels(real).view(-1, *shape), real.protocol.seed
+        real.memo["alike"] = Alike(Whitened(train, seed), shrunk(real.held_out_images), train, seed)
+    found: Alike = real.memo["alike"]
+    return found
+
+
 def _pairs(found: Copies, rows: Any, scale: float) -> list[Closest]:
     listed = [Closest(pair.sample, int(rows[pair.train]), pair.distance / scale) for pair in found.pairs]
     return sorted(listed, key=lambda pair: pair.distance)
@@ -178,17 +229,20 @@ def _pairs(found: Copies, rows: Any, scale: float) -> list[Closest]:
 # -------------------------------------------------------------------------------------------------------- in pixels
 
 
-def pixels(images: Tensor) -> Tensor:
-    """uint8 [N, C, H, W] to uint8 [N, D], averaged down to `SIDE` where they are larger; vectors [N, D] as they are."""
-    if images.ndim == 2:
-        return images
+def shrunk(images: Tensor) -> Tensor:
+    """uint8 [N, C, H, W], averaged down to `SIDE` where they are larger."""
     height, width = images.shape[-2:]
     side = max(height, width)
     if side > SIDE and len(images):
         size = max(1, round(height * SIDE / side)), max(1, round(width * SIDE / side))
         parts = [F.adaptive_avg_pool2d(part.float(), size) for part in torch.split(images, 1024)]
         images = torch.cat([part.round().to(torch.uint8) for part in parts])
-    return images.flatten(1)
+    return images
+
+
+def pixels(images: Tensor) -> Tensor:
+    """uint8 [N, C, H, W] to uint8 [N, D], `shrunk`; vectors [N, D] as they are."""
+    return images if images.ndim == 2 else shrunk(images).flatten(1)
 
 
 def train_pixels(real: Reference) -> Tensor:

@@ -35,9 +35,11 @@ from trilemma.metrics.moments import Gaussian, Moments
 from trilemma.metrics.mutual import Mutual, mutual_nearness
 from trilemma.metrics.neighbours import closest, nearest
 from trilemma.metrics.two_sample import passed
+from trilemma.metrics.whitened import Alike, Whitened
 
 __all__ = [
     "FEATURES",
+    "Alike",
     "Classifier",
     "Copies",
     "CustomFeatures",
@@ -52,6 +54,7 @@ __all__ = [
     "Nearness",
     "Pair",
     "Reach",
+    "Whitened",
     "authpct",
     "bits_per_dim",
     "bootstrap",

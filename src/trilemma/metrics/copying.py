@@ -114,14 +114,21 @@ def nearness(x: Tensor, train: Tensor, *, index: bool = False) -> Nearness:
     return Nearness(first, indices[:, 0], torch.where(rest > 0, first / rest.clamp_min(1e-300), 0.0))
 
 
-def verdict(samples: Nearness, held_out: Nearness, *, pairs: int = 16) -> Copies:
-    """What `copies` says, from the nearness of samples and of held-out images to the same training images."""
+def verdict(
+    samples: Nearness, held_out: Nearness, *, pairs: int = 16, plain: tuple[Nearness, Nearness] | None = None
+) -> Copies:
+    """What `copies` says, from the nearness of samples and of held-out images to the same training images.
+
+    Args:
+        plain: where the nearness is another than by distance, that by distance, in which 0 is an exact copy.
+    """
     p_value, place = scan(*_one_for_each_training_image(samples, held_out))
     share = max(0.0, (samples.ratio <= place).double().mean().item() - (held_out.ratio <= place).double().mean().item())
-    exact, exact_held_out = int((samples.distance == 0).sum()), int((held_out.distance == 0).sum())
+    by_distance = plain or (samples, held_out)
+    exact, exact_held_out = (int((near.distance == 0).sum()) for near in by_distance)
     order = samples.ratio.sort(stable=True).indices[:pairs].tolist()
     found = tuple(Pair(i, int(samples.index[i]), samples.distance[i].item(), samples.ratio[i].item()) for i in order)
-    text = _in_words(p_value, share, exact, len(samples.ratio), exact_held_out, len(held_out.ratio))
+    text = _in_words(p_value, share, exact, len(samples.ratio), exact_held_out, len(by_distance[1].distance))
     return Copies(share, p_value, exact, exact_held_out, found, text)
 
 

@@ -1,0 +1,235 @@
+"""How near images come to a training set, asked so that a copy stays a copy when it is shifted, mirrored or darkened.
+
+Pixels are whitened by the training set's principal components, so that what all images share counts little and what is
+an image's own counts much; images are compared by the cosine, the largest over mirroring and small shifts. A smooth
+image has few degrees of freedom and so a high cosine with something: what is high is said by images that are equally
+smooth (`Alike`), never by sharp ones.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trilemma.metrics.copying import Nearness
+from trilemma.metrics.distortions import blur
+
+COMPONENTS = 256
+"""Principal components that images are compared by."""
+
+COARSE = 64
+"""The leading ones, by which candidates are found."""
+
+CANDIDATES = 32
+"""Training images that are looked at with every shift."""
+
+NOISE = 16.0
+"""Grey levels below which a component is noise: each is divided by √(variance + NOISE²)."""
+
+SHIFT = 2
+"""Pixels up, down and sideways, at a side of 16 or more."""
+
+FITTED = 5_000
+"""Training images that the components are found from."""
+
+BLUR = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, math.inf)
+"""Standard deviations, in pixels at a side of 32, of the images that a smooth sample is compared with."""
+
+BASE = 1_000
+"""Real images in the null, each blurred by all of `BLUR`."""
+
+WINDOW = 200
+"""Images of the pool that a sample may be compared with: those whose norms are nearest to its own."""
+
+LEAST, MOST = 500, 2_000
+"""Images of the null that are searched for one set of samples: twice as many as these, within these bounds."""
+
+NEAR = 200
+"""Images of the null whose mean and spread a score is stated in."""
+
+BYTES = 2**24
+"""Of numbers held at once."""
+
+
+class Whitened:
+    """A training set, ready to be searched.
+
+    Images are kept as they are and blurred by a pixel, so that blurred copies are found as well: 1.3 kB for each
+    training image, 250 MB for 200,000.
+
+    Args:
+        train: uint8 ``[M, C, H, W]``.
+        seed: of the start of the search for principal components.
+
+    Raises:
+        ValueError: fewer than 3 training images.
+    """
+
+    def __init__(self, train: Tensor, seed: int = 0) -> None:
+        if len(train) < 3:
+            raise ValueError(f"{len(train)} training images are too few to say what is near")
+        self.shift = min(SHIFT, min(train.shape[-2:]) // 8)
+        some = train[:: -(-len(train) // FITTED)].flatten(1).float()
+        self.mean = some.mean(0)
+        self.basis = _basis(some - self.mean, seed)
+        coarse, sharp, soft = [], [], []
+        for part in torch.split(train, 1024):
+            values = self.values(part)
+            coarse.append(F.normalize(values[:, :COARSE], dim=1))
+            sharp.append(F.normalize(values, dim=1).half())
+            soft.append(F.normalize(self.values(blur(part, 1.0)), dim=1).half())
+        self.coarse, self.sharp, self.soft = torch.cat(coarse), torch.cat(sharp), torch.cat(soft)
+
+    def values(self, images: Tensor) -> Tensor:
+        """Whitened components ``[..., k]`` of images ``[..., C, H, W]``."""
+        return (images.flatten(-3).float() - self.mean) @ self.basis
+
+    def norms(self, images: Tensor) -> Tensor:
+        """How much each image has beyond the mean image, float32 ``[N]``; a blurred one has little."""
+        return torch.cat([self.values(part).norm(dim=1) for part in torch.split(images, 1024)])
+
+    def search(self, images: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Largest cosine with a training image over mirroring and shifts, and its row: float32 and int64 ``[N]``.
+
+        The nearest `CANDIDATES` by the `COARSE` leading components, over mirroring and every second shift, are compared
+        by all components and with every shift.
+
+        Args:
+            own: int64 ``[N]``, rows of the training set that the images are themselves, to be left out, or -1.
+        """
+        own = torch.full((len(images),), -1) if own is None else own
+        score, nearest = torch.empty(len(images)), torch.empty(len(images), dtype=torch.int64)
+        rows = max(1, BYTES // (4 * max(26 * len(self.coarse), 50 * self.mean.numel())), 8)
+        for start in range(0, len(images), rows):
+            part = slice(start, start + rows)
+            score[part], nearest[part] = self._search(images[part], own[part])
+        return score, nearest
+
+    def _search(self, images: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        values = self.values(self._moved(images))  # [B, V, k]
+        at = range(-self.shift, self.shift + 1)
+        # Every second shift, as on a chess-board: each shift is at most one pixel from one that is looked for.
+        even = torch.tensor([(i + j) % 2 == 0 for i in at for j in at]).repeat(2)
+        few = F.normalize(values[:, even, :COARSE], dim=-1)  # [B, v, c]
+        near = (few.flatten(0, 1) @ self.coarse.T).view(len(images), few.shape[1], -1).amax(1)
+        itself = (own >= 0).nonzero()[:, 0]
+        near[itself, own[itself]] = -torch.inf
+        best = near.topk(min(CANDIDATES, len(self.coarse) - 1), dim=1).indices  # [B, K]
+        values = F.normalize(values, dim=-1)
+        kinds = (self.sharp[best], self.soft[best])  # [B, K, k]
+        cosines = torch.stack([(values @ kind.float().transpose(1, 2)).amax(1) for kind in kinds]).amax(0)
+        score, place = cosines.max(1)
+        return score, best.gather(1, place[:, None])[:, 0]
+
+    def _moved(self, images: Tensor) -> Tensor:
+        """Every image with every shift, then mirrored with every shift: ``[B, V, C, H, W]``."""
+        s, (height, width) = self.shift, images.shape[-2:]
+        x = torch.stack([images, images.flip(-1)], 1).flatten(0, 1).float()
+        x = F.pad(x, (s, s, s, s), mode="replicate") if s else x
+        at = range(2 * s + 1)
+        x = torch.stack([x[..., i : i + height, j : j + width] for i in at for j in at], 1)
+        return x.unflatten(0, (len(images), 2)).flatten(1, 2)
+
+
+def _basis(x: Tensor, seed: int) -> Tensor:
+    """Leading principal components of centred rows ``[n, d]``, each divided by √(variance + NOISE²): ``[d, k]``.
+
+    By subspace iteration (Halko, Martinsson & Tropp 2011, arXiv:0909.4061, algorithm 4.4).
+    """
+    k = min(COMPONENTS, max(2, len(x) // 4), *x.shape)  # of few images, the components would describe themselves
+    draws = torch.randn(x.shape[1], min(k + 16, *x.shape), generator=torch.Generator().manual_seed(seed))
+    q = torch.linalg.qr(x @ draws).Q
+    for _ in range(2):
+        q = torch.linalg.qr(x @ (x.T @ q)).Q
+    values, vectors = torch.linalg.svd(q.T @ x, full_matrices=False)[1:]
+    values, vectors = values[:k], vectors[:k]
+    return (vectors / (values.square() / len(x) + NOISE**2).sqrt()[:, None]).T.contiguous()
+
+
+class Alike:
+    """Real images that are no copies, as sharp or as smooth as any sample may be, and how near they come.
+
+    The pool is made of held-out images and, where these are few, of training images, each compared with all others; and
+    of the same images blurred by `BLUR`. Scores are found when they are asked for, and kept for the next samples.
+
+    Args:
+        whitened: of ``train``.
+        held_out, train: uint8 ``[N, C, H, W]``.
+        seed: of the choice among images that are alike.
+    """
+
+    def __init__(self, whitened: Whitened, held_out: Tensor, train: Tensor, seed: int = 0) -> None:
+        self.whitened, self.seed = whitened, seed
+        held_out = held_out[:BASE]
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+        own = order[: max(0, BASE - len(held_out))]
+        self.images = torch.cat([held_out, train[own]])
+        self.own = torch.cat([torch.full((len(held_out),), -1), own])
+        norms = torch.cat([whitened.norms(softened(self.images, level)) for level in BLUR])
+        self.norms, self.rows = norms.sort(stable=True)  # a row is level · images + image
+        self.scores, self.nearest = torch.full_like(norms, torch.nan), torch.full_like(self.rows, -1)
+
+    def of(self, norms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Norms, cosines and nearest rows of up to `MOST` of the pool, whose norms have the law of ``norms`` [N]."""
+        window = min(WINDOW, len(self.norms))
+        start = (torch.searchsorted(self.norms, norms) - window // 2).clamp(0, len(self.norms) - window)
+        edges = torch.zeros(len(self.norms) + 1)
+        edges.index_add_(0, start, torch.ones(len(start)))
+        edges.index_add_(0, start + window, -torch.ones(len(start)))
+        weight = edges.cumsum(0)[:-1].round()  # how many of the samples this image is alike to
+        generator = torch.Generator().manual_seed(self.seed)
+        count = min(max(LEAST, 2 * len(norms)), MOST, int((weight > 0).sum()))
+        chosen = weight.multinomial(count, generator=generator).sort().values
+        self._search(chosen[self.scores[chosen].isnan()])
+        return self.norms[chosen], self.scores[chosen], self.nearest[chosen]
+
+    def _search(self, places: Tensor) -> None:
+        level = self.rows[places] // len(self.images)
+        for each in level.unique().tolist():
+            some = places[level == each]
+            image = self.rows[some] % len(self.images)
+            found = self.whitened.search(softened(self.images[image], BLUR[each]), self.own[image])
+            self.scores[some], self.nearest[some] = found
+
+    def judge(self, images: Tensor) -> tuple[Nearness, Nearness]:
+        """Images ``[N, C, H, W]`` and those of the pool that are alike, for `verdict`: see `between`."""
+        return self.between(self.whitened.norms(images), *self.whitened.search(images))
+
+    def between(self, norms: Tensor, scores: Tensor, rows: Tensor) -> tuple[Nearness, Nearness]:
+        """The same from norms, cosines and nearest rows ``[N]``.
+
+        Of each, ``ratio`` is minus the `excess` of its cosine, so that the most suspicious comes first; ``distance`` is
+        one minus the cosine.
+        """
+        like_norms, like_scores, like_rows = self.of(norms)
+        like = like_norms, like_scores
+        return (
+            Nearness(1 - scores.double(), rows, -excess(norms, scores, like)),
+            Nearness(1 - like_scores.double(), like_rows, -excess(*like, like)),
+        )
+
+
+def softened(images: Tensor, strength: float) -> Tensor:
+    """Blurred, or where ``strength`` is infinite each channel's mean everywhere."""
+    if strength == math.inf:
+        return images.float().mean((-2, -1), keepdim=True).round().to(torch.uint8).expand_as(images)
+    return blur(images, strength) if strength else images
+
+
+def excess(norms: Tensor, scores: Tensor, like: tuple[Tensor, Tensor]) -> Tensor:
+    """Scores in standard deviations above the mean of the `NEAR` nearest in norm among ``like`` (norms, scores)."""
+    ordered, order = like[0].sort(stable=True)
+    values = _spread(like[1])[order]
+    near = min(NEAR, len(values))
+    start = (torch.searchsorted(ordered, norms) - near // 2).clamp(0, len(values) - near)
+    sums = torch.cat([torch.zeros(1, 2).double(), torch.stack([values, values.square()], 1).cumsum(0)])
+    first, second = ((sums[start + near] - sums[start]) / near).unbind(1)
+    return (_spread(scores) - first) / (second - first.square()).clamp_min(1e-6).sqrt()
+
+
+def _spread(cosine: Tensor) -> Tensor:
+    """Fisher's transform, in which chance cosines have the same spread everywhere."""
+    return cosine.double().clamp(-0.99, 0.99).atanh()
