@@ -47,7 +47,7 @@ PLANTED: dict[str, Callable[[Tensor], Tensor]] = {
 
 def sets(x: Tensor, train: Tensor) -> dict[str, Tensor]:
     """What is no copy: unseen images in every state of ruin, and means of training images."""
-    kinds = {k: v for k, v in distorted(x, None).items() if "repeated" not in k}
+    kinds = {k: v for k, v in distorted(x).items() if "repeated" not in k}
     eight = torch.randint(len(train), (len(x), 8), generator=torch.Generator().manual_seed(1))
     kinds["averages 8 of training"] = torch.cat(
         [train[part].float().mean(1).round().to(torch.uint8) for part in eight.split(64)]
@@ -61,14 +61,14 @@ class Judge:
     """Images searched once, and judged in sets."""
 
     def __init__(self, alike: Alike, images: Tensor) -> None:
-        self.alike, self.norms = alike, alike.whitened.norms(images)
+        self.alike, self.looks = alike, alike.whitened.looks(images)
         self.scores, self.rows = alike.whitened.search(images)
 
     def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        return self.norms[part], self.scores[part], self.rows[part]
+        return self.looks[part], self.scores[part], self.rows[part]
 
-    def p(self, norms: Tensor, scores: Tensor, rows: Tensor) -> float:
-        return verdict(*self.alike.between(norms, scores, rows)).p_value
+    def p(self, looks: Tensor, scores: Tensor, rows: Tensor) -> float:
+        return verdict(*self.alike.between(looks, scores, rows)).p_value
 
 
 def measure(source: str, count: int, held: int, say: Callable[[str], None]) -> dict[str, dict[str, str]]:

@@ -132,7 +132,7 @@ def test_the_page_warns_above_the_triangle_and_changes_the_corner(tmp_path: Any)
         family["metrics"]["passed"] = {"value": 0.1, "error": 0.01, "better": "higher"}
     assert next(iter(axes_of(report))) == "passed"
     page = render(report, tmp_path)
-    assert page.index("This scale cannot be trusted") < page.index("corner-card")
+    assert page.index("This scale cannot be trusted") < page.index('class="corner-card"')
     assert "rises from 0.2 to 0.9 (blur)" in page
 
 

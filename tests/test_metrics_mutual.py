@@ -60,7 +60,23 @@ def test_chunks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("trilemma.metrics.mutual.CHUNK", 2**11)
     parts = mutual_nearness(real, fake)
     assert parts.faithful.equal(whole.faithful)
-    assert parts.covered.equal(whole.covered)
+    assert parts.coverage == whole.coverage
+    assert parts.fidelity_error == pytest.approx(whole.fidelity_error)
+
+
+def test_errors_are_the_scatter_over_samples():
+    """Over redrawn samples of one model, the real side fixed; a collapsed model too."""
+    real = normal(300, 16, 0)
+    few = normal(60, 16, 99)
+    near = [0.9 * normal(300, 16, i + 1) for i in range(60)]
+    chosen = [torch.randint(60, (300,), generator=torch.Generator().manual_seed(i)) for i in range(60)]
+    collapsed = [few[rows] + 0.3 * normal(300, 16, i + 1) for i, rows in enumerate(chosen)]
+    for samples in (near, collapsed):
+        found = [mutual_nearness(real, each) for each in samples]
+        for name in ("fidelity", "coverage"):
+            values = torch.tensor([getattr(each, name) for each in found])
+            printed = torch.tensor([getattr(each, f"{name}_error") for each in found])
+            assert 0.7 < printed.mean() / values.std() < 1.4, name
 
 
 def test_bad_input_is_refused():

@@ -15,7 +15,19 @@ from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.reference import Reference, display
 from trilemma.evaluation.scores import attempt
 from trilemma.evaluation.stream import Pool
-from trilemma.metrics import Alike, Copies, Nearness, Pair, Whitened, authpct, c_t, nearness, train_closer, verdict
+from trilemma.metrics import (
+    Alike,
+    Copies,
+    Nearness,
+    Pair,
+    Whitened,
+    authpct,
+    c_t,
+    mutual_nearness,
+    nearness,
+    train_closer,
+    verdict,
+)
 from trilemma.metrics.estimate import Estimate, share_of
 
 SIDE = 32
@@ -171,10 +183,11 @@ def _verdict(sample: Pool, by_pixels: Nearness, real: Reference, metrics: dict[s
 
 
 def _by_pixels_and_features(sample: Pool, by_pixels: Nearness, real: Reference) -> dict[str, Copies]:
-    """The two verdicts; of images by whitened pixels, and by features only among images that are as sharp as real ones.
+    """The two verdicts; of images by whitened pixels, and by features only among images that are faithful in them.
 
-    Smooth images are nearer to everything. By pixels they are compared with real images as smooth; in features there
-    are none, so that there no more than those as sharp as all but one per cent of held-out images are judged.
+    Smooth and average images are nearer to everything. By pixels they are compared with real images that are as smooth;
+    in features there are none, so that only samples that are mutually near the data are judged, beside held-out images
+    of which the same is true. A copy always is.
     """
     by_features, real_features = _nearness(sample.features, real.train.features, real), real_nearness(real, "features")
     plain = by_pixels, real_nearness(real, "pixels")
@@ -186,19 +199,26 @@ def _by_pixels_and_features(sample: Pool, by_pixels: Nearness, real: Reference) 
     alike, images = _alike(real), shrunk(sample.images[:MOST_SAMPLES])
     pixels = verdict(*alike.judge(images), pairs=PAIRS, plain=plain)
     pixels = replace(pixels, pairs=tuple(_with_distance(pair, images, real) for pair in pixels.pairs))
-    sharp, real_sharp = alike.whitened.norms(shrunk(sample.images)), alike.whitened.norms(shrunk(real.held_out_images))
-    least = real_sharp.quantile(0.01)
-    judged, null = (sharp >= least).nonzero()[:, 0], (real_sharp >= least).nonzero()[:, 0]
-    if not len(judged):
-        text = "samples are smoother than real images, which features cannot judge"
+    judged, null = (_faithful(pool, real).nonzero()[:, 0] for pool in (sample, real.held_out))
+    if not len(judged) or not len(null):
+        text = "no sample is near enough to the data to be a copy in features"
         return {"pixels": pixels, "features": Copies(0.0, 1.0, 0, 0, (), text)}
     features = verdict(_rows(by_features, judged), _rows(real_features, null), pairs=PAIRS)
     shown = tuple(replace(pair, sample=int(judged[pair.sample])) for pair in features.pairs)
-    text, left_out = features.text, len(sharp) - len(judged)
-    if left_out > 0.05 * len(sharp):
-        text = f"{text}; {left_out:,} of {len(sharp):,} samples, smoother than real images, are not judged in features"
-    share = features.share * len(judged) / len(sharp)
+    text, count = features.text, len(sample.features)
+    if left_out := count - len(judged):
+        text = f"{text}; {left_out:,} of {count:,} samples, too far from the data to be copies, are not judged"
+    share = features.share * len(judged) / count
     return {"pixels": pixels, "features": replace(features, pairs=shown, share=share, text=text)}
+
+
+def _faithful(pool: Pool, real: Reference) -> Tensor:
+    """Which of a pool are mutually near the data, bool [N]; all of them where they are too few to say."""
+    k, train = real.protocol.k, real.train.features
+    reference = train[: max(len(pool.features), k + 1)]
+    if len(pool.features) <= k or len(reference) <= k:
+        return torch.ones(len(pool.features), dtype=torch.bool)
+    return mutual_nearness(reference, pool.features, k).faithful
 
 
 def _rows(near: Nearness, rows: Tensor) -> Nearness:

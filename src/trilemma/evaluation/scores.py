@@ -22,7 +22,6 @@ from trilemma.metrics import (
     mutual_nearness,
     passed,
 )
-from trilemma.metrics.estimate import share_of
 from trilemma.parallel import find_device
 
 BETTER: dict[str, Better] = {
@@ -186,10 +185,12 @@ def _neighbourhoods(sample: Pool, train: Pool, protocol: Protocol, wanted: Seque
     found = {}
     if set(RELATIVE) & set(asked):
         mutual = mutual_nearness(real, sample.features, protocol.k)
-        shares = {"mutual_fidelity": (mutual.fidelity, n), "mutual_coverage": (mutual.coverage, reference)}
-        for key, (share, count) in shares.items():
-            estimate = share_of(share * count, count)
-            found[key] = Metric(estimate.value, estimate.error, "", "higher", n, None, ENTRIES[key].meaning, None, how)
+        shares = {
+            "mutual_fidelity": (mutual.fidelity, mutual.fidelity_error),
+            "mutual_coverage": (mutual.coverage, mutual.coverage_error),
+        }
+        for key, (value, error) in shares.items():
+            found[key] = Metric(value, error, "", "higher", n, None, ENTRIES[key].meaning, None, how)
     classical = [key for key in asked if key not in RELATIVE]
     if not classical:
         return {key: found[key] for key in asked}

@@ -10,6 +10,7 @@ real images; a cloud of blurred images lies by itself, and its balls hold none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from trilemma.metrics.checks import check_features, check_same_dims
+from trilemma.metrics.estimate import Reach, jackknife_error, left_out, share_of
 from trilemma.metrics.neighbours import centred, mean_row, squared_norms
 
 CHUNK = 2**23  # distances held at once: 32 MiB in float32
@@ -26,19 +28,20 @@ SHARE = 300  # and must hold one in so many of the real images: a thirtieth of w
 
 @dataclass(frozen=True)
 class Mutual:
-    """Two shares in [0, 1].
+    """Two shares in [0, 1], each with one standard error over samples, the real images taken as given.
 
     Attributes:
         fidelity: of samples that lie in the ball of a real image and whose own ball holds real images.
         coverage: of real images in whose ball such a sample lies.
+        fidelity_error, coverage_error: of the two.
         faithful: which samples those are, bool ``[M]``.
-        covered: which real images those are, bool ``[N]``.
     """
 
     fidelity: float
     coverage: float
+    fidelity_error: float
+    coverage_error: float
     faithful: Tensor
-    covered: Tensor
 
 
 def mutual_nearness(real: Tensor, fake: Tensor, k: int = 5) -> Mutual:
@@ -53,7 +56,8 @@ def mutual_nearness(real: Tensor, fake: Tensor, k: int = 5) -> Mutual:
     times would have balls that hold nothing but themselves. Both shares depend on N, M and k: compare numbers of equal
     N, M and k only, and best relative to held-out real images.
 
-    Distances are float32 products, in chunks; memory beyond the two sets is that of a copy of both.
+    The error of fidelity is that of `left_out`, and at least binomial; that of coverage is `Reach`'s. Distances are
+    float32 products, in chunks; memory beyond the two sets is that of a copy of both.
 
     Raises:
         ValueError: k is not in 1 … N - 1, dimensions differ, or NaN.
@@ -66,24 +70,45 @@ def mutual_nearness(real: Tensor, fake: Tensor, k: int = 5) -> Mutual:
     centre = mean_row(real)
     x, y = centred(real, centre), centred(distinct, centre)
     radius = _to_neighbour(x, k)[:, None]
-    reach = _to_neighbour(y, -(-len(y) // REACH)) if len(y) > 1 else torch.full((1,), torch.inf)
-
-    near, held = torch.zeros(len(y), dtype=torch.bool), torch.zeros(len(y), dtype=torch.int64)
+    near = torch.zeros(len(y), dtype=torch.bool)
     for rows, squared in _distances(x, y):
         near |= (squared < radius[rows]).any(0)
-        held += (squared < reach).sum(0)
-    faithful = near & (held >= max(1.0, len(x) / SHARE))
-    covered = torch.zeros(len(x), dtype=torch.bool)
-    for rows, squared in _distances(x, y[faithful]):
-        covered[rows] = (squared < radius[rows]).any(1)
-    faithful = faithful[which]
-    return Mutual(faithful.double().mean().item(), covered.double().mean().item(), faithful, covered)
+
+    # The ball of a sample holds h real images where fewer than ⌈M/10⌉ other samples are as near as the h-th of them.
+    h = math.ceil(max(1.0, len(x) / SHARE))
+    kept = left_out(len(fake)).flatten(0, 1) if len(fake) >= 3 else torch.ones(3, len(fake), dtype=torch.bool)
+    there = torch.zeros(len(kept) + 1, len(y))  # distinct samples in all of them, and in each part
+    there[0] = 1
+    there[1:].index_add_(1, which, kept.float())
+    there = there.clamp_max(1)
+    allowed = (there.sum(1) / REACH).ceil()
+    faithful = torch.empty(len(y), len(there), dtype=torch.bool)
+    for (rows, to_real), (_, to_fake) in zip(_distances(y, x, len(y)), _distances(y, y, len(x)), strict=True):
+        last = to_real.kthvalue(h, dim=1, keepdim=True).values
+        nearer = to_fake <= last
+        nearer.diagonal(rows.start).fill_(False)
+        faithful[rows] = (nearer.float() @ there.T < allowed) & near[rows, None]
+
+    chosen = faithful[:, 0][which]
+    fidelity = share_of(float(chosen.sum()), len(fake))
+    parts = (faithful[:, 1:][which] & kept.T).sum(0).double() / kept.sum(1)
+    reach = Reach(len(fake))
+    for rows, squared in _distances(x, y):
+        reach.add(((squared < radius[rows]) & faithful[:, 0])[:, which])
+    coverage = reach.estimate()
+    return Mutual(
+        fidelity.value,
+        coverage.value,
+        max(jackknife_error(parts.view(-1, 3)), fidelity.error or 0.0),
+        coverage.error or 0.0,
+        chosen,
+    )
 
 
-def _distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Squared distances of a chunk of the rows of ``x`` to all of ``y``."""
+def _distances(x: Tensor, y: Tensor, beside: int = 0) -> Iterator[tuple[slice, Tensor]]:
+    """Squared distances of a chunk of the rows of ``x`` to all of ``y``; chunks as for ``beside`` columns, if more."""
     norms = squared_norms(y)
-    rows = max(1, CHUNK // max(1, len(y)))
+    rows = max(1, CHUNK // max(1, len(y), beside))
     for start in range(0, len(x), rows):
         part = slice(start, start + rows)
         yield part, torch.addmm(norms[None], x[part], y.T, alpha=-2).add_(squared_norms(x[part])[:, None])

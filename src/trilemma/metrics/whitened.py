@@ -3,12 +3,13 @@
 Pixels are whitened by the training set's principal components, so that what all images share counts little and what is
 an image's own counts much; images are compared by the cosine, the largest over mirroring and small shifts. A smooth
 image has few degrees of freedom and so a high cosine with something: what is high is said by images that are equally
-smooth (`Alike`), never by sharp ones.
+strong and equally smooth (`Alike`), never by sharp ones.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,9 @@ COMPONENTS = 256
 COARSE = 64
 """The leading ones, by which candidates are found."""
 
+BANDS = (0, 16, 64, 128, COMPONENTS)
+"""Components whose norms say how strong an image is at coarse and at fine scales."""
+
 CANDIDATES = 32
 """Training images that are looked at with every shift."""
 
@@ -35,19 +39,19 @@ SHIFT = 2
 FITTED = 5_000
 """Training images that the components are found from."""
 
-BLUR = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, math.inf)
+BLUR = (0.0, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0, 4.5, 7.0, 12.0, math.inf)
 """Standard deviations, in pixels at a side of 32, of the images that a smooth sample is compared with."""
 
 BASE = 1_000
 """Real images in the null, each blurred by all of `BLUR`."""
 
 WINDOW = 200
-"""Images of the pool that a sample may be compared with: those whose norms are nearest to its own."""
+"""Images of the pool that a sample may be compared with: those whose looks are nearest to its own."""
 
 LEAST, MOST = 500, 2_000
 """Images of the null that are searched for one set of samples: twice as many as these, within these bounds."""
 
-NEAR = 200
+NEAR = 100
 """Images of the null whose mean and spread a score is stated in."""
 
 BYTES = 2**24
@@ -87,9 +91,14 @@ class Whitened:
         """Whitened components ``[..., k]`` of images ``[..., C, H, W]``."""
         return (images.flatten(-3).float() - self.mean) @ self.basis
 
-    def norms(self, images: Tensor) -> Tensor:
-        """How much each image has beyond the mean image, float32 ``[N]``; a blurred one has little."""
-        return torch.cat([self.values(part).norm(dim=1) for part in torch.split(images, 1024)])
+    def looks(self, images: Tensor) -> Tensor:
+        """How strong each image is and how fine: log norms of its components in `BANDS`, float32 ``[N, bands]``."""
+        parts = []
+        for part in torch.split(images, 1024):
+            values = self.values(part)
+            bands = [values[:, a:b].norm(dim=1) for a, b in pairwise(BANDS) if a < values.shape[1]]
+            parts.append((torch.stack(bands, 1) + 0.03).log())
+        return torch.cat(parts)
 
     def search(self, images: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Largest cosine with a training image over mirroring and shifts, and its row: float32 and int64 ``[N]``.
@@ -168,46 +177,46 @@ class Alike:
         own = order[: max(0, BASE - len(held_out))]
         self.images = torch.cat([held_out, train[own]])
         self.own = torch.cat([torch.full((len(held_out),), -1), own])
-        norms = torch.cat([whitened.norms(softened(self.images, level)) for level in BLUR])
-        self.norms, self.rows = norms.sort(stable=True)  # a row is level · images + image
-        self.scores, self.nearest = torch.full_like(norms, torch.nan), torch.full_like(self.rows, -1)
+        looks = torch.cat([whitened.looks(softened(self.images, level)) for level in BLUR])  # [levels · images, bands]
+        self.unit = looks.std(0).clamp_min(1e-3)
+        self.looks = looks / self.unit
+        self.scores = torch.full((len(looks),), torch.nan)
+        self.nearest = torch.full((len(looks),), -1)
 
-    def of(self, norms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Norms, cosines and nearest rows of up to `MOST` of the pool, whose norms have the law of ``norms`` [N]."""
-        window = min(WINDOW, len(self.norms))
-        start = (torch.searchsorted(self.norms, norms) - window // 2).clamp(0, len(self.norms) - window)
-        edges = torch.zeros(len(self.norms) + 1)
-        edges.index_add_(0, start, torch.ones(len(start)))
-        edges.index_add_(0, start + window, -torch.ones(len(start)))
-        weight = edges.cumsum(0)[:-1].round()  # how many of the samples this image is alike to
+    def of(self, looks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Looks, cosines and nearest rows of up to `MOST` of the pool, whose looks have the law of ``looks``."""
+        weight = torch.zeros(len(self.looks))  # how many of the samples an image of the pool is alike to
+        for part in torch.split(looks, 256):
+            near = torch.cdist(part / self.unit, self.looks).topk(min(WINDOW, len(self.looks)), largest=False).indices
+            weight += torch.bincount(near.flatten(), minlength=len(weight))
         generator = torch.Generator().manual_seed(self.seed)
-        count = min(max(LEAST, 2 * len(norms)), MOST, int((weight > 0).sum()))
+        count = min(max(LEAST, 2 * len(looks)), MOST, int((weight > 0).sum()))
         chosen = weight.multinomial(count, generator=generator).sort().values
         self._search(chosen[self.scores[chosen].isnan()])
-        return self.norms[chosen], self.scores[chosen], self.nearest[chosen]
+        return self.looks[chosen] * self.unit, self.scores[chosen], self.nearest[chosen]
 
     def _search(self, places: Tensor) -> None:
-        level = self.rows[places] // len(self.images)
+        level = places // len(self.images)
         for each in level.unique().tolist():
             some = places[level == each]
-            image = self.rows[some] % len(self.images)
+            image = some % len(self.images)
             found = self.whitened.search(softened(self.images[image], BLUR[each]), self.own[image])
             self.scores[some], self.nearest[some] = found
 
     def judge(self, images: Tensor) -> tuple[Nearness, Nearness]:
         """Images ``[N, C, H, W]`` and those of the pool that are alike, for `verdict`: see `between`."""
-        return self.between(self.whitened.norms(images), *self.whitened.search(images))
+        return self.between(self.whitened.looks(images), *self.whitened.search(images))
 
-    def between(self, norms: Tensor, scores: Tensor, rows: Tensor) -> tuple[Nearness, Nearness]:
-        """The same from norms, cosines and nearest rows ``[N]``.
+    def between(self, looks: Tensor, scores: Tensor, rows: Tensor) -> tuple[Nearness, Nearness]:
+        """The same from looks ``[N, bands]``, cosines and nearest rows ``[N]``.
 
         Of each, ``ratio`` is minus the `excess` of its cosine, so that the most suspicious comes first; ``distance`` is
         one minus the cosine.
         """
-        like_norms, like_scores, like_rows = self.of(norms)
-        like = like_norms, like_scores
+        like_looks, like_scores, like_rows = self.of(looks)
+        like = like_looks / self.unit, like_scores
         return (
-            Nearness(1 - scores.double(), rows, -excess(norms, scores, like)),
+            Nearness(1 - scores.double(), rows, -excess(looks / self.unit, scores, like)),
             Nearness(1 - like_scores.double(), like_rows, -excess(*like, like)),
         )
 
@@ -219,15 +228,14 @@ def softened(images: Tensor, strength: float) -> Tensor:
     return blur(images, strength) if strength else images
 
 
-def excess(norms: Tensor, scores: Tensor, like: tuple[Tensor, Tensor]) -> Tensor:
-    """Scores in standard deviations above the mean of the `NEAR` nearest in norm among ``like`` (norms, scores)."""
-    ordered, order = like[0].sort(stable=True)
-    values = _spread(like[1])[order]
-    near = min(NEAR, len(values))
-    start = (torch.searchsorted(ordered, norms) - near // 2).clamp(0, len(values) - near)
-    sums = torch.cat([torch.zeros(1, 2).double(), torch.stack([values, values.square()], 1).cumsum(0)])
-    first, second = ((sums[start + near] - sums[start]) / near).unbind(1)
-    return (_spread(scores) - first) / (second - first.square()).clamp_min(1e-6).sqrt()
+def excess(looks: Tensor, scores: Tensor, like: tuple[Tensor, Tensor]) -> Tensor:
+    """Scores in standard deviations above the mean of the `NEAR` nearest in looks among ``like`` (looks, scores)."""
+    values, found = _spread(like[1]), []
+    for part, own in zip(looks.split(256), _spread(scores).split(256), strict=True):
+        near = torch.cdist(part, like[0]).topk(min(NEAR, len(values)), largest=False).indices
+        beside = values[near]
+        found.append((own - beside.mean(1)) / beside.std(1, correction=0).clamp_min(1e-3))
+    return torch.cat(found)
 
 
 def _spread(cosine: Tensor) -> Tensor:
