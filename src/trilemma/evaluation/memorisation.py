@@ -215,7 +215,7 @@ def _by_pixels_and_features(sample: Pool, by_pixels: Nearness, real: Reference) 
 def _faithful(pool: Pool, real: Reference) -> Tensor:
     """Which of a pool are mutually near the data, bool [N]; all of them where they are too few to say."""
     k, train = real.protocol.k, real.train.features
-    reference = train[: max(len(pool.features), k + 1)]
+    reference = train[: max(real.protocol.n, k + 1)]
     if len(pool.features) <= k or len(reference) <= k:
         return torch.ones(len(pool.features), dtype=torch.bool)
     return mutual_nearness(reference, pool.features, k).faithful

@@ -177,7 +177,8 @@ def _neighbourhoods(sample: Pool, train: Pool, protocol: Protocol, wanted: Seque
     if not asked:
         return {}
     n = len(sample.features)
-    reference = min(len(train.features), max(n, protocol.k + 1))
+    # The same real images for all that is scored, held-out ones too, however few of them there are.
+    reference = min(len(train.features), max(protocol.n, protocol.k + 1))
     if n <= protocol.k or reference <= protocol.k:
         flag = f"refused: {min(n, reference)} images have no {protocol.k}-th neighbour"
         return {key: Metric(None, better="higher", n=n, flag=flag) for key in asked}

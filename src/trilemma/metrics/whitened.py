@@ -140,7 +140,7 @@ class Whitened:
         x = F.pad(x, (s, s, s, s), mode="replicate") if s else x
         at = range(2 * s + 1)
         x = torch.stack([x[..., i : i + height, j : j + width] for i in at for j in at], 1)
-        return x.unflatten(0, (len(images), 2)).flatten(1, 2)
+        return x.view(len(images), -1, *x.shape[2:])
 
 
 def _basis(x: Tensor, seed: int) -> Tensor:
@@ -153,7 +153,9 @@ def _basis(x: Tensor, seed: int) -> Tensor:
     q = torch.linalg.qr(x @ draws).Q
     for _ in range(2):
         q = torch.linalg.qr(x @ (x.T @ q)).Q
-    values, vectors = torch.linalg.svd(q.T @ x, full_matrices=False)[1:]
+    values: Tensor
+    vectors: Tensor
+    _, values, vectors = torch.linalg.svd(q.T @ x, full_matrices=False)
     values, vectors = values[:k], vectors[:k]
     return (vectors / (values.square() / len(x) + NOISE**2).sqrt()[:, None]).T.contiguous()
 
@@ -197,7 +199,7 @@ class Alike:
 
     def _search(self, places: Tensor) -> None:
         level = places // len(self.images)
-        for each in level.unique().tolist():
+        for each in sorted(set(level.tolist())):
             some = places[level == each]
             image = some % len(self.images)
             found = self.whitened.search(softened(self.images[image], BLUR[each]), self.own[image])
@@ -231,7 +233,7 @@ def softened(images: Tensor, strength: float) -> Tensor:
 def excess(looks: Tensor, scores: Tensor, like: tuple[Tensor, Tensor]) -> Tensor:
     """Scores in standard deviations above the mean of the `NEAR` nearest in looks among ``like`` (looks, scores)."""
     values, found = _spread(like[1]), []
-    for part, own in zip(looks.split(256), _spread(scores).split(256), strict=True):
+    for part, own in zip(torch.split(looks, 256), torch.split(_spread(scores), 256), strict=True):
         near = torch.cdist(part, like[0]).topk(min(NEAR, len(values)), largest=False).indices
         beside = values[near]
         found.append((own - beside.mean(1)) / beside.std(1, correction=0).clamp_min(1e-3))
