@@ -84,7 +84,7 @@ def example() -> dict[str, Any]:
             "size": "tiny",
             "seed": 0,
             "n": 2000,
-            "features": "small-v1",
+            "features": "small-v2",
             "dims": 128,
             "split": "the original one",
             "device": "cpu",

@@ -216,7 +216,7 @@ def test_an_evaluation_is_written_for_people() -> None:
     record = {
         "subject": {"images": "some/[red]folder"},
         "data": {"name": "real"},
-        "protocol": {"features": "small-v1", "split": "60 training images", "seed": 0},
+        "protocol": {"features": "small-v2", "split": "60 training images", "seed": 0},
         "flags": ["20 of 20 images are repeats"],
         "metrics": {
             "precision": score | {"reading": "50 % of what held-out real images reach"},

@@ -63,7 +63,7 @@ def test_compact_counts() -> None:
 
 
 def test_only_inception_features_make_a_fid(report: dict[str, Any], tmp_path: Path) -> None:
-    assert distance_name("small-v1") == "Fréchet distance"
+    assert distance_name("small-v2") == "Fréchet distance"
     assert "FID" not in Page(render(report, tmp_path)).text
     report["protocol"]["features"] = "inception-2015-12-05/clean-fid"
     assert "FID" in Page(render(report, tmp_path)).text

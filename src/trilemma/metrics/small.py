@@ -29,6 +29,7 @@ class SmallFeatures(Features):
     the recipe and their licences are in ``benchmarks/small_features.py``.
 
     The longer side is brought to 32 pixels where it is shorter and to 64 where it is longer; the aspect ratio is kept.
+    So of large images it does not see what is finer than at 64 pixels: there take Inception's.
     It always runs on the CPU in float32: it is fast enough, and its numbers do not depend on the device.
     """
 
