@@ -41,6 +41,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from trilemma.machine import autocast
 from trilemma.metrics.small import DIMS, LEAST, WIDTHS, Network
 
 Array = np.ndarray[Any, Any]
@@ -291,7 +292,7 @@ def teach(args: argparse.Namespace) -> None:
         if beside.exists():
             continue
         start, x, parts = time.time(), pictures(path), []
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), autocast(torch.device("cpu"), "auto"):
             parts.extend(teacher._network(teacher._prepare(part)).float() for part in x.split(64))
         np.save(beside, torch.cat(parts).half().numpy())
         print(f"{path.name}: {len(x) / (time.time() - start):.0f} images/s", flush=True)
@@ -404,7 +405,7 @@ def train(args: argparse.Namespace) -> None:
             flip = torch.from_numpy(rng.random(count) < (0 if name == "mnist" else 0.5))[:, None, None, None]
             drawn.append(torch.where(flip, shifted.flip(3), shifted))
             names.append(labels[rows_])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu"), "auto"):
             if side == LEAST:  # one batch, so that all are normalised alike
                 both = student.pooled(float_of(torch.cat([x.float(), *drawn]))).float()
                 seen, seen_labelled = both[: len(x)], both[len(x) :]

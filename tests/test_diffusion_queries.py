@@ -263,7 +263,7 @@ def test_the_equation_tells_its_noise_and_the_bound_beside_it(
     assert "--samples 2 or more" in call(capsys, *line)[1]
     monkeypatch.setattr("trilemma.families.diffusion.ode.MOST", 2)
     code, _, err = call(capsys, *line)
-    assert code == 1 and "such as --tolerance 0.1" in err and len(err.strip().splitlines()) == 1, err
+    assert code == 1 and "--tolerance 0.1" in err and len(err.strip().splitlines()) == 1, err
 
 
 def test_questions_out_of_place(runs: dict[str, Run], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

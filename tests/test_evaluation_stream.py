@@ -102,7 +102,7 @@ def test_scores_beyond_what_is_kept() -> None:
     b = fidelity(some, real, network, protocol, "real images")["frechet"]
     assert a.value == pytest.approx(b.value, rel=1e-6)
     assert a.error is not None
-    assert b.error == pytest.approx(a.error, rel=0.4)
+    assert b.error == pytest.approx(a.error, rel=0.5)
     assert a.n == b.n == 1200
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +85,12 @@ def test_both_are_timed_without_a_trace() -> None:
     found = machine.times(CPU)
     assert set(found) == {"bf16", "fp32"} and all(0 < taken < 5 for taken in found.values())
     assert torch.equal(torch.random.get_rng_state(), state) and torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_a_sampler_may_be_the_first_to_ask(mode: Any) -> None:
+    with mode():
+        assert min(machine.times(torch.device("cpu")).values()) > 0
 
 
 def test_without_units_for_it_bf16_is_not_chosen(tmp_path: Path) -> None:

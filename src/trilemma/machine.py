@@ -41,7 +41,7 @@ def cache_folder() -> Path:
 def processor() -> str:
     """The processor by name."""
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()
 
@@ -112,7 +112,8 @@ def times(device: torch.device) -> dict[Arithmetic, float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _times(device)
+        with torch.inference_mode(False):  # a sampler may be the first to ask
+            return _times(device)
     finally:
         torch.set_num_threads(threads)
 
@@ -129,9 +130,10 @@ def _times(device: torch.device) -> dict[Arithmetic, float]:
         for arithmetic in best:
             _finish(device)
             began = time.perf_counter()
-            with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=arithmetic == "bf16"):
-                y = F.conv2d(F.silu(F.conv2d(x, weights[0], padding=1)), weights[1], padding=1)
-            torch.autograd.grad(y.float().square().mean(), weights)
+            with torch.enable_grad():
+                with torch.autocast(device.type, torch.bfloat16, enabled=arithmetic == "bf16"):
+                    y = F.conv2d(F.silu(F.conv2d(x, weights[0], padding=1)), weights[1], padding=1)
+                torch.autograd.grad(y.float().square().mean(), weights)
             _finish(device)
             if turn:  # the first one compiles and allocates
                 best[arithmetic] = min(best[arithmetic], time.perf_counter() - began)

@@ -289,7 +289,7 @@ def lock(path: str | os.PathLike[str]) -> Iterator[None]:
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    with (path / LOCK).open("a+") as file:
+    with (path / LOCK).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -86,8 +86,8 @@ def undertrained(report: dict[str, Any]) -> str:
     more = f" The loss of {_listed(falling)} was still falling." if falling else ""
     return (
         f'<aside class="alarm"><b>Undertrained: {escape(_listed(names))}.</b><p>Fidelity below {UNLEARNT:g} of what '
-        f"held-out images reach: the other numbers compare noise.{escape(more)} A longer --budget continues from "
-        "here.</p></aside>"
+        f"held-out images reach: the other numbers compare noise.{escape(more)} A longer <code>--budget</code> "
+        "continues from here.</p></aside>"
     )
 
 

@@ -26,6 +26,7 @@ from trilemma.families.diffusion.samplers import ddpm_step, steps_of
 from trilemma.families.diffusion.schedule import Schedule, Variance
 from trilemma.families.family import Progress
 from trilemma.noise import Noise
+from trilemma.validate import Count
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class RePaintOptions(DiffusionOptions):
     """How to draw the rest of an image. Only ddpm's steps, which add noise, can agree with a known part."""
 
     sampler: SamplerName = "ddpm"
-    steps: int | None = None
+    steps: Count | None = None
     """number of steps, each done ``repeats`` times but the last; 50 by default"""
     variance: VarianceName = "auto"
     """of a step: small is beta-tilde, large is beta; auto is the learned variance of a model that has one, else large:
