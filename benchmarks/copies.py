@@ -62,13 +62,13 @@ class Judge:
 
     def __init__(self, alike: Alike, images: Tensor) -> None:
         self.alike, self.looks = alike, alike.whitened.looks(images)
-        self.scores, self.rows = alike.whitened.search(images)
+        self.scores, self.rows, self.gains = alike.whitened.search(images)
 
-    def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        return self.looks[part], self.scores[part], self.rows[part]
+    def take(self, part: slice) -> tuple[Tensor, ...]:
+        return self.looks[part], self.scores[part], self.rows[part], self.gains[part]
 
-    def p(self, looks: Tensor, scores: Tensor, rows: Tensor) -> float:
-        return verdict(*self.alike.between(looks, scores, rows)).p_value
+    def p(self, *parts: Tensor) -> float:
+        return verdict(*self.alike.between(*parts)).p_value
 
 
 def measure(source: str, count: int, held: int, say: Callable[[str], None]) -> dict[str, dict[str, str]]:

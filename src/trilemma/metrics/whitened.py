@@ -8,7 +8,6 @@ strong and equally smooth (`Alike`), never by sharp ones.
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import torch
@@ -33,13 +32,16 @@ CANDIDATES = 32
 NOISE = 16.0
 """Grey levels below which a component is noise: each is divided by √(variance + NOISE²)."""
 
+FLAT = 2.0
+"""Grey levels: an image whose every channel varies less is flat."""
+
 SHIFT = 2
 """Pixels up, down and sideways, at a side of 16 or more."""
 
 FITTED = 5_000
 """Training images that the components are found from."""
 
-BLUR = (0.0, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0, 4.5, 7.0, 12.0, math.inf)
+BLUR = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0, 4.5, 7.0, 12.0)
 """Standard deviations, in pixels at a side of 32, of the images that a smooth sample is compared with."""
 
 BASE = 1_000
@@ -100,8 +102,11 @@ class Whitened:
             parts.append((torch.stack(bands, 1) + 0.03).log())
         return torch.cat(parts)
 
-    def search(self, images: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def search(self, images: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Largest cosine with a training image over mirroring and shifts, and its row: float32 and int64 ``[N]``.
+
+        The third tells by how much blurred training images come nearer than sharp ones, float32 ``[N]``. Flat images
+        show nothing that could be a copy: their cosine is -1.
 
         The nearest `CANDIDATES` by the `COARSE` leading components, over mirroring and every second shift, are compared
         by all components and with every shift.
@@ -111,13 +116,15 @@ class Whitened:
         """
         own = torch.full((len(images),), -1) if own is None else own
         score, nearest = torch.empty(len(images)), torch.empty(len(images), dtype=torch.int64)
+        gain = torch.empty(len(images))
         rows = max(1, BYTES // (4 * max(26 * len(self.coarse), 50 * self.mean.numel())), 8)
         for start in range(0, len(images), rows):
             part = slice(start, start + rows)
-            score[part], nearest[part] = self._search(images[part], own[part])
-        return score, nearest
+            score[part], nearest[part], gain[part] = self._search(images[part], own[part])
+        flat = images.flatten(-2).float().std(-1).amax(-1) < FLAT
+        return torch.where(flat, -1.0, score), nearest, gain
 
-    def _search(self, images: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    def _search(self, images: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         values = self.values(self._moved(images))  # [B, V, k]
         at = range(-self.shift, self.shift + 1)
         # Every second shift, as on a chess-board: each shift is at most one pixel from one that is looked for.
@@ -129,9 +136,10 @@ class Whitened:
         best = near.topk(min(CANDIDATES, len(self.coarse) - 1), dim=1).indices  # [B, K]
         values = F.normalize(values, dim=-1)
         kinds = (self.sharp[best], self.soft[best])  # [B, K, k]
-        cosines = torch.stack([(values @ kind.float().transpose(1, 2)).amax(1) for kind in kinds]).amax(0)
-        score, place = cosines.max(1)
-        return score, best.gather(1, place[:, None])[:, 0]
+        sharp, soft = ((values @ kind.float().transpose(1, 2)).amax(1) for kind in kinds)  # [B, K]
+        score, place = torch.maximum(sharp, soft).max(1)
+        gain = _spread(soft.amax(1)) - _spread(sharp.amax(1))
+        return score, best.gather(1, place[:, None])[:, 0], gain.float()
 
     def _moved(self, images: Tensor) -> Tensor:
         """Every image with every shift, then mirrored with every shift: ``[B, V, C, H, W]``."""
@@ -183,10 +191,10 @@ class Alike:
         self.unit = looks.std(0).clamp_min(1e-3)
         self.looks = looks / self.unit
         self.scores = torch.full((len(looks),), torch.nan)
-        self.nearest = torch.full((len(looks),), -1)
+        self.nearest, self.gains = torch.full((len(looks),), -1), torch.full((len(looks),), torch.nan)
 
-    def of(self, looks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Looks, cosines and nearest rows of up to `MOST` of the pool, whose looks have the law of ``looks``."""
+    def of(self, looks: Tensor) -> Tensor:
+        """Places of up to `MOST` of the pool, searched, whose looks have the law of ``looks``."""
         weight = torch.zeros(len(self.looks))  # how many of the samples an image of the pool is alike to
         for part in torch.split(looks, 256):
             near = torch.cdist(part / self.unit, self.looks).topk(min(WINDOW, len(self.looks)), largest=False).indices
@@ -195,7 +203,7 @@ class Alike:
         count = min(max(LEAST, 2 * len(looks)), MOST, int((weight > 0).sum()))
         chosen = weight.multinomial(count, generator=generator).sort().values
         self._search(chosen[self.scores[chosen].isnan()])
-        return self.looks[chosen] * self.unit, self.scores[chosen], self.nearest[chosen]
+        return chosen
 
     def _search(self, places: Tensor) -> None:
         level = places // len(self.images)
@@ -203,35 +211,38 @@ class Alike:
             some = places[level == each]
             image = some % len(self.images)
             found = self.whitened.search(softened(self.images[image], BLUR[each]), self.own[image])
-            self.scores[some], self.nearest[some] = found
+            self.scores[some], self.nearest[some], self.gains[some] = found
 
     def judge(self, images: Tensor) -> tuple[Nearness, Nearness]:
         """Images ``[N, C, H, W]`` and those of the pool that are alike, for `verdict`: see `between`."""
         return self.between(self.whitened.looks(images), *self.whitened.search(images))
 
-    def between(self, looks: Tensor, scores: Tensor, rows: Tensor) -> tuple[Nearness, Nearness]:
-        """The same from looks ``[N, bands]``, cosines and nearest rows ``[N]``.
+    def between(self, looks: Tensor, scores: Tensor, rows: Tensor, gains: Tensor) -> tuple[Nearness, Nearness]:
+        """The same from looks ``[N, bands]``, cosines, nearest rows and gains ``[N]``.
 
         Of each, ``ratio`` is minus the `excess` of its cosine, so that the most suspicious comes first; ``distance`` is
         one minus the cosine.
         """
-        like_looks, like_scores, like_rows = self.of(looks)
-        like = like_looks / self.unit, like_scores
+        chosen = self.of(looks)
+        unit = self.gains[chosen].std().clamp_min(1e-3)
+        own = torch.cat([looks / self.unit, gains[:, None] / unit], 1)
+        like = torch.cat([self.looks[chosen], self.gains[chosen, None] / unit], 1), self.scores[chosen]
         return (
-            Nearness(1 - scores.double(), rows, -excess(looks / self.unit, scores, like)),
-            Nearness(1 - like_scores.double(), like_rows, -excess(*like, like)),
+            Nearness(1 - scores.double(), rows, -excess(own, scores, like)),
+            Nearness(1 - like[1].double(), self.nearest[chosen], -excess(*like, like)),
         )
 
 
 def softened(images: Tensor, strength: float) -> Tensor:
-    """Blurred, or where ``strength`` is infinite each channel's mean everywhere."""
-    if strength == math.inf:
-        return images.float().mean((-2, -1), keepdim=True).round().to(torch.uint8).expand_as(images)
+    """Blurred, where ``strength`` is not 0."""
     return blur(images, strength) if strength else images
 
 
 def excess(looks: Tensor, scores: Tensor, like: tuple[Tensor, Tensor]) -> Tensor:
-    """Scores in standard deviations above the mean of the `NEAR` nearest in looks among ``like`` (looks, scores)."""
+    """Scores in standard deviations above the mean of the `NEAR` nearest in looks among ``like`` (looks, scores).
+
+    Looks here are those of `Whitened.looks` and the gain by blurred training images.
+    """
     values, found = _spread(like[1]), []
     for part, own in zip(torch.split(looks, 256), torch.split(_spread(scores), 256), strict=True):
         near = torch.cdist(part, like[0]).topk(min(NEAR, len(values)), largest=False).indices
