@@ -21,7 +21,7 @@ from test_cli import call
 from trilemma.cli.errors import in_words
 from trilemma.cli.flags import parse_labels
 from trilemma.comparison import fitting
-from trilemma.config import TrainConfig
+from trilemma.config import TrainConfig, parse_text
 from trilemma.data import load
 from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.reading import read
@@ -72,7 +72,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         ("sample RUN --interpolte", "has no option --interpolte"),
         ("sample RUN --steps", "--steps needs a value"),
         ("sample RUN --num 3", "did you mean -n?"),
-        ("sample RUN --guidance nan", "guidance must be"),
         ("data DATA --out OUT.foo", "must end in .png"),
         ("query RUN --receptive 1", "--receptive '1' is not understood"),
         ("query RUN --receptive yes", "--receptive 'yes' is not understood"),
@@ -299,3 +298,10 @@ def test_classes_that_nothing_was_trained_on_are_named_when_drawn(run: Run, tmp_
     dataset = load(run.config.data, progress=False)
     dataset = replace(dataset, train=dataset.train[dataset.labels[dataset.train] != 1])  # type: ignore[index]
     assert make_config("vae", dataset, size="tiny", seed=0, conditional=True).untrained == ("2",)
+
+
+@pytest.mark.parametrize("family", ["diffusion", "flow"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_guidance_that_is_no_number_is_refused(family: str, value: str) -> None:
+    with pytest.raises(ValueError, match="guidance must be"):
+        parse_text(FAMILIES[family].Options, {"guidance": value}, family)

@@ -84,7 +84,8 @@ def invert(
         options: how to decode, by default `DECODING`; encoding has neither guidance nor clipping.
 
     Raises:
-        ValueError: steps beyond those of the model, options that add noise, or that set the number of steps beside ``steps``, in one line.
+        ValueError: steps beyond those of the model, options that add noise, or that set the number of steps beside
+            ``steps``, in one line.
     """
     model = denoising(model, "inversion")
     options = deterministic(options, model)

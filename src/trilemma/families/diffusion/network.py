@@ -48,7 +48,8 @@ class NetworkConfig:
         check_limits(self, "model.")
         if self.attention > len(self.multipliers):
             raise ValueError(
-                f"model.attention must be at most {len(self.multipliers)}, the number of multipliers, not {self.attention}"
+                f"model.attention must be at most {len(self.multipliers)}, the number of multipliers, not "
+                f"{self.attention}"
             )
         if self.attention_levels and max(self.attention_levels) >= len(self.multipliers):
             raise ValueError(
