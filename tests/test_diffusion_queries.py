@@ -300,3 +300,17 @@ def test_questions_out_of_place(runs: dict[str, Run], capsys: pytest.CaptureFixt
     vae = VAE(VAEConfig(), Spec((1, 8, 8)))
     with pytest.raises(ValueError, match="vae does not, diffusion, flow do"):
         forward_chain(vae, torch.zeros(1, 1, 8, 8).byte())
+
+
+@pytest.mark.parametrize("steps", [(5, 51), (0, 5)])
+def test_inversion_refuses_steps_that_the_model_has_not(steps: tuple[int, ...]) -> None:
+    """They were clamped, and the answer named other counts than were asked for."""
+    x = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"inversion takes 1 to 50 steps.*--counts"):
+        invert(exact(50), x, steps=steps)
+    assert invert(exact(50), x).steps == [10, 20, 50]
+
+
+def test_more_levels_of_attention_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match="model.attention must be at most 3"):
+        DiffusionConfig(attention=9)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -18,7 +21,8 @@ from test_cli import call
 from trilemma.cli.errors import in_words
 from trilemma.cli.flags import parse_labels
 from trilemma.comparison import fitting
-from trilemma.config import TrainConfig
+from trilemma.config import TrainConfig, parse_text
+from trilemma.data import load
 from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.reading import read
 from trilemma.families import FAMILIES
@@ -26,7 +30,9 @@ from trilemma.images import Spec
 from trilemma.metrics import feature_network
 from trilemma.noise import ImageNoise, philox
 from trilemma.run import Run
+from trilemma.sampling import sample
 from trilemma.training import train
+from trilemma.training.driver import make_config
 
 Record = dict[str, Any]
 
@@ -66,6 +72,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         ("sample RUN --interpolte", "has no option --interpolte"),
         ("sample RUN --steps", "--steps needs a value"),
         ("sample RUN --num 3", "did you mean -n?"),
+        ("data DATA --out OUT.foo", "must end in .png"),
+        ("query RUN --receptive 1", "--receptive '1' is not understood"),
+        ("query RUN --receptive yes", "--receptive 'yes' is not understood"),
+        ("query RUN --receptive 0", "--receptive '0' is not understood"),
         ("query RUN --smaples 3", "did you mean --samples?"),
         ("query RUN --interpolte", "did you mean --interpolate?"),
         ("evaluate RUN DATA", "did you mean --against"),
@@ -76,7 +86,9 @@ def test_what_was_likely_meant(
     typed: str, words: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = {"RUN": run.path, "OUT": tmp_path / "out", "DATA": run.config.data.source}
-    code, out, err = call(capsys, *(places.get(word, word) for word in typed.split()))
+    code, out, err = call(
+        capsys, *(places.get(word, word.replace("OUT", str(tmp_path / "out"))) for word in typed.split())
+    )
     assert code in (1, 2) and words in err and len(err.splitlines()) == 1 and not out
     assert not (tmp_path / "out").exists()
 
@@ -267,3 +279,29 @@ def test_a_comparison_of_few_images_takes_smaller_batches() -> None:
 def test_a_statistic_beyond_two_errors_is_not_near() -> None:
     said = [read("c_t", Metric(value, 1.0), None, None).reading for value in (-1.9, -2.9, -3.1)]
     assert said[0].startswith("not distinguishable") and "nearer" not in said[1] and said[2].endswith("copying")
+
+
+def test_classes_that_nothing_was_trained_on_are_named_when_drawn(run: Run, tmp_path: Path) -> None:
+    """Runs of before do not say which; what is drawn of the others is silent."""
+    path = tmp_path / "run"
+    shutil.copytree(run.path, path)
+    record = json.loads((path / "config.json").read_text())
+    assert record.pop("untrained") == []
+    (path / "config.json").write_text(json.dumps(record))
+    assert Run.open(path).config.untrained == ()
+    (path / "config.json").write_text(json.dumps(record | {"untrained": ["2"]}))
+    with pytest.warns(UserWarning, match="no training image had the class 2"):
+        sample(Run.open(path), 2, labels=[0, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(Run.open(path), 2, labels=[0, 2, 3])
+    dataset = load(run.config.data, progress=False)
+    dataset = replace(dataset, train=dataset.train[dataset.labels[dataset.train] != 1])  # type: ignore[index]
+    assert make_config("vae", dataset, size="tiny", seed=0, conditional=True).untrained == ("2",)
+
+
+@pytest.mark.parametrize("family", ["diffusion", "flow"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_guidance_that_is_no_number_is_refused(family: str, value: str) -> None:
+    with pytest.raises(ValueError, match="guidance must be"):
+        parse_text(FAMILIES[family].Options, {"guidance": value}, family)

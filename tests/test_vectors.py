@@ -13,7 +13,7 @@ import torch
 from test_cli import call
 from torch import Tensor
 
-from trilemma.data import Dataset, load
+from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.mixtures import MIXTURES
 from trilemma.evaluation import Protocol, evaluate
 from trilemma.evaluation.mixtures import true_nats
@@ -416,3 +416,18 @@ def test_annealing_of_a_gan_of_vectors_from_the_command_line(
     assert code == 0, err
     assert "log p(x) of 3 vectors of ring" in out
     assert "sigma in standard deviations of each value, with the observation noise sigma = 0.05" in out
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_values_may_be_parted_by_semicolons_and_tabs(mark: str, tmp_path: Path) -> None:
+    lines = ['"a;b,c"' + mark + "height", *(f"{i}.5{mark}{2 * i}" for i in range(40))]
+    (tmp_path / "x.csv").write_text("\n".join(lines) + "\n")
+    dataset = load(DataConfig(source=str(tmp_path / "x.csv")), progress=False)
+    assert dataset.images.shape == (40, 2)
+    assert sorted(map(tuple, dataset.images.tolist()))[:2] == [(0.5, 0.0), (1.5, 2.0)]
+
+
+def test_a_decimal_comma_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a;b\n" + "1,5;2,5\n" * 40)
+    with pytest.raises(ValueError, match="line 2: '1,5' is not a number; decimals are written with a point"):
+        load(DataConfig(source=str(tmp_path / "x.csv")), progress=False)

@@ -83,6 +83,8 @@ class RunConfig:
     train: TrainConfig
     data_fingerprint: str
     class_names: tuple[str, ...] = ()
+    untrained: tuple[str, ...] = ()
+    """names of the classes of which no image was trained on"""
     format: int = FORMAT
     version: str = ""
 

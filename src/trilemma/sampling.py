@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trilemma.data.dataset import examples
 from trilemma.families.diffusion.options import check_guided
 from trilemma.families.family import Family, Progress
 from trilemma.images import NotFinite, Spec
@@ -92,6 +93,8 @@ def sample(
     model = run.model(where.device) if isinstance(run, Run) else run
     chosen = choose_labels(model.spec, n, seed, labels, block)
     check_guided(options, model.spec, chosen)
+    if isinstance(run, Run) and chosen is not None:
+        warn_untrained(run, chosen[:n])
     mine = [start for index, start in enumerate(range(0, n, block)) if index % where.size == where.rank]
     parts, seconds, timed = {}, 0.0, 0
     for done, start in enumerate(mine):
@@ -126,6 +129,14 @@ def read_text(run: Run | Family, texts: Sequence[str], labels: object = None) ->
     if cut := tokens.too_long(texts):
         warnings.warn(f"{cut} of the texts cut to {tokens.length} tokens, as in training", stacklevel=3)
     return tokens.rows(texts)
+
+
+def warn_untrained(run: Run, labels: Tensor) -> None:
+    """Warn where images are asked of classes that the run saw no image of."""
+    if run.config.untrained and run.config.spec.classes:
+        asked = {run.config.class_names[i] for i in labels.unique().tolist() if i < run.config.spec.classes}
+        if names := [name for name in run.config.untrained if name in asked]:
+            warnings.warn(f"no training image had the class {examples(names)}: its samples mean nothing", stacklevel=3)
 
 
 def choose_labels(

@@ -44,6 +44,8 @@ def data(
     out
         draw the first training images into this PNG; vectors as a scatter
     """
+    if out is not None and out.suffix.lower() != ".png":
+        raise ValueError(f"--out {out} must end in .png: the picture is a PNG")
     dataset = load(data_config(source, images))
     print(describe(dataset))
     if out is not None:

@@ -120,7 +120,7 @@ def query(
     /,
     *,
     causality: Ask = False,
-    receptive: Annotated[bool | str, Parameter(group=ANY, negative=(), show_default=False)] = False,
+    receptive: Annotated[str | bool, Parameter(group=ANY, negative=(), show_default=False)] = False,
     complete: Ask = False,
     surprise: Ask = False,
     classify: Ask = False,

@@ -28,7 +28,6 @@ from trilemma.queries.diffusion_chain import (
 )
 from trilemma.queries.diffusion_latent import (
     DECODING,
-    STEPS,
     draw_interpolation,
     draw_inversion,
     interpolate,
@@ -174,7 +173,7 @@ def ask_ode(asked: Asked) -> Reply:
 def ask_invert(asked: Asked) -> Reply:
     dataset, indices = asked.images(6)
     x, classes = dataset.batch(indices), asked.classes(dataset, indices)
-    counts = parse_numbers("--counts", asked.flags.counts, int) or STEPS
+    counts = parse_numbers("--counts", asked.flags.counts, int)
     answer = invert(loaded(asked), x, classes, steps=counts, options=decoding_options(asked), progress=asked.progress)
     path = asked.picture("inversion")
     if asked.first:

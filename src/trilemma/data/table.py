@@ -1,5 +1,7 @@
 """A ``.csv`` of numbers: one vector a row, with a header or without, and perhaps a column of labels.
 
+Values are parted by commas, semicolons or tabs, whichever the first line has most of.
+
 A first row is a header where a cell of it is no number, or where it holds whole numbers (years, or the 0, 1, 2 … of
 pandas) and nothing below it does. A column that only counts the rows, as pandas writes one, is left out.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +24,8 @@ from trilemma.text import printable
 
 LABELS = ("label", "class", "category")
 """Names, in any case, of a column that is no number of the vector but its label."""
+DELIMITERS = ",;\t"
+"""What may part values; the first where a line has none."""
 COUNTERS = ("", "index", "id", "row", "unnamed: 0")
 """Names of a column that may only count the rows."""
 
@@ -29,9 +34,9 @@ def load_csv(path: Path, config: DataConfig, progress: bool) -> Raw:
     """Read vectors. Raises ``ValueError`` with one line naming the first row that will not do."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [
-                (number, row) for number, row in enumerate(csv.reader(file), 1) if any(cell.strip() for cell in row)
-            ]
+            lines = file.readlines()
+        reader = csv.reader(lines, delimiter=_delimiter(lines))
+        rows = [(number, row) for number, row in enumerate(reader, 1) if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a readable csv file: {reason(error)}") from error
     if not rows:
@@ -58,7 +63,9 @@ def load_csv(path: Path, config: DataConfig, progress: bool) -> Raw:
     for position, (number, _) in enumerate(rows):
         cells = [columns[i][position] for i in chosen]
         if bad := next((cell for cell in cells if not _is_number(cell)), None):
-            hint = "; values are parted by commas" if width == 1 and any(mark in bad for mark in ";\t ") else ""
+            hint = "; values are parted by commas, semicolons or tabs" if width == 1 and " " in bad else ""
+            if any(mark in bad for mark in DELIMITERS):
+                hint = "; decimals are written with a point, and one mark parts the values of all lines"
             raise ValueError(f"{path}, line {number}: {printable(repr(bad))} is not a number{hint}")
         if "" in cells:
             name = examples([names[i] or f"column {i + 1}" for i in chosen if not columns[i][position]], 1)
@@ -67,6 +74,12 @@ def load_csv(path: Path, config: DataConfig, progress: bool) -> Raw:
     vectors: Array = np.array(values, np.float64).reshape(len(values), len(chosen))
     given: list[Array | None] = [np.array(columns[labelled[0]]) if labelled else None]
     return from_arrays(path.stem, str(path), [vectors], given, None, config, progress, notes)
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """What parts the values: of comma, semicolon and tab that which the first line has most of, outside quotes."""
+    first = re.sub('"[^"]*"', "", next((line for line in lines if line.strip()), ""))
+    return max(DELIMITERS, key=first.count)
 
 
 def _is_header(rows: Sequence[Sequence[str]]) -> bool:

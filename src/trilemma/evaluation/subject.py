@@ -25,7 +25,7 @@ from trilemma.families.family import Family
 from trilemma.images import check_images, to_display
 from trilemma.parallel import Ranks
 from trilemma.run import Run
-from trilemma.sampling import BLOCK, choose_labels, sample, sample_block
+from trilemma.sampling import BLOCK, choose_labels, sample, sample_block, warn_untrained
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def run_subject(run: Run, real: Reference, options: Any | None, where: Ranks) ->
         )
     model = run.model(where.device)
     asked = run.conditions(dataset, real.held_out_indices)
+    warn_untrained(run, torch.arange(config.spec.classes) if asked is None else torch.as_tensor(asked))
     drawn = drawn_from(model, protocol.n, protocol.seed, asked, options)
     about = {
         "run": str(run.path),

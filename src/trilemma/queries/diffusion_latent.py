@@ -71,7 +71,7 @@ def invert(
     images: Tensor,
     labels: Tensor | None = None,
     *,
-    steps: Sequence[int] = STEPS,
+    steps: Sequence[int] | None = None,
     options: DiffusionOptions | None = None,
     progress: Progress | None = None,
 ) -> Inverted:
@@ -80,11 +80,12 @@ def invert(
     Args:
         model: of a denoising family, on its device.
         images: uint8 [N, C, H, W].
-        steps: for each row of the answer.
+        steps: for each row of the answer; by default those of `STEPS` that the model has.
         options: how to decode, by default `DECODING`; encoding has neither guidance nor clipping.
 
     Raises:
-        ValueError: options that add noise, or that set the number of steps beside ``steps``, in one line.
+        ValueError: steps beyond those of the model, options that add noise, or that set the number of steps beside
+            ``steps``, in one line.
     """
     model = denoising(model, "inversion")
     options = deterministic(options, model)
@@ -94,7 +95,13 @@ def invert(
     checked = checked_labels(model.spec, labels, len(images))
     check_guided(options, model.spec, checked)
     given = None if checked is None else checked.to(model.device)
-    counts = sorted({min(count, model.schedule.T) for count in steps})
+    T = model.schedule.T
+    counts = sorted({min(count, T) for count in STEPS} if steps is None else set(steps))
+    if not counts or counts[0] < 1 or counts[-1] > T:
+        raise ValueError(
+            f"inversion takes 1 to {T} steps, as this model has so many, not "
+            f"{','.join(map(str, counts)) or 'none'}: give others with --counts"
+        )
     back, errors, latent, done = [], [], torch.zeros(0), 0
     for count in counts:
         chosen = replace(options, steps=count)

@@ -157,6 +157,7 @@ def make_config(
         train=train_config,
         data_fingerprint=dataset.fingerprint,
         class_names=dataset.class_names if conditional else (),
+        untrained=tuple(dataset.class_names[label] for label in dataset.untrained) if conditional else (),
         version=__version__,
     )
 
@@ -273,7 +274,7 @@ def _drive(
     learner.model.check()
     if run.has_checkpoint:
         state = run.load()
-        learner.restore(state, str(run.path))
+        learner.restore(state, str(run.checkpoint()))
         progress = Progress(state.step, state.images, state.seconds)
     if where.first:
         run.rewind_logs(progress.step)

@@ -115,13 +115,13 @@ class Learner:
         )
 
     def restore(self, state: State, where: str) -> None:
-        load_weights(self.model, state.model, f"{where}: weights.safetensors")
+        load_weights(self.model, state.model, f"{where}/weights.safetensors")
         if (self.ema is None) != (state.ema is None) or len(state.optimizers) != len(self.optimizers):
             raise ValueError(f"{where} does not belong to this config: averaged weights or optimisers are missing")
         if self.ema is not None and state.ema is not None:
-            load_weights(self.ema, state.ema, f"{where}: ema.safetensors")
+            load_weights(self.ema, state.ema, f"{where}/ema.safetensors")
         for optimizer, saved in zip(self.optimizers, state.optimizers, strict=True):
-            optimizer.load_state_dict(fitting(optimizer, saved, f"{where}: optimizers.pt"))
+            optimizer.load_state_dict(fitting(optimizer, saved, f"{where}/optimizers.pt"))
 
 
 def learning_rate(settings: TrainConfig, step: int, spent: float) -> float:

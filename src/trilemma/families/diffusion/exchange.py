@@ -228,7 +228,9 @@ def import_diffusers(folder: str | os.PathLike[str]) -> Diffusion:
     if shape.in_channels not in (1, 3):
         raise ValueError(f"{folder} makes images of {shape.in_channels} channels; only 1 or 3 can be read")
     if wrong:
-        raise ValueError(f"{folder} does not fit its own config: tensor {wrong[0]!r} is missing, unknown or misshapen")
+        raise ValueError(
+            f"{place / WEIGHTS} does not fit its own config: tensor {wrong[0]!r} is missing, unknown or misshapen"
+        )
     if broken := [name for name in own if not bool(weights[name].isfinite().all())]:
         raise ValueError(f"{place / WEIGHTS} is damaged: tensor {broken[0]!r} holds NaN or infinity")
     model.net.load_state_dict(weights)
