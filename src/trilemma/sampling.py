@@ -134,7 +134,7 @@ def read_text(run: Run | Family, texts: Sequence[str], labels: object = None) ->
 def warn_untrained(run: Run, labels: Tensor) -> None:
     """Warn where images are asked of classes that the run saw no image of."""
     if run.config.untrained and run.config.spec.classes:
-        asked = {run.config.class_names[i] for i in labels.unique().tolist() if i < run.config.spec.classes}
+        asked = {run.config.class_names[i] for i in set(labels.tolist()) if i < run.config.spec.classes}
         if names := [name for name in run.config.untrained if name in asked]:
             warnings.warn(f"no training image had the class {examples(names)}: its samples mean nothing", stacklevel=3)
 
