@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt as error:
             interrupts.ignore()
             number = getattr(error, "number", signal.SIGINT)
-            _fail(f"stopped; what was finished is saved, and this continues:\n{again(words)}", 128 + number)
+            _fail("stopped; what was finished is saved, and this continues:", 128 + number, again(words))
 
 
 def _run(words: list[str]) -> None:
@@ -100,9 +100,11 @@ def _run(words: list[str]) -> None:
         _fail(in_words(error) or bug(error))
 
 
-def _fail(line: str, code: int = 1) -> None:
+def _fail(line: str, code: int = 1, command: str = "") -> None:
+    """End with a line on what happened; ``command`` stands on a line of its own, to be copied."""
     with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"trilemma: {printable(line)}", file=sys.stderr, flush=True)
+        print(f"trilemma: {printable(line)}", *([printable(command)] if command else []), sep="\n", file=sys.stderr)
+        sys.stderr.flush()
     raise SystemExit(code)
 
 
