@@ -20,7 +20,7 @@ from trilemma.metrics.distortions import blur
 COMPONENTS = 256
 """Principal components that images are compared by."""
 
-COARSE = 64
+COARSE = 32
 """The leading ones, by which candidates are found."""
 
 BANDS = (0, 16, 64, 128, COMPONENTS)
@@ -31,6 +31,10 @@ CANDIDATES = 32
 
 NOISE = 16.0
 """Grey levels below which a component is noise: each is divided by √(variance + NOISE²)."""
+
+LIKE = 0.9
+"""Least cosine of a copy: shifted, mirrored, darkened, slightly blurred or noisy ones reach more. What is less like a
+training image than that may be surprisingly like it, as the blobs of an unfinished model are, but is none."""
 
 FLAT = 2.0
 """Grey levels: an image whose every channel varies less is flat."""
@@ -108,8 +112,8 @@ class Whitened:
         The third tells by how much blurred training images come nearer than sharp ones, float32 ``[N]``. Flat images
         show nothing that could be a copy: their cosine is -1.
 
-        The nearest `CANDIDATES` by the `COARSE` leading components, over mirroring and every second shift, are compared
-        by all components and with every shift.
+        The nearest `CANDIDATES` by the `COARSE` leading components, over mirroring and every second shift, are
+        compared by all components and with every shift.
 
         Args:
             own: int64 ``[N]``, rows of the training set that the images are themselves, to be left out, or -1.
@@ -126,8 +130,8 @@ class Whitened:
 
     def _search(self, images: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         values = self.values(self._moved(images))  # [B, V, k]
-        at = range(-self.shift, self.shift + 1)
         # Every second shift, as on a chess-board: each shift is at most one pixel from one that is looked for.
+        at = range(-self.shift, self.shift + 1)
         even = torch.tensor([(i + j) % 2 == 0 for i in at for j in at]).repeat(2)
         few = F.normalize(values[:, even, :COARSE], dim=-1)  # [B, v, c]
         near = (few.flatten(0, 1) @ self.coarse.T).view(len(images), few.shape[1], -1).amax(1)
@@ -228,8 +232,8 @@ class Alike:
         own = torch.cat([looks / self.unit, gains[:, None] / unit], 1)
         like = torch.cat([self.looks[chosen], self.gains[chosen, None] / unit], 1), self.scores[chosen]
         return (
-            Nearness(1 - scores.double(), rows, -excess(own, scores, like)),
-            Nearness(1 - like[1].double(), self.nearest[chosen], -excess(*like, like)),
+            Nearness(1 - scores.double(), rows, _suspicion(scores, excess(own, scores, like))),
+            Nearness(1 - like[1].double(), self.nearest[chosen], _suspicion(like[1], excess(*like, like))),
         )
 
 
@@ -249,6 +253,11 @@ def excess(looks: Tensor, scores: Tensor, like: tuple[Tensor, Tensor]) -> Tensor
         beside = values[near]
         found.append((own - beside.mean(1)) / beside.std(1, correction=0).clamp_min(1e-3))
     return torch.cat(found)
+
+
+def _suspicion(cosine: Tensor, excess: Tensor) -> Tensor:
+    """Minus the excess, the lower the more suspicious; none at all where the cosine is below `LIKE`."""
+    return torch.where(cosine < LIKE, 1e3, -excess)
 
 
 def _spread(cosine: Tensor) -> Tensor:
