@@ -211,6 +211,12 @@ def test_bad_requests_are_one_line(blobs_data: Dataset, tmp_path: Path) -> None:
 COMMAND = [sys.executable, "-m", "trilemma", "train"]
 
 
+def heard() -> None:
+    """Signals that this process was started to ignore, as by nohup, are none of a child's business."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -232,7 +238,7 @@ def test_a_signal_saves_and_the_run_goes_on(number: signal.Signals, tmp_path: Pa
         "1",
     ]
     with subprocess.Popen(
-        command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heard
     ) as process:
         while process.poll() is None and not (out / "metrics.jsonl").exists():
             pass
@@ -296,7 +302,8 @@ def test_an_error_of_one_process_ends_the_others_with_one_line(tmp_path: Path) -
         subprocess.Popen(
             [sys.executable, str(script)],
             env=environment()
-            | {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            | {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            | {"TORCH_CPP_LOG_LEVEL": "ERROR"},  # as the command line sets it
             stderr=subprocess.PIPE,
             text=True,
         )

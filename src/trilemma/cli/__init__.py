@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; every expected failure is one line on standard error and a non-zero exit."""
     # Idle OpenMP threads that spin make a busy machine many times slower; it must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of processes that lose each other, one line is enough
     warnings.showwarning = _warn
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows fewer letters than a name has

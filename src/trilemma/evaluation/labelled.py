@@ -163,13 +163,13 @@ def _per_class(sample: Pool, labels: Tensor, asked: bool, real: Reference) -> di
     train_labels = real.dataset.label_batch(real.train_indices[: len(real.train.features)])
     assert train_labels is not None
     scores: dict[str, Any] = {}
-    protocol = replace(real.protocol, metrics="frechet,precision,recall")
     for number, name in enumerate(real.dataset.class_names):
         own, others = sample.features[labels == number], real.train.features[train_labels == number]
         if len(own) < 2 or len(others) < 2:
             scores[name] = {"n": len(own), "flag": "too few images"}
             continue
         against = f"{len(others):,} training images of class {name}"
+        protocol = replace(real.protocol, metrics="frechet,precision,recall", n=max(16, len(own)))  # as many of both
         metrics = fidelity(Pool.of(own), Pool.of(others), real.network, protocol, against)
         kept = {key: m for key, m in metrics.items() if key in ("fid", "frechet", "precision", "recall")}
         scores[name] = {"n": len(own)} | {
