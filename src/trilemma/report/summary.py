@@ -7,14 +7,20 @@ import statistics
 from html import escape
 from typing import Any
 
+from trilemma.evaluation.standing import leaders
 from trilemma.report.marks import badge
-from trilemma.report.scores import Score, number
+from trilemma.report.scores import COLUMNS, Score, number
+from trilemma.report.verdicts import told_apart
 
 UNLEARNT = 0.15
 """A fidelity surely below this share of held-out images' means that the data were not learnt."""
 
 AS_GOOD = 0.9
 """A share surely above this counts as held-out images' own: the stated margin of equivalence."""
+
+
+CORNERS = {"mutual_fidelity": "Most faithful", "mutual_coverage": "Broadest", "images_per_second": "Fastest"}
+"""The corners of the triangle, and what is said of whoever leads on each."""
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -66,15 +72,19 @@ def overall(report: dict[str, Any]) -> str:
     if both:
         named = _listed([f["title"] for f in both])
         return f"{after} the samples of {named} are as faithful as held-out images and reach as much of the data."
-    best = max(learnt, key=lambda f: _score(f, "mutual_fidelity").value or 0.0)
-    widest = max(learnt, key=lambda f: _score(f, "mutual_coverage").value or 0.0)
-    fastest = max(learnt, key=lambda f: _score(f, "images_per_second").value or 0.0)
-    said = f"{after} no family is as faithful and as broad as held-out images; "
-    if best is widest:
-        said += f"{best['title']} comes nearest in both"
-    else:
-        said += f"{best['title']} is the most faithful, {widest['title']} the broadest"
-    return said + (f", {fastest['title']} the fastest." if fastest is not best else " and is the fastest.")
+    return f"{after} no family is shown to be as faithful and as broad as held-out images. {_leaders(report)}"
+
+
+def _leaders(report: dict[str, Any]) -> str:
+    """Who leads on each corner, by the one rule of `standing.leaders`: a draw is called a draw."""
+    said = []
+    for key, word in CORNERS.items():
+        column = next(column for column in COLUMNS if column.key == key)
+        scores = [_score(family, key) for family in report["families"]]
+        best = leaders(scores, told_apart(report, column), Score.read(report.get("floor") or {}, key))
+        titles = [report["families"][i]["title"] for i in sorted(best)]
+        said.append(f"{word}: {_listed(titles) if titles else 'none can be told from the others'}.")
+    return " ".join(said)
 
 
 def undertrained(report: dict[str, Any]) -> str:
