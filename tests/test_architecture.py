@@ -14,7 +14,7 @@ SOURCE = Path(trilemma.__file__).parent
 # From the ground up. Rooms on one floor do not import each other.
 FLOORS = [
     {"files", "text"},
-    {"machine", "validate"},
+    {"machine", "validate", "number"},
     {"images", "vectors", "noise", "parallel"},
     {"data", "nets", "metrics"},
     {"families"},

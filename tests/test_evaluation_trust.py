@@ -18,8 +18,8 @@ from trilemma.data import Dataset, load
 from trilemma.evaluation import Protocol, Reference, evaluate
 from trilemma.evaluation.glossary import GLOSSARY, choose
 from trilemma.evaluation.memorisation import pixels
-from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.reading import read
+from trilemma.number import Number
 from trilemma.run import Run
 from trilemma.training import train
 
@@ -261,8 +261,8 @@ def test_the_ladder_is_climbed_once_and_read(real: Dataset, tmp_path: Path, monk
 
 def test_a_distance_is_read_between_its_rungs() -> None:
     rungs = [{"text": f"blur, {i}", "metrics": {"frechet": {"value": float(i)}}} for i in (2, 8, 20)]
-    metric = Metric(10.0, 0.1, better="lower", n=300)
-    floor = Metric(1.0, 0.1, better="lower", n=300)
+    metric = Number(10.0, 0.1, better="lower", n=300)
+    floor = Number(1.0, 0.1, better="lower", n=300)
     assert read("frechet", metric, floor, rungs).reading == "between real images with blur 8 (8) and with blur 20 (20)"
     assert "farther than real images with blur 20" in read("frechet", replace(metric, value=50.0), floor, rungs).reading
     assert "nearer than real images with blur 2" in read("frechet", replace(metric, value=1.9), floor, rungs).reading

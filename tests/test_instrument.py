@@ -9,7 +9,7 @@ import pytest
 import torch
 from report_example import example
 
-from trilemma.evaluation import Metric
+from trilemma.evaluation import Number
 from trilemma.evaluation.ladder import distrust, relative
 from trilemma.evaluation.scores import relative as relative_scores
 from trilemma.metrics import passed
@@ -24,7 +24,7 @@ def rung(name: str, strength: float, fidelity: float, coverage: float = 0.5) -> 
     return {"name": name, "strength": strength, "text": f"{name} {strength:g}", "metrics": metrics}
 
 
-FLOOR = {"mutual_fidelity": Metric(0.8, 0.02), "mutual_coverage": Metric(0.9, 0.02)}
+FLOOR = {"mutual_fidelity": Number(0.8, 0.02), "mutual_coverage": Number(0.9, 0.02)}
 SOUND = [rung("blur", 1, 0.5), rung("blur", 2, 0.2), rung("blur", 4, 0.0), rung("noise", 64, 0.1)]
 SOUND += [rung("dropped classes", 0.3, 0.8, 0.6), rung("dropped classes", 0.9, 0.8, 0.1)]
 
@@ -53,15 +53,15 @@ def test_dropped_classes_may_keep_their_fidelity_and_noise_its_coverage() -> Non
 
 
 def test_a_floor_near_nothing_is_no_measuring_rod() -> None:
-    low = {"mutual_fidelity": Metric(0.1, 0.02), "mutual_coverage": Metric(0.9, 0.02)}
+    low = {"mutual_fidelity": Number(0.1, 0.02), "mutual_coverage": Number(0.9, 0.02)}
     assert "0.10 only" in distrust(SOUND, low)[0]
-    found = relative_scores({"mutual_fidelity": Metric(0.05, 0.01)}, low)["mutual_fidelity"]
+    found = relative_scores({"mutual_fidelity": Number(0.05, 0.01)}, low)["mutual_fidelity"]
     assert found.value is None
     assert found.flag == "refused: held-out images reach 0.10"
 
 
 def test_corners_are_relative_to_held_out_images() -> None:
-    found = relative_scores({"mutual_fidelity": Metric(0.4, 0.03), "precision": Metric(0.5)}, FLOOR)
+    found = relative_scores({"mutual_fidelity": Number(0.4, 0.03), "precision": Number(0.5)}, FLOOR)
     assert found["mutual_fidelity"].value == pytest.approx(0.5)
     assert found["mutual_fidelity"].error == pytest.approx((0.03**2 + (0.5 * 0.02) ** 2) ** 0.5 / 0.8)
     assert found["precision"].value == 0.5

@@ -23,12 +23,12 @@ from trilemma.cli.flags import parse_labels
 from trilemma.comparison import fitting
 from trilemma.config import TrainConfig, parse_text
 from trilemma.data import load
-from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.reading import read
 from trilemma.families import FAMILIES
 from trilemma.images import Spec
 from trilemma.metrics import feature_network
 from trilemma.noise import ImageNoise, philox
+from trilemma.number import Number
 from trilemma.run import Run
 from trilemma.sampling import sample
 from trilemma.training import train
@@ -277,7 +277,7 @@ def test_a_comparison_of_few_images_takes_smaller_batches() -> None:
 
 
 def test_a_statistic_beyond_two_errors_is_not_near() -> None:
-    said = [read("c_t", Metric(value, 1.0), None, None).reading for value in (-1.9, -2.9, -3.1)]
+    said = [read("c_t", Number(value, 1.0), None, None).reading for value in (-1.9, -2.9, -3.1)]
     assert said[0].startswith("not distinguishable") and "nearer" not in said[1] and said[2].endswith("copying")
 
 

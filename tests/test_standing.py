@@ -12,7 +12,7 @@ from report_example import example
 from rich.console import Console
 
 from trilemma.data import Dataset
-from trilemma.evaluation import Metric, Protocol, Reference, evaluate
+from trilemma.evaluation import Number, Protocol, Reference, evaluate
 from trilemma.evaluation.reading import read
 from trilemma.evaluation.standing import leaders
 from trilemma.report.scores import Score
@@ -24,7 +24,7 @@ HIGHER = ("precision", "recall", "density", "coverage", "accuracy")
 def beside(name: str, value: float, error: float, floor: float, n: int = 2000, better: str | None = None) -> str:
     """What is said of a score with this error beside a floor with the same."""
     better = better or ("higher" if name in HIGHER else "none")
-    score = Metric(value, error, better=better, n=n)  # type: ignore[arg-type]
+    score = Number(value, error, better=better, n=n)  # type: ignore[arg-type]
     return read(name, score, replace(score, value=floor), None).reading
 
 
@@ -79,15 +79,15 @@ def test_fewer_images_earn_no_praise() -> None:
 
 def test_a_distance_is_alike_within_the_mildest_rung_alone() -> None:
     rungs = [{"text": "blur, 0.5", "metrics": {"frechet": {"value": 1.5}}}]
-    floor = Metric(1.0, 0.05, better="lower", n=300)
+    floor = Number(1.0, 0.05, better="lower", n=300)
     said = {e: read("frechet", replace(floor, value=1.1, error=e), floor, rungs).reading for e in (0.05, 0.5, 0.001)}
     assert said[0.05] == "as near as held-out real images, nearer than real images with blur 0.5"
     assert said[0.5] == "not distinguishable from held-out real images at N = 300"
     assert read("frechet", replace(floor, value=0.2), floor, rungs).reading.startswith("below held-out real images")
-    assert read("kid", Metric(0.0, 1e-4, better="lower", n=300), Metric(1e-5, 1e-4, n=300), None).reading == (
+    assert read("kid", Number(0.0, 1e-4, better="lower", n=300), Number(1e-5, 1e-4, n=300), None).reading == (
         "not distinguishable from held-out real images at N = 300"
     )
-    unknown = read("frechet", Metric(1.1, None, better="lower", n=300), floor, rungs).reading
+    unknown = read("frechet", Number(1.1, None, better="lower", n=300), floor, rungs).reading
     assert unknown == "nearer than real images with blur 0.5 (1.5)"
 
 

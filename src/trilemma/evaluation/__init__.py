@@ -7,15 +7,16 @@ beside those of distorted real images (its scale).
 from trilemma.evaluation.difference import Difference, differences, judge
 from trilemma.evaluation.ladder import draw as draw_ladder
 from trilemma.evaluation.measure import evaluate, real_scores
-from trilemma.evaluation.protocol import Metric, Protocol
+from trilemma.evaluation.protocol import Protocol
 from trilemma.evaluation.record import FORMAT, describe_data, describe_protocol
 from trilemma.evaluation.reference import Reference, subset
 from trilemma.evaluation.stream import Tell
+from trilemma.number import Number
 
 __all__ = [
     "FORMAT",
     "Difference",
-    "Metric",
+    "Number",
     "Protocol",
     "Reference",
     "Tell",

@@ -10,15 +10,15 @@ from trilemma.data import Dataset, load
 from trilemma.data.pairs import NAME
 from trilemma.evaluation.glossary import ENTRIES
 from trilemma.evaluation.labelled import trained_classifier
-from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.stream import Pool
 from trilemma.metrics.estimate import share_of
+from trilemma.number import Number
 
 KEYS = ("text_accuracy", "text_seen", "text_unseen")
 
 
-def text_metrics(sample: Pool, real: Reference, captioned: bool) -> dict[str, Metric]:
+def text_metrics(sample: Pool, real: Reference, captioned: bool) -> dict[str, Number]:
     """How many images show what their captions say: all of them, and those of pairs with and without training images.
 
     Args:
@@ -31,7 +31,7 @@ def text_metrics(sample: Pool, real: Reference, captioned: bool) -> dict[str, Me
     dataset, size = real.dataset, sample.images.shape[2:]
     if dataset.config.source != NAME or dataset.labels is None or size[1] % 2:
         why = f"undefined: only the captions of {NAME}, of an even width, can be checked by a digit classifier"
-        return {asked[0]: Metric(None, better="higher", note=why)}
+        return {asked[0]: Number(None, better="higher", note=why)}
     asked_for = real.held_out_indices[np.arange(len(sample.images)) % len(real.held_out_indices)]
     pairs = torch.from_numpy(dataset.labels[asked_for])
     shown = read_pairs(sample.images)
@@ -58,9 +58,9 @@ def seen(dataset: Dataset, pairs: Tensor) -> Tensor:
     return torch.isin(pairs, torch.from_numpy(np.unique(dataset.labels[dataset.train])))
 
 
-def _share(key: str, right: Tensor, told: str) -> Metric:
+def _share(key: str, right: Tensor, told: str) -> Number:
     found = share_of(float(right.sum()), len(right))
-    return Metric(found.value, found.error, "", "higher", len(right), None, ENTRIES[key].meaning, protocol=told)
+    return Number(found.value, found.error, "", "higher", len(right), None, ENTRIES[key].meaning, protocol=told)
 
 
 def _percent(flags: Tensor) -> str:

@@ -14,7 +14,6 @@ from torch import Tensor
 from trilemma.data import Dataset
 from trilemma.data.decoded import cache_folder, written_atomically
 from trilemma.evaluation.glossary import ENTRIES
-from trilemma.evaluation.protocol import Better, Metric
 from trilemma.evaluation.reference import Reference, content_key, display
 from trilemma.evaluation.scores import fidelity
 from trilemma.evaluation.stream import Pool, Tell
@@ -25,6 +24,7 @@ from trilemma.metrics import (
     mode_coverage,
     train_classifier,
 )
+from trilemma.number import Better, Number
 
 MOST_TRAINING = 60_000
 """Images that a classifier is trained on, at most."""
@@ -34,7 +34,7 @@ BETTER: dict[str, Better] = {"accuracy": "higher", "modes": "higher", "mode_kl":
 
 def label_metrics(
     sample: Pool, labels: Tensor | None, real: Reference, tell: Tell | None = None, held_out: bool = False
-) -> tuple[dict[str, Metric], dict[str, Any]]:
+) -> tuple[dict[str, Number], dict[str, Any]]:
     """All asked-for numbers that need labels, and the scores of each class.
 
     Args:
@@ -42,7 +42,7 @@ def label_metrics(
         labels: int64 [n], the class of each image that was asked for; None where nobody asked.
         held_out: the sample are held-out real images: the floor.
     """
-    metrics: dict[str, Metric] = {}
+    metrics: dict[str, Number] = {}
     per_class: dict[str, Any] = {}
     protocol, names = real.protocol, real.dataset.class_names
     asked = [key for key in (*BETTER, "per_class") if protocol.wants(key)]
@@ -50,10 +50,10 @@ def label_metrics(
         return metrics, per_class
     if real.dataset.vector:
         why = "undefined, because these are vectors: its classifier looks at images"
-        return metrics | {k: Metric(None, better=b, note=why) for k, b in BETTER.items() if k in asked}, per_class
+        return metrics | {k: Number(None, better=b, note=why) for k, b in BETTER.items() if k in asked}, per_class
     if real.dataset.labels is None:
         why = f"{real.dataset.name} has no labels"
-        return metrics | {k: Metric(None, better=b, note=why) for k, b in BETTER.items() if k in asked}, per_class
+        return metrics | {k: Number(None, better=b, note=why) for k, b in BETTER.items() if k in asked}, per_class
     if tell:
         tell("classifier", 0, 1)
     classifier = trained_classifier(real.dataset)
@@ -93,24 +93,24 @@ def trained_classifier(dataset: Dataset) -> Classifier:
     return classifier
 
 
-def mode_metrics(seen: Tensor, classes: int, law: Tensor | None, how: str) -> dict[str, Metric]:
+def mode_metrics(seen: Tensor, classes: int, law: Tensor | None, how: str) -> dict[str, Number]:
     """``modes`` and ``mode_kl`` of images of the classes ``seen``; ``law`` as in `mode_coverage`, ``how`` in words."""
     try:
         found = mode_coverage(seen, classes, law)
     except ValueError as problem:
         return {
-            key: Metric(None, better=BETTER[key], n=len(seen), flag=f"refused: {problem}")
+            key: Number(None, better=BETTER[key], n=len(seen), flag=f"refused: {problem}")
             for key in ("modes", "mode_kl")
         }
     beside = f"; a perfect sampler reaches {found.expected_covered:.4g} of {classes} at this N"
     kl = f"; a perfect sampler has {found.expected_kl:.2g} at this N"
     error = round(found.covered_error, 1) or None  # a count: less than 0.05 is no error
     return {
-        "modes": Metric(
+        "modes": Number(
             float(found.covered), error, f"of {classes}", "higher", len(seen), None,
             ENTRIES["modes"].meaning, protocol=how + beside,
         ),
-        "mode_kl": Metric(
+        "mode_kl": Number(
             found.kl, found.kl_error, "nats", "lower", len(seen), None, ENTRIES["mode_kl"].meaning, protocol=how + kl
         ),
     }  # fmt: skip
@@ -118,14 +118,14 @@ def mode_metrics(seen: Tensor, classes: int, law: Tensor | None, how: str) -> di
 
 def _asked(
     key: str, sample: Pool, labels: Tensor | None, real: Reference, classifier: Classifier, how: str, held_out: bool
-) -> Metric:
+) -> Number:
     """Accuracy and CAS, which need to know what was asked for."""
     meaning = ENTRIES[key].meaning
     if labels is None:
-        return Metric(None, better="higher", n=0, note="nobody asked for classes")
+        return Number(None, better="higher", n=0, note="nobody asked for classes")
     if key == "accuracy":
         found = conditional_accuracy(sample.images, labels, classifier)
-        return Metric(found.value, found.error, "", "higher", len(labels), None, meaning, protocol=how)
+        return Number(found.value, found.error, "", "higher", len(labels), None, meaning, protocol=how)
     images = sample.images
     if held_out:  # the floor: trained on as many real training images, tested on the same held-out ones
         chosen = real.train_indices[: len(images)]
@@ -135,7 +135,7 @@ def _asked(
     assert test_labels is not None and labels is not None
     value, error = _cached_score(images, labels, real, test, test_labels)
     told = f"trained on {len(images):,} images, tested on {len(test):,} held-out ones"
-    return Metric(value, error, "", "higher", len(images), None, meaning, protocol=told)
+    return Number(value, error, "", "higher", len(images), None, meaning, protocol=told)
 
 
 def _cached_score(

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from trilemma.data.decoded import cache_folder, written_atomically
 from trilemma.evaluation.glossary import choose
-from trilemma.evaluation.protocol import Metric, Protocol
+from trilemma.evaluation.protocol import Protocol
 from trilemma.evaluation.reference import Reference, content_key
 from trilemma.evaluation.scores import CHEAP_DIMS, LEAST_FLOOR, RELATIVE, fidelity
 from trilemma.evaluation.stream import Supply, Tell, pool
 from trilemma.images import grid, save_png
 from trilemma.metrics import Distortion, distortions
+from trilemma.number import Number
 from trilemma.parallel import Ranks
 
 VERSION = 2  # of the cache; raise it when the same images would give other rungs
@@ -66,7 +67,7 @@ def climb(real: Reference, where: Ranks, tell: Tell | None = None) -> list[dict[
     return list(rungs)
 
 
-def distrust(rungs: Sequence[Mapping[str, Any]] | None, floor: Mapping[str, Metric]) -> list[str]:
+def distrust(rungs: Sequence[Mapping[str, Any]] | None, floor: Mapping[str, Number]) -> list[str]:
     """Why fidelity and coverage cannot be trusted on these data in these features; empty where they can.
 
     Fidelity must not rise from one strength of a damage to the next, nor coverage from one share of dropped classes
@@ -141,7 +142,7 @@ def _supply(images: Tensor, distortion: Distortion) -> Supply:
     return Supply(len(images), shape, lambda start, stop: distortion.apply(images[start:stop]))
 
 
-def relative(rungs: Sequence[dict[str, Any]] | None, floor: Mapping[str, Metric]) -> list[dict[str, Any]]:
+def relative(rungs: Sequence[dict[str, Any]] | None, floor: Mapping[str, Number]) -> list[dict[str, Any]]:
     """The rungs with the scores that are stated relative to held-out images divided by theirs."""
     found = []
     for rung in rungs or ():

@@ -14,12 +14,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.reference import Indices, Reference, subset
 from trilemma.evaluation.stream import Tell
 from trilemma.evaluation.subject import Subject
 from trilemma.families.diffusion import Denoising
 from trilemma.metrics.estimate import mean_of
+from trilemma.number import Number
 from trilemma.queries.diffusion_likelihood import flow_likelihood
 from trilemma.queries.likelihood import Answer, calibrate, log_likelihood
 
@@ -31,7 +31,7 @@ TOLERANCE = 1e-3
 """Of its solver, per unit of a value and per nat of a value's density; on MNIST 1e-4 moves the mean by 5e-5 bits."""
 
 
-Scored = tuple[Metric, list[float]]
+Scored = tuple[Number, list[float]]
 """Bits per dimension of held-out images: the number, and that of each image; none where it is not known."""
 
 
@@ -108,15 +108,15 @@ def _scored(
     run, protocol, dataset = subject.run, real.protocol, real.dataset
     assert run is not None
     if not len(indices) or not protocol.likelihood_n:
-        return Metric(None, unit="bits/dim", better="lower", note="not asked for (likelihood_n is 0)"), []
+        return Number(None, unit="bits/dim", better="lower", note="not asked for (likelihood_n is 0)"), []
     given = run.conditions(dataset, indices)
     told = "" if given is None else f" given its {'caption' if run.config.spec.vocabulary else 'class'}"
     answer = ask(dataset.batch(indices), given)
     if answer.mean is None or answer.bits is None:
-        return Metric(None, unit="bits/dim", better="lower", kind=answer.kind, note=answer.reason), []
+        return Number(None, unit="bits/dim", better="lower", kind=answer.kind, note=answer.reason), []
     mean, error = answer.mean
     finite, what = math.isfinite(mean), "vector, a density" if dataset.vector else "image"
-    metric = Metric(
+    metric = Number(
         mean if finite else None,
         error if math.isfinite(error) else None,
         "bits/dim",

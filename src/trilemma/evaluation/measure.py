@@ -27,7 +27,7 @@ from trilemma.evaluation.likelihood import Scored, calibrated_for, flow_metric, 
 from trilemma.evaluation.memorisation import Memory, memory
 from trilemma.evaluation.misuse import identical_images, trained_on_held_out
 from trilemma.evaluation.mixtures import density_gap, mixture_floor, mixture_scores
-from trilemma.evaluation.protocol import Metric, Protocol
+from trilemma.evaluation.protocol import Protocol
 from trilemma.evaluation.reading import read
 from trilemma.evaluation.record import describe
 from trilemma.evaluation.reference import Reference
@@ -39,6 +39,7 @@ from trilemma.evaluation.subject import Subject, image_subject, run_subject, sam
 from trilemma.evaluation.sweeps import kept, weights_digest
 from trilemma.files import write_json
 from trilemma.metrics import Features
+from trilemma.number import Number
 from trilemma.parallel import Ranks, ranks
 from trilemma.run import Run, is_run
 
@@ -69,7 +70,7 @@ def evaluate(
         tell: told of the progress.
 
     Returns:
-        A record of plain values: ``subject``, ``protocol``, ``metrics`` and ``floor`` (name → `Metric` as a
+        A record of plain values: ``subject``, ``protocol``, ``metrics`` and ``floor`` (name → `Number` as a
         dictionary), ``flags``, ``memorisation``, ``spectrum``, ``ladder``, ``per_class``, ``latent`` and the names of
         its ``pictures``. Under torchrun the work is shared and every process returns the same.
 
@@ -154,10 +155,10 @@ def _evaluate(
             what="samples and their features" if subject.run else "features",
         )
     # What the processes share comes first; what is left is the first one's.
-    metrics: dict[str, Metric] = {}
+    metrics: dict[str, Number] = {}
     per_image: dict[str, list[float]] = {}
     calibrated_for(subject, real)
-    likelihood: Scored = (Metric(None), [])
+    likelihood: Scored = (Number(None), [])
     if subject.run and protocol.wants("bits_per_dim", "density_kl"):
         likelihood = _once(unfinished, "likelihood", where, lambda: likelihood_metric(subject, real, device, tell))
         metrics |= density_gap("density_kl", *likelihood, real)
@@ -215,15 +216,15 @@ def _unfinished(subject: Subject, real: Reference, place: Path | None) -> Path |
 
 
 def _once(
-    folder: Path | None, name: str, where: Ranks, measure: Callable[[], tuple[Metric, list[float]]]
-) -> tuple[Metric, list[float]]:
+    folder: Path | None, name: str, where: Ranks, measure: Callable[[], tuple[Number, list[float]]]
+) -> tuple[Number, list[float]]:
     """A number and its parts, from the folder of an unfinished evaluation if they are there."""
     known = None
     if folder and where.first:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-            known = Metric(**record["metric"]), [float(value) for value in record["parts"]]
-    agreed: tuple[Metric, list[float]] | None = where.agree(known)
+            known = Number(**record["metric"]), [float(value) for value in record["parts"]]
+    agreed: tuple[Number, list[float]] | None = where.agree(known)
     if agreed is not None:
         return agreed
     found = measure()
@@ -237,7 +238,7 @@ def _judge(
     subject: Subject,
     sample: Pool | None,
     hashes: np.ndarray[Any, Any] | None,
-    shared: dict[str, Metric],
+    shared: dict[str, Number],
     real: Reference,
     rungs: list[dict[str, Any]] | None,
     device: str,
@@ -245,7 +246,7 @@ def _judge(
 ) -> tuple[dict[str, Any], Memory | None]:
     """Everything that one process does with the gathered features and images: the record, and what it found copied."""
     flags = list(subject.flags)
-    metrics: dict[str, Metric] = {}
+    metrics: dict[str, Number] = {}
     extra: dict[str, Any] = {}
     remembered: Memory | None = None
     if sample is not None and hashes is not None:
@@ -286,13 +287,13 @@ def _judge(
     return record | {"flags": flags, "ladder": rungs, "scale": scale} | extra, remembered
 
 
-def real_scores(real: Reference) -> dict[str, Metric]:
+def real_scores(real: Reference) -> dict[str, Number]:
     """The floor: held-out real images, scored by the same functions. Computed once for each reference."""
     floor = _raw_floor(real)
     return relative(floor, floor)
 
 
-def _raw_floor(real: Reference) -> dict[str, Metric]:
+def _raw_floor(real: Reference) -> dict[str, Number]:
     """The same before what is relative is divided by itself."""
     if "floor" not in real.memo:
         floor = fidelity(real.held_out, real.train, real.network, real.protocol, real.against)
@@ -305,5 +306,5 @@ def _raw_floor(real: Reference) -> dict[str, Metric]:
         floor |= mixture_floor(real)
         floor |= stacked_floor(real)
         real.memo["floor"] = floor
-    found: dict[str, Metric] = real.memo["floor"]
+    found: dict[str, Number] = real.memo["floor"]
     return found

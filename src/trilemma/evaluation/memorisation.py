@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trilemma.evaluation.glossary import ENTRIES
-from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.reference import Reference, display
 from trilemma.evaluation.scores import attempt
 from trilemma.evaluation.stream import Pool
@@ -29,6 +28,7 @@ from trilemma.metrics import (
     verdict,
 )
 from trilemma.metrics.estimate import Estimate, share_of
+from trilemma.number import Number
 
 SIDE = 32
 """Pixels are compared at this size at most; a copy stays a copy when both are averaged down."""
@@ -62,7 +62,7 @@ class Memory:
             of the data set.
     """
 
-    metrics: dict[str, Metric]
+    metrics: dict[str, Number]
     record: dict[str, Any] = field(default_factory=dict)
     pairs: dict[str, list[Closest]] = field(default_factory=dict)
 
@@ -75,7 +75,7 @@ def memory(sample: Pool, real: Reference, held_out: bool = False) -> Memory:
     """
     protocol, n = real.protocol, len(sample.features)
     how = f"{real.network.name} features, {n:,} images against {real.against}"
-    metrics: dict[str, Metric] = {}
+    metrics: dict[str, Number] = {}
     if protocol.wants("authpct"):
         metrics["authpct"] = attempt(
             lambda: authpct(sample.features, real.train.features), "authpct", "none", n, how, unit="%"
@@ -143,12 +143,12 @@ def real_nearness(real: Reference, space: str) -> Nearness:
     return found
 
 
-def _verdict(sample: Pool, by_pixels: Nearness, real: Reference, metrics: dict[str, Metric]) -> Memory:
+def _verdict(sample: Pool, by_pixels: Nearness, real: Reference, metrics: dict[str, Number]) -> Memory:
     n, protocol = len(by_pixels.distance), real.protocol
     try:
         found = _by_pixels_and_features(sample, by_pixels, real)
     except ValueError as problem:
-        metrics["memorised"] = Metric(None, better="lower", n=n, flag=f"refused: {problem}")
+        metrics["memorised"] = Number(None, better="lower", n=n, flag=f"refused: {problem}")
         return Memory(metrics)
     # Two looks at the same question: the smaller p-value is doubled.
     space = min(found, key=lambda key: found[key].p_value)
@@ -156,7 +156,7 @@ def _verdict(sample: Pool, by_pixels: Nearness, real: Reference, metrics: dict[s
     best, train = found[space], train_pixels(real)
     error = share_of(best.share * n, n).error
     flag = f"p = {p_value:.2g}: {best.text}, by {space}" if p_value < 0.01 else None
-    metrics["memorised"] = Metric(
+    metrics["memorised"] = Number(
         best.share if p_value < 0.05 else 0.0, error, "", "lower", n, None,
         f"{ENTRIES['memorised'].meaning} Here by {space}, p = {p_value:.2g}", flag,
         f"pixels against {len(train):,} training images and {real.network.name} features against "
@@ -284,7 +284,7 @@ def in_spreads(rows: Tensor, real: Reference) -> Tensor:
     return rows / torch.tensor(real.dataset.spec().scale) if real.dataset.vector else rows
 
 
-def _median_distance(near: Nearness, train: Tensor) -> Metric:
+def _median_distance(near: Nearness, train: Tensor) -> Number:
     """Median distance to the nearest of all training images, and its error by the order statistics around it."""
     unit = "spreads" if train.is_floating_point() else "grey levels"
     things = "vectors" if train.is_floating_point() else "images"
@@ -292,7 +292,7 @@ def _median_distance(near: Nearness, train: Tensor) -> Metric:
     n = len(ordered)
     reach = math.sqrt(n) / 2  # one standard error of a median, in ranks
     low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach))
-    return Metric(
+    return Number(
         float(ordered.median()), float(ordered[high] - ordered[low]) / 2, unit, "none", n, None,
         ENTRIES["nearest_training"].meaning,
         protocol=f"root mean square over {'values' if unit == 'spreads' else 'pixels'}, {n:,} {things} against "

@@ -12,12 +12,12 @@ from torch import Tensor
 from trilemma.data import Dataset
 from trilemma.data.mixtures import MIXTURES, Law
 from trilemma.evaluation.glossary import ENTRIES
-from trilemma.evaluation.protocol import Better, Metric
 from trilemma.evaluation.reference import Reference, subset
 from trilemma.evaluation.stream import Pool
 from trilemma.evaluation.subject import Subject
 from trilemma.metrics.mixture import Mixture
 from trilemma.metrics.spots import NEAR, spots
+from trilemma.number import Better, Number
 from trilemma.sampling import sample
 
 PUBLISHED = 2500
@@ -33,7 +33,7 @@ def law_of(dataset: Dataset) -> Law | None:
 
 def mixture_scores(
     subject: Subject, drawn: Pool, real: Reference, options: Any | None, device: str
-) -> dict[str, Metric]:
+) -> dict[str, Number]:
     """Modes found, share of high-quality samples and reverse KL of a subject; of `PUBLISHED` samples where it draws."""
     law, protocol = law_of(real.dataset), real.protocol
     if not protocol.wants(*KEYS):
@@ -41,14 +41,14 @@ def mixture_scores(
     if law is None:
         named = set(protocol.metrics.replace("-", "_").split(","))
         why = f"undefined, because the law of {real.dataset.name} is not known: it is that of ring and grid"
-        return {key: Metric(None, better=better, note=why) for key, better in KEYS.items() if key in named}
+        return {key: Number(None, better=better, note=why) for key, better in KEYS.items() if key in named}
     points = drawn.images
     if subject.model is not None and len(points) < PUBLISHED:
         points = sample(subject.model, PUBLISHED, seed=protocol.seed, options=options, device=device).images
     return judged(points[:PUBLISHED], law, real)
 
 
-def judged(points: Tensor, law: Law, real: Reference) -> dict[str, Metric]:
+def judged(points: Tensor, law: Law, real: Reference) -> dict[str, Number]:
     """The scores of points [N, 2]."""
     found, n = spots(points, torch.from_numpy(law.means), law.sigma), len(points)
     modes = found.frequencies
@@ -63,7 +63,7 @@ def judged(points: Tensor, law: Law, real: Reference) -> dict[str, Metric]:
         "mixture_kl": f"{n:,} samples; a perfect sampler has {modes.expected_kl:.2g} at this N",
     }
     return {
-        key: Metric(value, error, unit, KEYS[key], n, None, ENTRIES[key].meaning, None, beside[key])
+        key: Number(value, error, unit, KEYS[key], n, None, ENTRIES[key].meaning, None, beside[key])
         for key, (value, error, unit) in values.items()
         if real.protocol.wants(key)
     }
@@ -82,23 +82,23 @@ def _scored(real: Reference) -> Tensor:
     return real.dataset.batch(subset(real.dataset.test, real.protocol.likelihood_n, real.protocol.seed))
 
 
-def density_gap(key: str, answer: Metric, bits: Sequence[float], real: Reference) -> dict[str, Metric]:
+def density_gap(key: str, answer: Number, bits: Sequence[float], real: Reference) -> dict[str, Number]:
     """KL(real ‖ model) in nats: how far the model's log p of held-out points is below the true one, pair by pair."""
     law = law_of(real.dataset)
     if law is None or not real.protocol.wants(key):
         return {}
     if not bits:
-        return {key: Metric(None, better="lower", kind=answer.kind, note=answer.note)}
+        return {key: Number(None, better="lower", kind=answer.kind, note=answer.note)}
     points = _scored(real)
     gap = true_nats(law, points) + torch.tensor(bits, dtype=torch.float64) * (points.shape[1] * math.log(2))
     error = float(gap.std()) / math.sqrt(len(gap)) if len(gap) > 1 else None
     how = f"{len(gap):,} held-out points; {answer.note}"
     return {
-        key: Metric(float(gap.mean()), error, "nats", "lower", len(gap), answer.kind, ENTRIES[key].meaning, None, how)
+        key: Number(float(gap.mean()), error, "nats", "lower", len(gap), answer.kind, ENTRIES[key].meaning, None, how)
     }
 
 
-def mixture_floor(real: Reference) -> dict[str, Metric]:
+def mixture_floor(real: Reference) -> dict[str, Number]:
     """The same of held-out points, and the true density of those that models are asked for."""
     law = law_of(real.dataset)
     if law is None:
@@ -109,6 +109,6 @@ def mixture_floor(real: Reference) -> dict[str, Metric]:
         bits = -true_nats(law, points) / (points.shape[1] * math.log(2))
         error = float(bits.std()) / math.sqrt(len(bits))
         note = "of the mixture itself: the least that any model can have"
-        least = Metric(float(bits.mean()), error, "bits/dim", "lower", len(bits), "exact", note)
+        least = Number(float(bits.mean()), error, "bits/dim", "lower", len(bits), "exact", note)
         floor |= {"bits_per_dim": least, "ode_bits_per_dim": least}
     return floor

@@ -1,4 +1,4 @@
-"""What a number is, and how it was made: the two records that travel with every score."""
+"""How an evaluation is done: the record that travels with its numbers."""
 
 from __future__ import annotations
 
@@ -11,37 +11,6 @@ import torch
 from trilemma.evaluation.glossary import OFFICIAL, choose
 from trilemma.machine import processor
 from trilemma.validate import MOST_IMAGES
-
-Better = Literal["lower", "higher", "none"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number with what is needed to read it.
-
-    Attributes:
-        value: the number, or None (then ``note`` or ``flag`` says why).
-        error: one standard error over images, or None where there is no estimate of it.
-        unit: in words, empty for a pure number.
-        better: which way is better.
-        n: images it was computed from.
-        kind: of a likelihood: ``exact``, ``bound``, ``estimate`` or ``undefined``.
-        note: what it says, in one clause.
-        flag: a reason to distrust it.
-        protocol: how it was made: features with their preprocessing, and against what.
-        reading: the value in plain words, where there is a scale to read it on.
-    """
-
-    value: float | None
-    error: float | None = None
-    unit: str = ""
-    better: Better = "none"
-    n: int = 0
-    kind: str | None = None
-    note: str = ""
-    flag: str | None = None
-    protocol: str = ""
-    reading: str = ""
 
 
 @dataclass(frozen=True)

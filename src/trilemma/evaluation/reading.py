@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.standing import MARGIN, place
+from trilemma.number import Number
 
 WITHIN = f"to within {100 * MARGIN:.0f} %"
 
@@ -30,7 +30,7 @@ BEYOND = {
 """How a score comes to be better than that of real images."""
 
 
-def read(name: str, metric: Metric, floor: Metric | None, rungs: Sequence[dict[str, Any]] | None) -> Metric:
+def read(name: str, metric: Number, floor: Number | None, rungs: Sequence[dict[str, Any]] | None) -> Number:
     """The metric with its value in plain words, where there is something to compare it with.
 
     Args:
@@ -55,12 +55,12 @@ def read(name: str, metric: Metric, floor: Metric | None, rungs: Sequence[dict[s
     return metric
 
 
-def _unclear(metric: Metric, what: str = "held-out real images") -> str:
+def _unclear(metric: Number, what: str = "held-out real images") -> str:
     """What is said where neither a difference nor its absence was shown."""
     return f"not distinguishable from {what} at {f'N = {metric.n:,}' if metric.n else 'this N'}"
 
 
-def _sharp(metric: Metric, floor: Metric) -> str:
+def _sharp(metric: Number, floor: Number) -> str:
     where = place(metric, floor)
     if where == "alike":
         return f"as sharp as held-out real images, {WITHIN}"
@@ -72,7 +72,7 @@ def _sharp(metric: Metric, floor: Metric) -> str:
     return f"blurred: {share}" if where == "worse" else f"noise that real images have not: {share}"
 
 
-def _short(metric: Metric, floor: Metric) -> str:
+def _short(metric: Number, floor: Number) -> str:
     where = place(metric, floor, BITS)
     if where == "alike":
         return f"as short as the data's own law allows, to within {BITS:g} bits/dim"
@@ -81,7 +81,7 @@ def _short(metric: Metric, floor: Metric) -> str:
     return _unclear(metric, "what the data's own law allows") if where == "unclear" else ""
 
 
-def _share(name: str, metric: Metric, floor: Metric) -> str:
+def _share(name: str, metric: Number, floor: Number) -> str:
     where = place(metric, floor)
     if where == "alike":
         return f"as good as held-out real images, {WITHIN}"
@@ -93,7 +93,7 @@ def _share(name: str, metric: Metric, floor: Metric) -> str:
     return f"{100 * (metric.value or 0.0) / real:.0f} % of what held-out real images reach" if real > 0 else ""
 
 
-def _near(name: str, metric: Metric, floor: Metric, rungs: Sequence[dict[str, Any]] | None) -> str:
+def _near(name: str, metric: Number, floor: Number, rungs: Sequence[dict[str, Any]] | None) -> str:
     real = floor.value or 0.0
     worse = [(value - real, text) for value, text in _known(name, rungs) if value > real]
     margin, least = worse[0] if worse else (None, "")
@@ -130,7 +130,7 @@ def _rung(value: float, text: str) -> str:
 ABOUT_COPIES = ("memorised", "authpct", "c_t", "train_closer", "nearest_training")
 
 
-def _copies(name: str, metric: Metric, floor: Metric | None) -> str:
+def _copies(name: str, metric: Number, floor: Number | None) -> str:
     value, error = metric.value or 0.0, metric.error or 0.0
     if name == "memorised":
         if value > 0:

@@ -11,9 +11,10 @@ import torch
 
 from trilemma import __version__
 from trilemma.data import Dataset
-from trilemma.evaluation.protocol import Metric, hardware
+from trilemma.evaluation.protocol import hardware
 from trilemma.evaluation.reference import Reference
 from trilemma.machine import quicker
+from trilemma.number import Number
 from trilemma.parallel import find_device
 
 FORMAT = 3
@@ -23,8 +24,8 @@ mutual nearness, and says whether the scale can be trusted."""
 
 def describe(
     subject: Mapping[str, Any],
-    metrics: Mapping[str, Metric],
-    floor: Mapping[str, Metric],
+    metrics: Mapping[str, Number],
+    floor: Mapping[str, Number],
     real: Reference,
     device: str,
 ) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def describe(
     }
 
 
-def plain(metrics: Mapping[str, Metric]) -> dict[str, Any]:
+def plain(metrics: Mapping[str, Number]) -> dict[str, Any]:
     """Metrics as dictionaries."""
     return {name: asdict(metric) for name, metric in metrics.items()}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from trilemma.evaluation.glossary import ENTRIES, OFFICIAL
-from trilemma.evaluation.protocol import Better, Metric, Protocol
+from trilemma.evaluation.protocol import Protocol
 from trilemma.evaluation.reference import Reference, display
 from trilemma.evaluation.stream import Pool
 from trilemma.metrics import (
@@ -22,6 +22,7 @@ from trilemma.metrics import (
     mutual_nearness,
     passed,
 )
+from trilemma.number import Better, Number
 from trilemma.parallel import find_device
 
 BETTER: dict[str, Better] = {
@@ -47,7 +48,7 @@ CHEAP_DIMS = 512
 
 def fidelity(
     sample: Pool, train: Pool, network: Features, protocol: Protocol, against: str, subsets: int = 100
-) -> dict[str, Metric]:
+) -> dict[str, Number]:
     """All asked-for scores of a sample against training images, in the features of both.
 
     Args:
@@ -66,7 +67,7 @@ def fidelity(
             if sample.constant
             else "all training images have the same features"
         )
-        return {names[key]: Metric(None, better=BETTER[key], n=sample.n, flag=flag) for key in wanted}
+        return {names[key]: Number(None, better=BETTER[key], n=sample.n, flag=flag) for key in wanted}
     distances = _distances(sample, train, protocol, network.dims, wanted, subsets)
     found = {names[key]: metric for key, metric in distances.items()}
     found |= _neighbourhoods(sample, train, protocol, wanted)
@@ -74,7 +75,7 @@ def fidelity(
     return {name: _told(metric, how) for name, metric in found.items()}
 
 
-def two_sample(sample: Pool, real: Reference, device: str) -> Metric:
+def two_sample(sample: Pool, real: Reference, device: str) -> Number:
     """How often a classifier takes samples for real images."""
     rows = real.train_indices[: len(sample.images)]
     train = display(real.dataset, rows)
@@ -85,7 +86,7 @@ def two_sample(sample: Pool, real: Reference, device: str) -> Metric:
     )  # fmt: skip
 
 
-def relative(metrics: Mapping[str, Metric], floor: Mapping[str, Metric]) -> dict[str, Metric]:
+def relative(metrics: Mapping[str, Number], floor: Mapping[str, Number]) -> dict[str, Number]:
     """The metrics with those of `RELATIVE` divided by the same of held-out images, as `fidelity` gave both."""
     found = dict(metrics)
     for key in RELATIVE:
@@ -114,17 +115,17 @@ def json_name(key: str, features: str) -> str:
     return OFFICIAL.get(key, key) if features.startswith("inception-2015-12-05/") else key
 
 
-def _told(metric: Metric, how: str) -> Metric:
-    return Metric(**(vars(metric) | {"protocol": f"{how}{metric.protocol}"}))
+def _told(metric: Number, how: str) -> Number:
+    return Number(**(vars(metric) | {"protocol": f"{how}{metric.protocol}"}))
 
 
 def _distances(
     sample: Pool, train: Pool, protocol: Protocol, dims: int, wanted: Sequence[str], subsets: int
-) -> dict[str, Metric]:
+) -> dict[str, Number]:
     found = {}
     if "frechet" in wanted:
         estimate = frechet(sample, train, dims)
-        found["frechet"] = Metric(
+        found["frechet"] = Number(
             estimate.value if estimate else None, estimate.error if estimate else None, "", "lower", sample.n, None,
             ENTRIES["frechet"].meaning, frechet_flag(min(sample.n, train.n), dims),
         )  # fmt: skip
@@ -163,16 +164,16 @@ def attempt(
     how: str,
     unit: str = "",
     flag: Callable[[Estimate], str | None] = lambda estimate: None,
-) -> Metric:
+) -> Number:
     """A metric, or the reason why there is none: an evaluation does not stop at a model that has collapsed."""
     try:
         found = measure()
     except ValueError as error:
-        return Metric(None, None, unit, better, n, None, ENTRIES[key].meaning, f"refused: {error}", how)
-    return Metric(found.value, found.error, unit, better, n, None, ENTRIES[key].meaning, flag(found), how)
+        return Number(None, None, unit, better, n, None, ENTRIES[key].meaning, f"refused: {error}", how)
+    return Number(found.value, found.error, unit, better, n, None, ENTRIES[key].meaning, flag(found), how)
 
 
-def _neighbourhoods(sample: Pool, train: Pool, protocol: Protocol, wanted: Sequence[str]) -> dict[str, Metric]:
+def _neighbourhoods(sample: Pool, train: Pool, protocol: Protocol, wanted: Sequence[str]) -> dict[str, Number]:
     asked = [key for key in (*RELATIVE, "precision", "recall", "density", "coverage") if key in wanted]
     if not asked:
         return {}
@@ -181,7 +182,7 @@ def _neighbourhoods(sample: Pool, train: Pool, protocol: Protocol, wanted: Seque
     reference = min(len(train.features), max(protocol.n, protocol.k + 1))
     if n <= protocol.k or reference <= protocol.k:
         flag = f"refused: {min(n, reference)} images have no {protocol.k}-th neighbour"
-        return {key: Metric(None, better="higher", n=n, flag=flag) for key in asked}
+        return {key: Number(None, better="higher", n=n, flag=flag) for key in asked}
     real, how = train.features[:reference], f"; k = {protocol.k}, {reference:,} of them"
     found = {}
     if set(RELATIVE) & set(asked):
@@ -191,12 +192,12 @@ def _neighbourhoods(sample: Pool, train: Pool, protocol: Protocol, wanted: Seque
             "mutual_coverage": (mutual.coverage, mutual.coverage_error),
         }
         for key, (value, error) in shares.items():
-            found[key] = Metric(value, error, "", "higher", n, None, ENTRIES[key].meaning, None, how)
+            found[key] = Number(value, error, "", "higher", n, None, ENTRIES[key].meaning, None, how)
     classical = [key for key in asked if key not in RELATIVE]
     if not classical:
         return {key: found[key] for key in asked}
     scores = manifold_scores(real, sample.features, protocol.k)
     for key in classical:
         value, error = getattr(scores, key), getattr(scores.error, key)
-        found[key] = Metric(value, error, "", "higher", n, None, ENTRIES[key].meaning, None, how)
+        found[key] = Number(value, error, "", "higher", n, None, ENTRIES[key].meaning, None, how)
     return {key: found[key] for key in asked}

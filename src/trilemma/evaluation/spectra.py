@@ -6,16 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.reference import Reference, display
 from trilemma.evaluation.scores import attempt
 from trilemma.metrics.spectrum import Spectrum, power_spectrum, sharpness_estimate
+from trilemma.number import Number
 
 MOST = 2000
 """Images of each kind, at most: a mean power needs no more."""
 
 
-def spectra(images: Tensor, real: Reference) -> tuple[dict[str, Metric], dict[str, Any]]:
+def spectra(images: Tensor, real: Reference) -> tuple[dict[str, Number], dict[str, Any]]:
     """The share of fine detail that images keep, and both spectra as plain values for the report.
 
     Args:
@@ -23,7 +23,7 @@ def spectra(images: Tensor, real: Reference) -> tuple[dict[str, Metric], dict[st
         real: whose training images are the measure.
     """
     if real.dataset.vector:
-        return {"fine_detail": Metric(None, note="undefined, because these are vectors: they have no frequencies")}, {}
+        return {"fine_detail": Number(None, note="undefined, because these are vectors: they have no frequencies")}, {}
     shown, count = images[:MOST], min(MOST, len(real.train_indices))
     metric = attempt(
         lambda: sharpness_estimate(shown, _real(real)), "fine_detail", "none", len(shown),

@@ -13,11 +13,11 @@ from trilemma.data import load
 from trilemma.data.decoded import cache_folder, written_atomically
 from trilemma.data.stacked import is_stacked
 from trilemma.evaluation.labelled import mode_metrics, trained_classifier
-from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.reference import Reference, content_key, subset, supply
 from trilemma.evaluation.stream import UNIT, Supply, Tell
 from trilemma.evaluation.subject import Subject, drawn_from
 from trilemma.metrics import Classifier, stacked_labels
+from trilemma.number import Number
 from trilemma.parallel import Ranks
 
 KEYS = ("stacked_modes", "stacked_kl")
@@ -31,7 +31,7 @@ def wants_stacked(real: Reference) -> bool:
 
 def stacked_metrics(
     subject: Subject, real: Reference, options: Any | None, where: Ranks, tell: Tell | None = None
-) -> dict[str, Metric]:
+) -> dict[str, Number]:
     """Modes and KL of a run's first ``modes_n`` samples, or of the images that there are; on every process."""
     if not wants_stacked(real):
         return {}
@@ -45,7 +45,7 @@ def stacked_metrics(
     return _metrics(_seen(drawn, classifier, where, tell))
 
 
-def stacked_floor(real: Reference) -> dict[str, Metric]:
+def stacked_floor(real: Reference) -> dict[str, Number]:
     """The same of as many held-out stacks, kept in the cache by content."""
     if not wants_stacked(real):
         return {}
@@ -88,13 +88,13 @@ def _seen(images: Supply, classifier: Classifier, where: Ranks, tell: Tell | Non
     return torch.cat([found[start] for start in sorted(found)])
 
 
-def _metrics(seen: Tensor) -> dict[str, Metric]:
+def _metrics(seen: Tensor) -> dict[str, Number]:
     how = f"an MNIST classifier on each channel; {len(seen):,} images"
     found = mode_metrics(seen, 1000, None, how)
     return {f"stacked_{key.removeprefix('mode_')}": metric for key, metric in found.items()}
 
 
-def _undefined() -> dict[str, Metric]:
+def _undefined() -> dict[str, Number]:
     return {
-        key: Metric(None, note="undefined, because stacked MNIST has three channels and these have not") for key in KEYS
+        key: Number(None, note="undefined, because stacked MNIST has three channels and these have not") for key in KEYS
     }

@@ -28,7 +28,7 @@ Place = Literal["alike", "worse", "beyond", "unclear", "unknown"]
 
 
 class Scored(Protocol):
-    """What `Metric` and the scores of a report have in common."""
+    """What `Number` and the scores of a report have in common."""
 
     @property
     def value(self) -> float | None: ...

@@ -17,12 +17,12 @@ from trilemma.config import flatten, to_dict
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.config import Color
 from trilemma.data.dataset import Raw, assemble
-from trilemma.evaluation.protocol import Metric
 from trilemma.evaluation.reference import Reference, subset, supply
 from trilemma.evaluation.stream import Supply
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
 from trilemma.images import check_images, to_display
+from trilemma.number import Number
 from trilemma.parallel import Ranks
 from trilemma.run import Run
 from trilemma.sampling import BLOCK, choose_labels, sample, sample_block, warn_untrained
@@ -51,7 +51,7 @@ class Subject:
     captioned: bool = False
     blocks: list[tuple[int, float]] = field(default_factory=list)
 
-    def speed(self, where: Ranks) -> Metric:
+    def speed(self, where: Ranks) -> Number:
         """Images per second of the sampler as it was used, over all processes; the first block warms up.
 
         A block is always drawn whole (`sampling.BLOCK`), so that all its images count, asked for or not.
@@ -62,7 +62,7 @@ class Subject:
         spread = float(seconds.std() / seconds.mean()) / math.sqrt(len(timed)) if len(timed) > 1 else math.nan
         rates = where.gather((rate, rate * spread))
         error = math.hypot(*(each for _, each in rates))
-        return Metric(
+        return Number(
             sum(each for each, _ in rates),
             error if math.isfinite(error) else None,
             "images/s",
