@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trilemma.evaluation import Protocol, evaluate
     from trilemma.families import FAMILIES
     from trilemma.images import Spec, grid, save_png
-    from trilemma.queries.likelihood import log_likelihood
+    from trilemma.likelihood import log_likelihood
     from trilemma.run import Run
     from trilemma.sampling import sample
     from trilemma.training import train
@@ -38,7 +38,7 @@ _HOMES = {
     "Spec": "trilemma.images",
     "grid": "trilemma.images",
     "save_png": "trilemma.images",
-    "log_likelihood": "trilemma.queries.likelihood",
+    "log_likelihood": "trilemma.likelihood",
     "Run": "trilemma.run",
     "sample": "trilemma.sampling",
     "train": "trilemma.training",

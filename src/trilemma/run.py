@@ -276,6 +276,11 @@ class Run:
         """Where a picture of the last evaluation belongs."""
         return self.path / f"{name}.png"
 
+    @property
+    def answers(self) -> Path:
+        """The folder of the answers that were asked for."""
+        return self.path / "queries"
+
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run folder for writing; ``ValueError`` at once if another process holds it."""
         return lock(self.path)

@@ -237,14 +237,17 @@ def parse_text(cls: type[T], texts: Mapping[str, str], what: str, base: Mapping[
 
     ``base`` are values for fields that no text sets, in place of the defaults of ``cls``.
     """
+    return decode(cls, {**(base or {}), **parse_fields(cls, texts, what)}, f"options of {what}")
+
+
+def parse_fields(cls: type, texts: Mapping[str, str], what: str) -> dict[str, Any]:
+    """Command-line texts as values of the fields of a dataclass, which `decode` then checks."""
     hints = get_type_hints(cls)
-    names = ", ".join(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cls)) or "none"  # type: ignore[arg-type]
-    record: dict[str, Any] = dict(base or {})
-    for key, text in texts.items():
+    names = ", ".join(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cls)) or "none"
+    for key in texts:
         if key not in hints:
             raise ValueError(f"{what} has no option --{key.replace('_', '-')}; it has: {names}")
-        record[key] = _parse(hints[key], text)
-    return decode(cls, record, f"options of {what}")
+    return {key: _parse(hints[key], text) for key, text in texts.items()}
 
 
 def _parse(hint: Any, text: str) -> Any:

@@ -6,13 +6,14 @@ import contextlib
 import json
 from pathlib import Path
 
-from trilemma.evaluation.reference import Reference, subset
+from trilemma.data import subset
+from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.subject import Subject
 from trilemma.evaluation.sweeps import weights_digest
 from trilemma.families.diffusion import Denoising
 from trilemma.families.family import Family
 from trilemma.parallel import ranks
-from trilemma.queries.diffusion_likelihood import bound_by_time, draw_terms
+from trilemma.questions.diffusion_likelihood import bound_by_time, draw_terms
 
 SHOWN = 8
 """Held-out images that the bound is taken of."""

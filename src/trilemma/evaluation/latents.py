@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trilemma.evaluation.reference import Reference, subset
+from trilemma.data import subset
+from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.subject import Subject
 from trilemma.families.autoencoder import Autoencoder
 from trilemma.families.vae import VAE
 from trilemma.parallel import ranks
-from trilemma.queries.posterior import distortion_unit, draw_reconstructions, posterior
-from trilemma.queries.samplers import KINDS, draw_samplers, samplers
+from trilemma.questions.posterior import distortion_unit, draw_reconstructions, posterior
+from trilemma.questions.samplers import KINDS, draw_samplers, samplers
 
 MOST = 1300
 """Images that are encoded, and decoded for each kind of codes, at most: ten for each of the small network's features,

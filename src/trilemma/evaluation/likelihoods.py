@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from trilemma.data import load
-from trilemma.evaluation.reference import Reference, subset
+from trilemma.data import load, subset
+from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.stream import Tell
 from trilemma.evaluation.subject import Subject
 from trilemma.families.autoregressive import Autoregressive
 from trilemma.families.family import Density
 from trilemma.parallel import ranks
-from trilemma.queries.completion import complete, draw_completions, known_part
-from trilemma.queries.density import density_map, draw_density
-from trilemma.queries.outliers import draw_histograms, outliers
-from trilemma.queries.receptive import receptive_field
-from trilemma.queries.receptive_pictures import draw_field
-from trilemma.queries.surprise import draw_surprise, surprise
+from trilemma.questions.completion import complete, draw_completions, known_part
+from trilemma.questions.density import density_map, draw_density
+from trilemma.questions.outliers import draw_histograms, outliers
+from trilemma.questions.receptive import receptive_field
+from trilemma.questions.receptive_pictures import draw_field
+from trilemma.questions.surprise import draw_surprise, surprise
 
 SHOWN = 8
 """Held-out images in each picture."""

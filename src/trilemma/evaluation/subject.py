@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from trilemma.config import flatten, to_dict
-from trilemma.data import DataConfig, Dataset, load
+from trilemma.data import DataConfig, Dataset, load, subset
 from trilemma.data.config import Color
 from trilemma.data.dataset import Raw, assemble
-from trilemma.evaluation.reference import Reference, subset, supply
+from trilemma.evaluation.reference import Reference, supply
 from trilemma.evaluation.stream import Supply
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
