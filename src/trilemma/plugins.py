@@ -12,11 +12,12 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T")
 
 
 @functools.cache
@@ -37,9 +38,39 @@ def load_plugins() -> None:
             raise ValueError(f"{path}, named by TRILEMMA_PLUGINS, fails: {type(error).__name__}: {error}") from error
 
 
-def defined(base: T) -> list[T]:
+class Registry(Mapping[str, type[T]]):
+    """Classes by their ``name``: those that are built in, in their order, then those of plugins.
+
+    Args:
+        base: of all of them.
+        known: what is built in.
+    """
+
+    def __init__(self, base: type[T], known: Iterable[type[T]] = ()) -> None:
+        self._base, self._known = base, tuple(known)
+
+    def _classes(self) -> dict[str, type[T]]:
+        load_plugins()
+        found: dict[str, type[T]] = {}
+        for cls in (*self._known, *defined(self._base)):
+            name = vars(cls)["name"]
+            if found.setdefault(name, cls) is not cls:
+                raise ValueError(f"there are two of the name {name!r}: {found[name].__module__} and {cls.__module__}")
+        return found
+
+    def __getitem__(self, name: str) -> type[T]:
+        return self._classes()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes())
+
+    def __len__(self) -> int:
+        return len(self._classes())
+
+
+def defined(base: type[T]) -> list[type[T]]:
     """The final classes below a base, in the order of their definition: those that give themselves a ``name``."""
-    found: list[T] = []
+    found: list[type[T]] = []
     for cls in base.__subclasses__():
         found += [cls] if "name" in vars(cls) else []
         found += defined(cls)

@@ -18,7 +18,7 @@ from trilemma.data import subset
 from trilemma.evaluation.reference import Indices, Reference
 from trilemma.evaluation.stream import Tell
 from trilemma.evaluation.subject import Subject
-from trilemma.families.diffusion import Denoising
+from trilemma.families.family import Denoises
 from trilemma.likelihood import LogLikelihood, calibrate, log_likelihood
 from trilemma.metrics.estimate import mean_of
 from trilemma.number import Number
@@ -54,7 +54,7 @@ def likelihood_metric(subject: Subject, real: Reference, device: str, tell: Tell
 
     indices = subset(real.dataset.test, protocol.likelihood_n, protocol.seed)
     found = _scored(subject, real, indices, ask)
-    if isinstance(model, Denoising):
+    if isinstance(model, Denoises):
         return _noted(found, "a law that has noise at every step, like ddpm, not that of samplers without noise")
     return found
 
@@ -71,7 +71,7 @@ def flow_metric(subject: Subject, real: Reference, device: str, tell: Tell | Non
     model, protocol = subject.model, real.protocol
     named = {"ode_bits_per_dim", "ode_density_kl"} & set(protocol.metrics.replace("-", "_").split(","))
     vector = real.dataset.vector
-    if not isinstance(model, Denoising) or not protocol.likelihood_n:
+    if not isinstance(model, Denoises) or not protocol.likelihood_n:
         return None
     if not named and not vector and model.spec.dims > SMALL:
         return None

@@ -170,6 +170,11 @@ class Family(nn.Module, ABC):
         """log p(x|y) up to what is the same for every class: what Bayes' rule compares. By default `log_likelihood`."""
         return self.log_likelihood(x, labels, noise, samples)
 
+    @classmethod
+    def least_batch(cls, config: Any) -> int:
+        """The fewest images that a process must see in a step of training."""
+        return 1
+
     def check(self) -> None:
         """Refuse, by a one-line ``ValueError``, a model that breaks a promise of its family; called before training."""
 

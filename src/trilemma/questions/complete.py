@@ -23,7 +23,7 @@ from trilemma.noise import ImageNoise, derive_seed
 from trilemma.number import Number
 from trilemma.parallel import ranks
 from trilemma.questions.answer import Answer
-from trilemma.questions.question import AboutImages, Context, Question
+from trilemma.questions.question import AboutImages, Context, Question, own
 from trilemma.run import Run
 from trilemma.validate import MOST, Limits
 
@@ -57,7 +57,7 @@ class Complete(AboutImages):
 
     @classmethod
     def routine(cls, run: Run) -> Question | None:
-        return cls(n=4, copies=6, labels="true") if issubclass(FAMILIES[run.config.family], Orders) else None
+        return cls(n=4, copies=6, labels=own(run)) if issubclass(FAMILIES[run.config.family], Orders) else None
 
     def answer(self, context: Context) -> Answer:
         batch, known = context.batch(self), known_part(self.keep, context.spec)

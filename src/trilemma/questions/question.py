@@ -43,6 +43,7 @@ class Question(ABC):
         title: in the words of the field.
         sentence: what is asked, in one sentence.
         paper: authors, year and title, where there is one.
+        caption: how to read its picture.
         capabilities: what a family must be, besides a `Family`: `Encodes`, `Decodes`, `Denoises`, …
         images, vectors: whether it can be asked of a run that draws images, or vectors.
         argument: the field that the second word on the command line gives; empty for none.
@@ -52,6 +53,7 @@ class Question(ABC):
     title: ClassVar[str]
     sentence: ClassVar[str]
     paper: ClassVar[str] = ""
+    caption: ClassVar[str] = ""
     capabilities: ClassVar[tuple[type, ...]] = ()
     images_too: ClassVar[bool] = True
     vectors_too: ClassVar[bool] = False
@@ -263,6 +265,11 @@ class Context:
         if all(isinstance(value, str) for value in given.values()):
             return parse_text(cls, given, what, base)
         return decode(cls, {**(base or {}), **given}, f"options of {what}")
+
+
+def own(run: Run) -> str | None:
+    """What to choose for the labels of images, so that a conditional run is told their own."""
+    return "true" if run.config.spec.conditional else None
 
 
 def build(cls: type[Question], fields: Mapping[str, Any]) -> Question:
