@@ -12,14 +12,6 @@ from conftest import write_blobs
 from PIL import Image
 from test_cli import call
 from torch import Tensor
-from trilemma.questions.strip import (
-    animate,
-    end_moments,
-    forward_chain,
-    kolmogorov_smirnov,
-    reverse_chain,
-    step_by_step,
-)
 
 from trilemma.data import load
 from trilemma.families.diffusion import Denoising, Diffusion, DiffusionConfig, DiffusionOptions
@@ -32,6 +24,14 @@ from trilemma.likelihood import log_likelihood
 from trilemma.noise import ImageNoise, Noise
 from trilemma.questions.diffusion_latent import interpolate, invert, slerp
 from trilemma.questions.diffusion_likelihood import bound_by_time, flow_likelihood
+from trilemma.questions.strip import (
+    animate,
+    end_moments,
+    forward_chain,
+    kolmogorov_smirnov,
+    reverse_chain,
+    step_by_step,
+)
 from trilemma.run import Run
 from trilemma.sampling import sample
 from trilemma.training import train

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from trilemma.questions.strip import end_moments, forward_chain, step_by_step
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig
 from trilemma.families.diffusion.clock import Clock
@@ -16,6 +15,7 @@ from trilemma.families.diffusion.likelihood import Guess, log_bin_mass, prior_te
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.images import Spec, to_unit
 from trilemma.noise import BatchNoise, ImageNoise, Noise
+from trilemma.questions.strip import end_moments, forward_chain, step_by_step
 
 CPU = torch.device("cpu")
 NAMES = ("linear", "cosine", "snr")

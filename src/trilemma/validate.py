@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from docstring_parser import parse_from_object
+
 T = TypeVar("T")
 
 MOST = 2**20
@@ -116,6 +118,13 @@ def _declared(hint: Any) -> Iterator[Limits]:
     yield from (each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Limits))
     for inner in get_args(hint):
         yield from _declared(inner)
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """What the docstrings of a dataclass and of those it extends say of each field, in one line."""
+    bases = filter(dataclasses.is_dataclass, reversed(cls.__mro__))
+    texts = {p.arg_name: p.description or "" for base in bases for p in parse_from_object(base).params}
+    return {name: " ".join(text.split()) for name, text in texts.items()}
 
 
 def read_json(path: Path, what: str = "") -> dict[str, Any]:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
-from docstring_parser import parse_from_object
 
 from trilemma.data import DataConfig
+from trilemma.validate import field_texts
 
 Size = Literal["tiny", "small", "base", "large"]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps")]
@@ -31,13 +31,6 @@ def overrides(cls: type) -> type:
     twin = dataclasses.make_dataclass(f"{cls.__name__}Flags", fields, frozen=True)
     twin.__module__ = __name__
     return twin
-
-
-def field_texts(cls: type) -> dict[str, str]:
-    """What the docstrings of a dataclass and of those it extends say of each field, in one line."""
-    bases = filter(dataclasses.is_dataclass, reversed(cls.__mro__))
-    texts = {p.arg_name: p.description or "" for base in bases for p in parse_from_object(base).params}
-    return {name: " ".join(text.split()) for name, text in texts.items()}
 
 
 def options_text(classes: Mapping[str, type]) -> str:

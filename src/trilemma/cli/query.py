@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal, Optional, get_args, get_origin, get_
 from cyclopts import App, Parameter
 
 from trilemma.cli.errors import refuse_unknown
-from trilemma.cli.flags import Device, Json, field_texts, given, print_json
+from trilemma.cli.flags import Device, Json, given, print_json
 from trilemma.cli.progress import Bars
 from trilemma.families import FAMILIES
 from trilemma.parallel import join
 from trilemma.questions import Answer, Context, Question, answer, build, questions
 from trilemma.run import Run
 from trilemma.text import printable
-from trilemma.validate import parse_fields
+from trilemma.validate import field_texts, parse_fields
 
 app = App(
     name="query",

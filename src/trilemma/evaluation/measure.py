@@ -72,7 +72,7 @@ def evaluate(
     Returns:
         A record of plain values: ``subject``, ``protocol``, ``metrics`` and ``floor`` (name → `Number` as a
         dictionary), ``flags``, ``memorisation``, ``spectrum``, ``ladder``, ``per_class``, the answers in
-        ``asked`` and the names of its ``pictures``. Under torchrun the work is shared and every process returns the same.
+        ``asked`` and the names of its ``pictures``. Under torchrun all processes share the work and return the same.
 
     Raises:
         ValueError: bad input, in one line.
