@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Registry(Mapping[str, type[T]]):
         known: what is built in.
     """
 
-    def __init__(self, base: type[T], known: Iterable[type[T]] = ()) -> None:
+    def __init__(self, base: Any, known: Iterable[type[T]] = ()) -> None:
         self._base, self._known = base, tuple(known)
 
     def _classes(self) -> dict[str, type[T]]:
@@ -68,9 +68,9 @@ class Registry(Mapping[str, type[T]]):
         return len(self._classes())
 
 
-def defined(base: type[T]) -> list[type[T]]:
+def defined(base: Any) -> list[Any]:
     """The final classes below a base, in the order of their definition: those that give themselves a ``name``."""
-    found: list[type[T]] = []
+    found: list[Any] = []
     for cls in base.__subclasses__():
         found += [cls] if "name" in vars(cls) else []
         found += defined(cls)

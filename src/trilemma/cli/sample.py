@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import App, Parameter
-from PIL import Image
 from torch import Tensor
 
 from trilemma import drawing
@@ -210,7 +209,7 @@ def write(drawn: Samples, out: Path, class_names: tuple[str, ...], made: dict[st
         write_json(folder / MADE, made or {})
 
 
-def by_text(drawn: Samples) -> Image.Image:
+def by_text(drawn: Samples) -> drawing.Sheet:
     """The images of each text in a row beside it; images take the texts in turn."""
     texts = list(dict.fromkeys(drawn.text or ()))
     rows = [[i for i, text in enumerate(drawn.text or ()) if text == wanted] for wanted in texts]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from trilemma.blocks import Progress
+from trilemma.blocks import Progress as Progress
 from trilemma.images import Spec
 from trilemma.noise import Noise
 

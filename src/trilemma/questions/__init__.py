@@ -14,7 +14,7 @@ from trilemma.questions.answer import Answer, Table
 from trilemma.questions.question import AboutImages, Batch, Context, Question, build
 from trilemma.run import Run
 
-__all__ = ["AboutImages", "Answer", "Batch", "Context", "Question", "Table", "answer", "ask", "questions"]
+__all__ = ["AboutImages", "Answer", "Batch", "Context", "Question", "Table", "answer", "ask", "build", "questions"]
 
 MEASURING = ("trilemma.evaluation.curve", "trilemma.evaluation.guidance")
 """Questions that measure thousands of images live where measuring is, a floor above."""
