@@ -107,17 +107,8 @@ def fields(name: str, place: Path) -> dict[str, Any]:
     }
 
 
-def plain(found: Answer) -> dict[str, Any]:
-    """An answer as JSON, without times."""
-    record = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    for point in record["values"].get("points", ()):
-        if isinstance(point, dict):
-            point.pop("seconds", None)
-    return (
-        {key: record[key] for key in ("numbers", "values", "kind", "flag", "arrays")}
-        if "created" not in record
-        else record
-    )
+def in_range(done: int, total: int) -> None:
+    assert 0 <= done <= total
 
 
 @pytest.mark.parametrize("name", list(questions()))
@@ -134,9 +125,7 @@ def test_a_question_keeps_its_contract(name: str, runs: dict[str, Run], place: P
             assert "\n" not in str(error.value)
             continue
         asked += 1
-        told: list[tuple[int, int]] = []
-        found = trilemma.ask(run, name, progress=lambda done, of: told.append((done, of)), **fields(name, place))
-        assert all(0 <= done <= of for done, of in told)
+        found = trilemma.ask(run, name, progress=in_range, **fields(name, place))
         assert found.kind in ("", "exact", "bound", "estimate", "undefined", "approximate", "point"), key
         assert all(isinstance(number, Number) for number in found.numbers.values())
         assert found.reading and all(isinstance(line, str) and line for line in found.lines())
@@ -272,7 +261,8 @@ except SystemExit:
 main(["query", run])
 main(["query", "brightness", run, "--gain", "2", "-n", "3", "--out", f"{out}/asked"])
 print("API", trilemma.ask(run, "brightness", n=3).numbers["mean"].value)
-record = trilemma.evaluate(run, protocol=trilemma.Protocol(n=20, reference=64, likelihood_n=4, ladder="no"), out=f"{out}/evaluated")
+few = trilemma.Protocol(n=20, reference=64, likelihood_n=4, ladder="no")
+record = trilemma.evaluate(run, protocol=few, out=f"{out}/evaluated")
 print("RECORD", [each["question"] for each in record["asked"]])
 from trilemma.questions.pages import page
 print("DOCS", "## `brightness`: Brightness" in page())
