@@ -23,7 +23,8 @@ MEASURING = ("trilemma.evaluation.curve", "trilemma.evaluation.guidance")
 def questions() -> dict[str, type[Question]]:
     """Every question by its name, in the order in which they are shown; those of plugins come last."""
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
-        importlib.import_module(module.name)
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
     for name in MEASURING:
         importlib.import_module(name)
     load_plugins()
