@@ -345,7 +345,6 @@ def test_a_question_out_of_place_is_one_line(
 ) -> None:
     cnn, rnn, gan = (runs[name].path for name in ("pixelcnn", "pixelrnn", "gan"))
     for arguments, fault in (
-        (["surprise", cnn, "--copies", 2], "--copies"),
         (["receptive", cnn, "--position", "4"], "write ROW,COLUMN"),
         (["receptive", cnn, "--position", "8,0"], "position 8,0 is outside the image"),
         (["classify", rnn], "unconditional"),
@@ -362,3 +361,5 @@ def test_a_question_out_of_place_is_one_line(
         assert fault in err
         assert len([line for line in err.splitlines() if line.startswith("trilemma: ")]) == 1
         assert not out
+    code, out, err = call(capsys, "query", "surprise", cnn, "--copies", 2)
+    assert code and "--copies" in err and not out

@@ -63,7 +63,8 @@ class SurpriseMap(AboutImages):
         )
 
     def draw(self, answer: Answer) -> Mapping[str, Picture]:
-        return {"surprise": draw_surprise(*answer.found, answer.run.config.spec.levels)}
+        found, x = answer.found
+        return {"surprise": draw_surprise(found, x, answer.run.config.spec.levels)}
 
 
 @dataclass(frozen=True)
