@@ -89,6 +89,7 @@ class Classify(Question):
                 "reason": found.reason,
                 "classes": list(config.class_names),
                 "prior": found.prior.tolist(),
+                "accuracy_standard_error": found.accuracy[1],
                 "bins": [
                     {"images": n, "confidence": sure, "accuracy": right} for n, sure, right in found.reliability if n
                 ],

@@ -72,7 +72,12 @@ def bits(found: LogLikelihood) -> Number:
 
 def values(found: LogLikelihood) -> dict[str, Any]:
     """log p(x) of each image, for programs."""
+    mean = bits(found)
     return {
+        "kind": found.kind,
+        "mean_bits_per_dim": mean.value,
+        "standard_error": mean.error,
+        "flag": found.flag,
         "reason": found.reason,
         "dims": found.dims,
         "nats": None if found.nats is None else found.nats.tolist(),
