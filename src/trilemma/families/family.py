@@ -267,10 +267,22 @@ class Orders(ABC):
     The order is raster order over pixels and, inside a pixel, over `groups` of its channels.
     """
 
+    spec: Spec
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
     @property
     @abstractmethod
     def groups(self) -> int:
         """Groups of channels that are drawn one after the other in a pixel."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Parameters that describe the values of a group."""
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
@@ -281,8 +293,11 @@ class Orders(ABC):
         """The parameters of every p(x_i | x_<i): [N, H, W, groups, outputs], differentiable in ``features``."""
 
     @abstractmethod
-    def nats(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """-log p(x_i | x_<i, y) of every value of uint8 [N, C, H, W] images: float [N, C, H, W]."""
+    def nats(self, x: Tensor, labels: Tensor | None, features: Tensor | None = None) -> Tensor:
+        """-log p(x_i | x_<i, y) of every value of uint8 [N, C, H, W] images: float [N, C, H, W].
+
+        ``features`` are those of x, by which it can then be differentiated.
+        """
 
 
 class Plays(ABC):
