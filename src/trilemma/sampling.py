@@ -162,7 +162,7 @@ def warn_untrained(run: Run, labels: Tensor) -> None:
 
 
 def choose_labels(
-    spec: Spec, n: int, seed: int, labels: Sequence[int] | Tensor | None, block: int = BLOCK
+    spec: Spec, n: int, seed: int, labels: int | Sequence[int] | Tensor | None, block: int = BLOCK
 ) -> Tensor | None:
     """The label of every image, padded to whole blocks: int64, or None for an unconditional model.
 
