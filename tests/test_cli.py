@@ -16,7 +16,7 @@ from rich.console import Console
 from trilemma.cli import main
 from trilemma.cli.evaluate import shown
 from trilemma.cli.flags import parse_size
-from trilemma.cli.progress import Bars
+from trilemma.bars import Bars
 from trilemma.data import load
 from trilemma.families import FAMILIES
 from trilemma.run import Run

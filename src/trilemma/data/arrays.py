@@ -223,7 +223,7 @@ def _to_bytes(images: Array, where: str, notes: list[str]) -> Pixels:
         if not (lowest >= -HAIR and highest <= 1 + HAIR):  # also where there is a NaN
             raise ValueError(
                 f"{where}: images of floats must lie in [0, 1], not {float(lowest)} to {float(highest)}: "
-                "save them as uint8"
+                f"{_todo(float(lowest), float(highest))}"
             )
         notes.append("pixels: floats in [0, 1], scaled to 0 … 255 and rounded")
         return np.rint(images * 255.0).astype(np.uint8)  # a hair outside rounds to 0 or 255
@@ -237,6 +237,15 @@ def _to_bytes(images: Array, where: str, notes: list[str]) -> Pixels:
         notes.append(f"pixels: read as {depth}-bit, which holds the highest of them, {highest:,}; scaled to 8 bits")
         return to_eight_bits(images, depth)
     return images.astype(np.uint8)
+
+
+def _todo(lowest: float, highest: float) -> str:
+    """What probably brings floats of this range to [0, 1]."""
+    if -1 - HAIR <= lowest < 0 and highest <= 1 + HAIR:
+        return "make it (x + 1) / 2 if black is -1, or save them as uint8"
+    if lowest >= 0 and highest <= 255:
+        return "divide them by 255, or save them as uint8"
+    return "scale them, or save them as uint8"
 
 
 def _channels_first(images: Array, where: str, notes: list[str]) -> Array:
