@@ -127,7 +127,7 @@ def test_zips_of_windows(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     fill(tmp_path / "set", 4)
-    for name in ("a.heic", "b.tga", "c", "readme.md", "Thumbs.db"):
+    for name in ("a.heic", "b.psd", "c", "readme.md", "Thumbs.db"):
         (tmp_path / "set" / name).write_bytes(b"x")
     run = fill(tmp_path / "set" / "runs" / "vae" / "samples", 2, seed=1).parent
     for name in ("config.json", "metrics.jsonl"):
@@ -136,7 +136,7 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     assert len(data.images) == 4
     assert data.losses == (
         "left out: folders that trilemma wrote itself: runs/vae",
-        "left out: 3 files of kinds that are not read: 1 .heic, 1 .tga, 1 without a suffix",
+        "left out: 3 files of kinds that are not read: 1 .heic, 1 .psd, 1 without a suffix",
     )
     assert "not images: 1 .md" in data.notes
     (run / "checkpoints").mkdir()
@@ -357,7 +357,7 @@ def test_one_wide_colour_that_is_seen_through(tmp_path: Path) -> None:
     values = np.full((2, 2, 3), 4095, np.uint16)
     values[0, 0] = (1, 2, 3)
     for i in range(2):
-        values[1, 1, 0] = i
+        values[1, 1, 0] = 100 * i
         (tmp_path / f"{i}.png").write_bytes(png(values, [(b"tRNS", struct.pack(">3H", 1, 2, 3))]))
     data = quiet(tmp_path, background="#102030")
     assert data.images[0, :, 0, 0].tolist() == [16, 32, 48]

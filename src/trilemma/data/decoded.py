@@ -242,7 +242,9 @@ def _measure(
         try:
             with entry.open() as file:
                 image = open_image(file, entry.name)
-                return upright_size(image), highest_value(image, file)
+                size = upright_size(image)
+                file.seek(0)  # asked how it is turned, a PNG is loaded; once loaded, a TIFF does not say
+                return size, highest_value(open_image(file, entry.name), file)
         except Exception:  # it will be named when it is decoded
             return None
 

@@ -119,6 +119,7 @@ def wide_colours(image: Image.Image, file: BinaryIO) -> npt.NDArray[np.uint16] |
     if raw not in WIDE_COLOURS:
         return None
     lower, channels = WIDE_COLOURS[raw]
+    image.load()  # before another reads the same file
     file.seek(0)
     twin = Image.open(file, formats=FORMATS)
     assert isinstance(twin, ImageFile.ImageFile)
@@ -180,10 +181,10 @@ def read_image(
     mode, done = image.mode, []
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a photograph's preview is no frame
         done.append(FIRST_FRAME)
-    if _orientation(image) in UPRIGHT:
-        done.append(TURNED)
     image.draft("", (2 * max(size), 2 * max(size)))  # lets JPEG skip detail that the resizing would throw away
     wide = wide_colours(image, file)
+    if _orientation(image) in UPRIGHT:
+        done.append(TURNED)
     image.load()
     # Asked after loading, because Pillow turns a TIFF itself when it is loaded, and then takes the tag away.
     upright = UPRIGHT.get(_orientation(image))
