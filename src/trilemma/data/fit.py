@@ -111,7 +111,7 @@ def highest_value(image: Image.Image, file: BinaryIO) -> int:
 
 
 def wide_colours(image: Image.Image, file: BinaryIO) -> npt.NDArray[np.uint16] | None:
-    """The 16-bit colours of an image that was opened from ``file``, [H, W, C], transparency last; None where it has none.
+    """The 16-bit colours of an image opened from ``file``, [H, W, C], transparency last; None where it has none.
 
     C is 2 (grey and transparency), 3 or 4.
     """
