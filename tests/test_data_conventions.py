@@ -375,3 +375,23 @@ def test_icons_targas_and_files_without_a_suffix_are_read(tmp_path: Path) -> Non
     assert data.images[:, :, 0, 0].tolist() == [[i] * 3 for i in range(4)]
     assert np.array_equal(data.images[1, :, 1:], array.transpose(2, 0, 1)[:, 1:])
     assert data.losses == ("left out: 1 files of kinds that are not read: 1 without a suffix",)
+
+
+def test_a_csv_of_a_spreadsheet_is_read_in_its_own_encoding(tmp_path: Path) -> None:
+    text = "größe,y\n" + "".join(f"{i},{2 * i}.5\n" for i in range(9))
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / f"{encoding}.csv").write_text(text, encoding)
+        data = quiet(tmp_path / f"{encoding}.csv")
+        assert data.images.tolist() == [[i, 2 * i + 0.5] for i in range(9)]
+        assert "columns: größe, y" in data.notes
+    (tmp_path / "latin.csv").write_text(text, "latin-1")
+    assert message(tmp_path / "latin.csv").endswith("save it as UTF-8")
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_adobe_deflate"])
+def test_a_turned_tiff_is_said_to_be(tmp_path: Path, compression: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    fill(tmp_path / "set", 2, (10, 6))
+    save(tmp_path / "set" / "z.tif", pixels(6, 10, seed=3), exif=exif, compression=compression)
+    assert "1 of 3 images turned upright by their EXIF tag" in quiet(tmp_path / "set").notes
