@@ -40,10 +40,10 @@ from torch import Tensor
 
 from trilemma.config import RunConfig, to_dict
 from trilemma.data import Dataset
-from trilemma.data.captions import Tokens
+from trilemma.data.captions import TOKEN_FILES, Tokens
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
-from trilemma.files import confirm, new_folder, sweep, write_json, write_text
+from trilemma.files import PARTIAL, confirm, new_folder, sweep, write_json, write_text
 from trilemma.images import NotFinite
 from trilemma.noise import derive_seed
 from trilemma.preview import picture_html, shape_text, short
@@ -347,7 +347,7 @@ def check_new(path: Path) -> None:
     """``ValueError`` if a new run cannot be made at ``path``; nothing is written."""
     if is_run(path):
         raise ValueError(f"{path} already holds a run: add --resume to continue it, or choose another --out")
-    if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+    if path.exists() and not (path.is_dir() and _begun({entry.name for entry in path.iterdir()})):
         raise ValueError(f"{path} exists and is not a run folder: choose another --out")
 
 
@@ -363,6 +363,12 @@ def opened(run: Run | Family | str | os.PathLike[str]) -> Run | Family:
         kind = type(run).__name__
         raise ValueError(f"a run must be a Run, the path of its folder, or a model, not the {kind} {run!r:.40}")
     return run
+
+
+def _begun(names: set[str]) -> bool:
+    """Whether all files of a folder are of a run whose making was cut short: what comes before its config.json."""
+    known = {LOCK, *TOKEN_FILES} if LOCK in names else set()
+    return all(name in known or name.startswith(PARTIAL) for name in names)
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
