@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import blobs
 from PIL import Image
 
 import trilemma
-from tests.conftest import blobs
 from trilemma.bars import told
 from trilemma.cli import main
 from trilemma.training.budget import Budget, budget_text
