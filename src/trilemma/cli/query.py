@@ -78,10 +78,9 @@ def _ask(
     more: dict[str, Any] | None = None,
 ) -> None:
     """Ask, save, and print the answer."""
-    texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in fields.items()}
-    known = parse_fields(cls, {k: v for k, v in texts.items() if k != cls.argument}, f"the question {cls.name}")
-    if cls.argument in fields:
-        known[cls.argument] = fields[cls.argument]
+    whole = {name: value for name, value in fields.items() if name == cls.argument or isinstance(value, list)}
+    texts = {name: str(value) for name, value in fields.items() if name not in whole}
+    known = parse_fields(cls, texts, f"the question {cls.name}") | whole
     question = build(cls, known | ({"options": options} if options else {}))
     opened = Run.open(run)
     with join(device) as where, Bars() as bars:
@@ -127,6 +126,8 @@ def _plain(hint: Any) -> Any:
     options = [option for option in (get_args(hint) or (hint,)) if option is not type(None)]
     if get_origin(hint) is Literal:
         return hint
+    if any(get_origin(option) is tuple and str in get_args(option) for option in options):
+        return list[str]  # a flag that may be given several times
     if len(options) == 1 and (options[0] in (bool, int, float) or get_origin(options[0]) is Literal):
         return options[0]
     return str
@@ -140,10 +141,10 @@ def _command(cls: type[Question]) -> Callable[..., None]:
 
     def command(
         run: Path,
-        word: Annotated[str | None, word] = None,
+        word: str | None = None,
         /,
         *,
-        choices: Given = None,  # type: ignore[valid-type]
+        choices: Any = None,
         seed: int = 0,
         out: Path | None = None,
         device: Device = "auto",
@@ -153,10 +154,10 @@ def _command(cls: type[Question]) -> Callable[..., None]:
 
     def drawing(
         run: Path,
-        word: Annotated[str | None, word] = None,
+        word: str | None = None,
         /,
         *,
-        choices: Given = None,  # type: ignore[valid-type]
+        choices: Any = None,
         seed: int = 0,
         out: Path | None = None,
         device: Device = "auto",
@@ -170,6 +171,7 @@ def _command(cls: type[Question]) -> Callable[..., None]:
         _ask(cls, run, fields, options, seed, out, device, json)
 
     chosen: Callable[..., None] = drawing if "options" in texts else command
+    chosen.__annotations__ |= {"word": Annotated[Optional[str], word], "choices": Given}  # noqa: UP045
     able = [name for name, family in FAMILIES.items() if issubclass(family, cls.capabilities or object)]
     chosen.__doc__ = f"""{cls.sentence}
 
@@ -196,4 +198,4 @@ def _completion_options() -> list[str]:
 
 
 for _name, _cls in questions().items():
-    app.command(_command(_cls), name=_name)
+    app.command(_command(_cls), name=_name, help_epilogue="")
