@@ -89,12 +89,13 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not
     assert not [name for name in os.listdir(tmp_path) if name.startswith(PARTIAL)]
 
 
+def fill_in_vain(path: Path) -> None:
+    with new_folder(path) as fresh:
+        raise Unwritten(f"{fresh}/a could not be written") from OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_failed_folder_is_named_and_not_the_place_it_is_made_in(tmp_path: Path) -> None:
-    with (
-        pytest.raises(OSError, match=r"/made could not be written \(No space left") as caught,
-        new_folder(tmp_path / "made") as fresh,
-    ):
-        full = OSError(errno.ENOSPC, "No space left on device")
-        raise Unwritten(f"{fresh}/a could not be written") from full
+    with pytest.raises(OSError, match=r"/made could not be written \(No space left") as caught:
+        fill_in_vain(tmp_path / "made")
     assert "partial" not in str(caught.value)
     assert not list(tmp_path.iterdir())
