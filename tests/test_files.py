@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trilemma import files
-from trilemma.files import PARTIAL, new_folder, replacing, write_bytes, write_json, write_text
+from trilemma.files import PARTIAL, Unwritten, new_folder, replacing, write_bytes, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +87,15 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not
     assert mine.exists()
     files.sweep(tmp_path, all_of_them=True)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(PARTIAL)]
+
+
+def fill_in_vain(path: Path) -> None:
+    with new_folder(path) as fresh:
+        raise Unwritten(f"{fresh}/a could not be written") from OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_failed_folder_is_named_and_not_the_place_it_is_made_in(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"/made could not be written \(No space left") as caught:
+        fill_in_vain(tmp_path / "made")
+    assert "partial" not in str(caught.value)
+    assert not list(tmp_path.iterdir())

@@ -173,7 +173,10 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             remove(old)
             remove(fresh)
     except OSError as error:
-        raise _unwritten(path, error) from error
+        cause = error.__cause__  # of a file in it, whose place nobody knows
+        raise _unwritten(
+            path, cause if isinstance(error, Unwritten) and isinstance(cause, OSError) else error
+        ) from error
 
 
 def _unwritten(path: Path, error: OSError) -> OSError:

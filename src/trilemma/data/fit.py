@@ -124,13 +124,13 @@ def wide_colours(image: Image.Image, file: BinaryIO) -> npt.NDArray[np.uint16] |
     twin = Image.open(file, formats=FORMATS)
     assert isinstance(twin, ImageFile.ImageFile)
     twin.tile = [
-        (*tile[:3], lower if isinstance(tile[3], str) else (lower, *tile[3][1:]))  # type: ignore[misc]
+        (*tile[:3], (lower, *tile[3][1:]) if isinstance(tile[3], tuple) else lower)  # type: ignore[misc]
         for tile in twin.tile
     ]
     below = np.asarray(twin).astype(np.uint16)
     if channels == "hlhl":
-        return below[..., ::2] << 8 | below[..., 1::2]
-    return np.asarray(image).astype(np.uint16) << 8 | below
+        return np.asarray(below[..., ::2] << 8 | below[..., 1::2], np.uint16)
+    return np.asarray(np.asarray(image).astype(np.uint16) << 8 | below, np.uint16)
 
 
 def _unpacking(image: Image.Image) -> str:
