@@ -15,11 +15,12 @@ from rich.console import Console
 
 from trilemma.cli import main
 from trilemma.cli.evaluate import shown
-from trilemma.cli.flags import parse_labels, parse_size
+from trilemma.cli.flags import parse_size
 from trilemma.cli.progress import Bars
 from trilemma.data import load
 from trilemma.families import FAMILIES
 from trilemma.run import Run
+from trilemma.sampling import parse_labels
 from trilemma.training import train
 
 TINY = ["--train.batch", "8", "--train.pictures", "0", "--budget", "2steps"]

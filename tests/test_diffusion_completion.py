@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from trilemma.questions.completion import complete, known_part
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig, denoising
 from trilemma.families.diffusion.completion import RePaintOptions, repaint
 from trilemma.families.diffusion.estimate import Estimate
 from trilemma.families.diffusion.schedule import Schedule
-from trilemma.families.family import Completing
+from trilemma.families.family import Completes
 from trilemma.images import Spec, from_unit
 from trilemma.noise import BatchNoise, ImageNoise
-from trilemma.queries.completion import complete, known_part
 
 CPU = torch.device("cpu")
 
@@ -113,7 +113,7 @@ def model(kind: str, spec: Spec) -> Diffusion | Flow:
 def test_the_verb_completes_with_any_mask(kind: str, keep: str) -> None:
     spec = Spec((1, 6, 6), classes=2)
     made = model(kind, spec)
-    assert isinstance(made, Completing)
+    assert isinstance(made, Completes)
     x = ImageNoise(1, range(3)).integers(256, 1, 6, 6).to(torch.uint8)
     known = known_part(keep, spec)
     options = RePaintOptions(steps=4, repeats=2, guidance=2.0)

@@ -20,8 +20,11 @@ from trilemma.families.diffusion.likelihood import prior_term
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec, to_unit
+from trilemma.likelihood import log_likelihood
 from trilemma.noise import ImageNoise, Noise
-from trilemma.queries.diffusion_chain import (
+from trilemma.questions.diffusion_latent import interpolate, invert, slerp
+from trilemma.questions.diffusion_likelihood import bound_by_time, flow_likelihood
+from trilemma.questions.strip import (
     animate,
     end_moments,
     forward_chain,
@@ -29,9 +32,6 @@ from trilemma.queries.diffusion_chain import (
     reverse_chain,
     step_by_step,
 )
-from trilemma.queries.diffusion_latent import interpolate, invert, slerp
-from trilemma.queries.diffusion_likelihood import bound_by_time, flow_likelihood
-from trilemma.queries.likelihood import log_likelihood
 from trilemma.run import Run
 from trilemma.sampling import sample
 from trilemma.training import train

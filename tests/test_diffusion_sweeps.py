@@ -24,8 +24,8 @@ from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOpt
 from trilemma.families.diffusion.estimate import Estimate
 from trilemma.images import Spec, to_unit
 from trilemma.metrics import Classifier, train_classifier
-from trilemma.queries import curve, guidance
-from trilemma.queries.sweep import Ledger, Point, sweep
+from trilemma.questions import curve, guidance
+from trilemma.questions.sweep import Ledger, Point, sweep
 from trilemma.report.denoising import denoising
 from trilemma.run import Run
 from trilemma.sampling import sample

@@ -22,7 +22,7 @@ from trilemma.data import Dataset, load
 from trilemma.evaluation import Protocol, Reference, evaluate, pictures, subject, subset
 from trilemma.families import FAMILIES
 from trilemma.images import grid, to_pil
-from trilemma.queries.likelihood import log_likelihood
+from trilemma.likelihood import log_likelihood
 from trilemma.run import Run
 from trilemma.sampling import sample, sample_block
 from trilemma.training import Diverged, train

@@ -14,9 +14,9 @@ from trilemma.families.pixelcnn import PixelCNN, PixelCNNConfig
 from trilemma.families.pixelrnn import PixelRNN, PixelRNNConfig
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec
-from trilemma.queries.causality import causality, few_places
-from trilemma.queries.receptive import receptive_field
-from trilemma.queries.receptive_pictures import draw_field, receptive_comparison, textbook_field
+from trilemma.questions.causality import causality, few_places
+from trilemma.questions.receptive import receptive_field
+from trilemma.questions.receptive_pictures import draw_field, receptive_comparison, textbook_field
 
 VARIANTS = [
     (PixelCNN, "gated"),
@@ -141,7 +141,7 @@ def test_receptive_fields_are_the_textbooks() -> None:
 
 
 def _titles() -> list[str]:
-    from trilemma.queries.receptive_pictures import TEXTBOOK
+    from trilemma.questions.receptive_pictures import TEXTBOOK
 
     return [title for title, *_ in TEXTBOOK]
 

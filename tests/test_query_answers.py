@@ -17,6 +17,7 @@ from PIL import Image
 from scipy.stats import chisquare, mannwhitneyu
 from test_queries import build, random_images
 from torch import Tensor
+from trilemma.questions.completion import complete, known_part
 
 from trilemma.cli import main
 from trilemma.data import load
@@ -25,12 +26,11 @@ from trilemma.families.pixelcnn import PixelCNN
 from trilemma.families.pixelrnn import PixelRNN
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec
+from trilemma.likelihood import LogLikelihood, log_likelihood
 from trilemma.noise import ImageNoise
-from trilemma.queries.classify import Classified, classify, draw_reliability
-from trilemma.queries.completion import complete, known_part
-from trilemma.queries.likelihood import Answer, log_likelihood
-from trilemma.queries.outliers import Outliers, auroc, draw_histograms, outliers
-from trilemma.queries.surprise import draw_surprise, surprise
+from trilemma.questions.classify import Classified, classify, draw_reliability
+from trilemma.questions.outliers import Outliers, auroc, draw_histograms, outliers
+from trilemma.questions.surprise import draw_surprise, surprise
 from trilemma.run import Run
 from trilemma.training import train
 
@@ -220,9 +220,9 @@ def test_auroc_against_scipy_and_the_bootstrap() -> None:
 def test_likelier_outliers_are_atypical(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
 
-    def scored(mean: float, count: int = 300) -> Answer:
+    def scored(mean: float, count: int = 300) -> LogLikelihood:
         nats = -784 * math.log(2) * (mean + 0.05 * torch.randn(count, generator=generator, dtype=torch.float64))
-        return Answer("exact", "", nats, 784)
+        return LogLikelihood("exact", "", nats, 784)
 
     simpler = Outliers(scored(3.0), scored(1.5))
     assert simpler.likelihood[0] < 0.01

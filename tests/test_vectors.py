@@ -26,7 +26,7 @@ from trilemma.images import Spec, check_images
 from trilemma.metrics.spots import spots
 from trilemma.noise import BatchNoise, ImageNoise
 from trilemma.presets import VECTOR_GFLOP, configure, gflop
-from trilemma.queries.density import density_map
+from trilemma.questions.density import density_map
 from trilemma.run import Run
 from trilemma.sampling import sample
 from trilemma.training import train

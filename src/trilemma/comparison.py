@@ -35,9 +35,8 @@ from trilemma.evaluation import (
     judge,
     real_scores,
 )
-from trilemma.evaluation.denoising import sweeps_of
+from trilemma.evaluation.answers import answers_of
 from trilemma.families import FAMILIES
-from trilemma.families.diffusion import Denoising
 from trilemma.images import NotFinite, grid, save_png
 from trilemma.noise import philox
 from trilemma.parallel import ranks
@@ -267,9 +266,6 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
     subject = record.get("subject", {})
     progress = subject.get("progress", {"step": 0, "images": 0, "seconds": 0.0})
     seconds = progress["seconds"]
-    # a sweep may have been asked for after the evaluation
-    swept = sweeps_of(run.model(), run.path) if record and issubclass(cls, Denoising) else {}
-    pictures = record.get("pictures", {}) | swept
     return {
         "name": cls.name,
         "title": cls.title,
@@ -294,9 +290,8 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
         "memorisation": {k: v for k, v in record.get("memorisation", {}).items() if k != "pairs"},
         "spectrum": record.get("spectrum", {}),
         "per_class": record.get("per_class", {}),
-        "ood": record.get("ood", {}),
-        "latent": record.get("latent", {}),
-        "pictures": {name: os.path.relpath(run.path / file, out) for name, file in pictures.items()},
+        "asked": [each | {"folder": os.path.relpath(run.answers, out)} for each in answers_of(run)] if record else [],
+        "pictures": {name: os.path.relpath(run.path / file, out) for name, file in record.get("pictures", {}).items()},
     }
 
 

@@ -29,7 +29,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -52,6 +52,9 @@ KEPT = 2
 
 LOCK = "lock"
 """The file by which a process holds a run folder."""
+
+if TYPE_CHECKING:
+    from trilemma.questions import Answer
 
 
 @dataclass
@@ -101,6 +104,12 @@ class Run:
             raise ValueError(f"{path} is not a run folder ({hint}): give the --out folder of `trilemma train`")
         file = path / "config.json"
         return cls(path, RunConfig.from_dict(read_json(file), str(file)))
+
+    def ask(self, question: str = "likelihood", /, **fields: Any) -> Answer:
+        """Ask one question: see `trilemma.ask`."""
+        from trilemma.questions import ask  # it lives above, and this only hands on
+
+        return ask(self, question, **fields)
 
     # The model
 
@@ -275,6 +284,11 @@ class Run:
     def figure(self, name: str) -> Path:
         """Where a picture of the last evaluation belongs."""
         return self.path / f"{name}.png"
+
+    @property
+    def answers(self) -> Path:
+        """The folder of the answers that were asked for."""
+        return self.path / "queries"
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run folder for writing; ``ValueError`` at once if another process holds it."""

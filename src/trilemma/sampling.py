@@ -8,6 +8,7 @@ row ``i % BLOCK`` of block ``i // BLOCK``, however many are asked for, and which
 from __future__ import annotations
 
 import math
+import re
 import time
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trilemma.blocks import BLOCK, part_of
 from trilemma.data.dataset import examples
 from trilemma.families.diffusion.options import check_guided
 from trilemma.families.family import Family, Progress
@@ -25,9 +27,6 @@ from trilemma.noise import ImageNoise, derive_seed
 from trilemma.parallel import Ranks, ranks
 from trilemma.run import Run
 from trilemma.validate import MOST_IMAGES
-
-BLOCK = 64
-"""Images computed together."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,8 @@ def sample(
     parts, seconds, timed = {}, 0.0, 0
     for done, start in enumerate(mine):
         began = time.perf_counter()
-        parts[start] = sample_block(model, seed, start, block, chosen, options, _within(progress, start, block, n))
+        tell = part_of(progress, start, min(block, n - start), n)
+        parts[start] = sample_block(model, seed, start, block, chosen, options, tell)
         if done or len(mine) == 1:
             seconds += time.perf_counter() - began
             timed += block  # always drawn whole
@@ -190,20 +190,49 @@ def sample_block(
     return drawn
 
 
+def parse_labels(given: Any, names: Sequence[str]) -> list[int] | None:
+    """Classes to label numbers: of a text names or numbers, ``all`` (every class in turn) or ``none`` (no class).
+
+    A number is the place of a class, from 0, unless classes have whole numbers for names: then it is a name. A name in
+    double quotes is always a class, so that those called ``all`` or ``none`` or with a comma can be asked for.
+
+    Raises:
+        ValueError: no such class, or a word that could mean two things, in one line.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, str):  # numbers, one or many
+        return [int(label) for label in torch.as_tensor(given).reshape(-1).tolist()]
+    numbered = any(name.lstrip("-").isdigit() for name in names)
+    labels: list[int] = []
+    for part, quoted in _parts(given):
+        if part in ("all", "none") and not quoted:
+            if part in names:
+                meant, name = "every class" if part == "all" else "no class", f"'\"{part}\"'"
+                raise ValueError(f"--labels {part} may mean {meant} or the class {part}: write {name} for the class")
+            labels += range(len(names)) if part == "all" else [len(names)]
+        elif part in names:
+            labels.append(names.index(part))
+        elif part.lstrip("-").isdigit() and not quoted and not numbered:
+            labels.append(int(part))
+        else:
+            raise ValueError(f"--labels {part!r} is not a class; there are {', '.join(names[:20]) or 'none'}")
+    return labels
+
+
+def _parts(text: str) -> list[tuple[str, bool]]:
+    """The parts of a list between commas, and whether each stands in double quotes, within which commas are none."""
+    found = re.findall(r'\s*(?:"([^"]*)"|([^,"]*))\s*(?:,|$)', text)
+    parts = [(quoted or plain.strip(), bool(quoted)) for quoted, plain in found]
+    return parts[:-1] if len(parts) > 1 and parts[-1] == ("", False) else parts
+
+
 def check_numbers(options: Any) -> None:
     """``ValueError`` if a sampling option is NaN or infinite."""
     for name, value in vars(options).items() if options is not None else ():
         values = value if isinstance(value, tuple) else (value,)
         if bad := [each for each in values if isinstance(each, float) and not math.isfinite(each)]:
             raise ValueError(f"{name} must be a finite number, not {bad[0]}")
-
-
-def _within(progress: Progress | None, start: int, block: int, n: int) -> Progress | None:
-    """A sampler's own progress inside its block, as a number of images."""
-    if progress is None:
-        return None
-    size = min(block, n - start)
-    return lambda done, total: progress(start + size * done // total, n)
 
 
 def _collect(parts: dict[int, Tensor], where: Ranks) -> Tensor:

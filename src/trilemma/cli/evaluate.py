@@ -109,8 +109,8 @@ def shown(record: dict[str, Any]) -> RenderableType:
     if "memorisation" in record:
         said = record["memorisation"]
         lines += [Text(f"Copies, by {space}: {said[space]['text']}") for space in ("pixels", "features")]
-    if "ood" in record:
-        lines.append(Text(printable(f"{record['ood']['own']} or {record['ood']['other']}: {record['ood']['verdict']}")))
+    for asked in record.get("asked", ()):
+        lines += [Text(printable(f"{asked['title']}: {line}")) for line in asked["reading"][:1]]
     if record.get("per_class"):
         lines.append(_classes(record["per_class"]))
     lines.append(

@@ -9,7 +9,7 @@ from cyclopts import App
 
 from trilemma.cli.flags import Json, print_json
 from trilemma.families.diffusion.exchange import export_diffusers, export_onnx
-from trilemma.queries.diffusion_chain import denoising
+from trilemma.questions.strip import denoising
 from trilemma.run import Run
 from trilemma.text import printable
 

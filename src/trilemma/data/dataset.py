@@ -17,7 +17,7 @@ from torch import Tensor
 from trilemma.data.config import DataConfig
 from trilemma.data.fit import Pixels
 from trilemma.images import Spec
-from trilemma.noise import ImageNoise, Noise
+from trilemma.noise import ImageNoise, Noise, philox
 from trilemma.text import printable
 
 Indices = npt.NDArray[np.int64]
@@ -390,3 +390,9 @@ def _fingerprint(raw: Raw, digests: Digests, train: Indices, test: Indices, conf
     for array in (train, test) if raw.labels is None else (train, test, raw.labels):
         hasher.update(array.astype("<i8").tobytes())
     return hasher.hexdigest()
+
+
+def subset(indices: Indices, count: int, seed: int) -> Indices:
+    """The first ``count`` of a seeded permutation (all of them if 0 or if there are fewer)."""
+    order = philox(seed).permutation(len(indices))
+    return indices[order[: count or None]]

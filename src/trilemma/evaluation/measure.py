@@ -18,11 +18,11 @@ from torch import Tensor
 from trilemma import __version__
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.dataset import image_digests
-from trilemma.evaluation import denoising, ladder, likelihoods, pictures
+from trilemma.evaluation import ladder, pictures
+from trilemma.evaluation.answers import FOLDER, answers_of, ask_routine, besides
 from trilemma.evaluation.captions import text_metrics
 from trilemma.evaluation.glossary import ENTRIES, place_of
 from trilemma.evaluation.labelled import label_metrics
-from trilemma.evaluation.latents import draw_latents
 from trilemma.evaluation.likelihood import Scored, calibrated_for, flow_metric, likelihood_metric
 from trilemma.evaluation.memorisation import Memory, memory
 from trilemma.evaluation.misuse import identical_images, trained_on_held_out
@@ -71,12 +71,13 @@ def evaluate(
 
     Returns:
         A record of plain values: ``subject``, ``protocol``, ``metrics`` and ``floor`` (name → `Number` as a
-        dictionary), ``flags``, ``memorisation``, ``spectrum``, ``ladder``, ``per_class``, ``latent`` and the names of
-        its ``pictures``. Under torchrun the work is shared and every process returns the same.
+        dictionary), ``flags``, ``memorisation``, ``spectrum``, ``ladder``, ``per_class``, the answers in
+        ``asked`` and the names of its ``pictures``. Under torchrun all processes share the work and return the same.
 
     Raises:
         ValueError: bad input, in one line.
     """
+    besides((protocol or Protocol()).ask)  # refuses unknown names before any work
     protocol = protocol or (against.protocol if isinstance(against, Reference) else Protocol())
     if isinstance(subject, (str, os.PathLike)) and is_run(subject):
         subject = Run.open(subject)
@@ -170,15 +171,8 @@ def _evaluate(
         metrics["images_per_second"] = subject.speed(where)
     metrics |= stacked_metrics(subject, real, options, where, tell)
     shown = pictures.of_run(subject, sample, real, options, device) if subject.run and sample and place else None
-    exact = likelihoods.draw_exact(subject, real, place, device) if shown is not None and place else {}
     if shown is not None and place:
-        exact |= likelihoods.draw_map(subject, real, place, device, tell)
-        exact |= denoising.draw_denoising(subject, real, place, device)
-    latent, coded = draw_latents(subject, real, place, device) if shown is not None and place else ({}, {})
-    exact |= coded
-    ood = likelihoods.out_of_distribution(subject, real, place, device, tell)
-    if ood and place:
-        exact["outliers"] = "outliers.png"
+        ask_routine(subject, real, place, device, tell)
     rungs = ladder.climb(real, where, tell) if drawn else None
     record = None
     if where.first:
@@ -190,10 +184,12 @@ def _evaluate(
                     metrics["ode_bits_per_dim"], per_image["ode_bits_per_dim"] = flow
         seen = np.concatenate(hashes) if hashes else None
         record, remembered = _judge(subject, sample, seen, metrics, real, rungs, device, tell)
-        record |= {"per_image": per_image} | ({"ood": ood} if ood else {}) | ({"latent": latent} if latent else {})
+        record |= {"per_image": per_image}
+        if place is not None and subject.run is not None:
+            record["asked"] = answers_of(subject.run, place / FOLDER)
         if place is not None:
             if sample is not None:
-                record["pictures"] = pictures.save(place, sample, shown, real, remembered) | exact
+                record["pictures"] = pictures.save(place, sample, shown, real, remembered)
             write_json(place / "metrics.json", record)
         if unfinished:
             shutil.rmtree(unfinished.parent, ignore_errors=True)

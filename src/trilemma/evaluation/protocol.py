@@ -30,7 +30,7 @@ class Protocol:
         likelihood_n: held-out images whose log-likelihood is asked for.
         likelihood_samples: Monte-Carlo effort of families whose likelihood is not exact; 0 for their default.
         modes_n: samples of a run in which the 1,000 modes of stacked MNIST are counted; a slow sampler may need fewer.
-        ood: another source of images, whose likelihood is compared with that of held-out ones (out of distribution).
+        ask: questions that an able run is asked besides those of every evaluation: ood=fashion-mnist,invert.
         seed: of the samples and of every subset.
     """
 
@@ -46,7 +46,7 @@ class Protocol:
     likelihood_n: int = 500
     likelihood_samples: int = 0
     modes_n: int = 26_000
-    ood: str = ""
+    ask: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:

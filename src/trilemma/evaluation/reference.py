@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trilemma.data import Dataset
+from trilemma.data import Dataset, subset
 from trilemma.data.dataset import Digests, image_digests
 from trilemma.data.decoded import cache_folder, written_atomically
 from trilemma.evaluation.protocol import Protocol
@@ -21,7 +21,6 @@ from trilemma.evaluation.stream import Pool, Supply, Tell, pool
 from trilemma.images import to_display
 from trilemma.metrics import Features, Moments, feature_network
 from trilemma.metrics.features import VectorFeatures
-from trilemma.noise import philox
 from trilemma.parallel import Ranks, find_device, ranks
 
 Indices = np.ndarray[Any, Any]
@@ -107,12 +106,6 @@ class Reference:
     def against(self) -> str:
         """The real side in words."""
         return f"{self.train.n:,} training images of {self.dataset.name}"
-
-
-def subset(indices: Indices, count: int, seed: int) -> Indices:
-    """The first ``count`` of a seeded permutation (all of them if 0 or if there are fewer)."""
-    order = philox(seed).permutation(len(indices))
-    return indices[order[: count or None]]
 
 
 def display(dataset: Dataset, indices: Indices) -> Tensor:

@@ -28,8 +28,8 @@ from trilemma.files import replacing
 from trilemma.machine import arithmetic
 from trilemma.metrics import Classifier, conditional_accuracy, frechet_flag, manifold_scores
 from trilemma.parallel import Ranks, ranks
-from trilemma.queries.diffusion_chain import denoising
-from trilemma.queries.sweep import Ledger, Point, Scores, sweep, way_of
+from trilemma.questions.strip import denoising
+from trilemma.questions.sweep import Ledger, Point, Scores, sweep, way_of
 from trilemma.run import Run
 
 
@@ -80,7 +80,7 @@ class Bench:
         return self.run.conditions(self.real.dataset, self.real.held_out_indices)
 
     def measure(self, options: Any, progress: Progress | None) -> tuple[Scores, float]:
-        """The scores of n images drawn so, and the seconds for an image; see `trilemma.queries.sweep.Measure`."""
+        """The scores of n images drawn so, and the seconds for an image; see `trilemma.questions.sweep.Measure`."""
         protocol = self.real.protocol
         subject = drawn_from(self.model, protocol.n, protocol.seed, self.labels, options)
         told = repr((way_of(options), sorted(self.protocol(options).items(), key=str)))

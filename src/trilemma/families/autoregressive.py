@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trilemma.families.conditionals import Conditional, LogisticMixture, Softmax, draw
 from trilemma.families.family import (
-    Completing,
+    Completes,
     Completion,
     Density,
     Family,
@@ -57,7 +57,7 @@ class AutoregressiveOptions:
         check_limits(self)
 
 
-class Autoregressive(Family, Completing):
+class Autoregressive(Family, Completes):
     """A family with an exact likelihood. Class labels, where the data has them, condition every value."""
 
     density = Density.TRACTABLE

@@ -253,7 +253,7 @@ def check_batch(config: RunConfig, dataset: Dataset, where: Ranks) -> None:
         )
     if batch % where.size:
         raise ValueError(f"--train.batch {batch} cannot be shared by {where.size} processes: use a multiple of it")
-    pack = getattr(config.model, "pack", 1)
+    pack = FAMILIES[config.family].least_batch(config.model)
     if batch // where.size < pack:
         raise ValueError(
             f"--train.batch {batch} gives each of {where.size} processes {batch // where.size} images, fewer than one "
