@@ -43,13 +43,15 @@ trilemma query receptive runs/pixelrnn --position 14,10 --out field.svg
 
 
 @app.default
-def query(run: Path, /, *, device: Device = "auto", json: Json = False) -> None:
+def query(run: Path, images: str | None = None, /, *, device: Device = "auto", json: Json = False) -> None:
     """Say what a run can be asked, and ask it for log p(x).
 
     Parameters
     ----------
     run
         a run folder
+    images
+        anything that train takes; by default held-out images of the run's own data
     """
     opened = Run.open(run)
     able = {name: cls.able(opened) for name, cls in questions().items()}
@@ -60,7 +62,8 @@ def query(run: Path, /, *, device: Device = "auto", json: Json = False) -> None:
             if able[name] is None:
                 print(f"  {name:<{wide}}  {cls.sentence}")
         print()
-    _ask(questions()["likelihood"], run, {}, {}, 0, None, device, json, {"questions": able})
+    fields = {} if images is None else {"images": images}
+    _ask(questions()["likelihood"], run, fields, {}, 0, None, device, json, {"questions": able})
 
 
 def _ask(
