@@ -157,7 +157,8 @@ def _trilemma(report: dict[str, Any]) -> str:
         f"{FIRST_AXIS[next(iter(axes_of(report)))]}, and coverage the share of the data that such samples reach, each "
         "as a multiple of what held-out images reach: 0 in the centre, 1 at the corner. Speed is images a second on a "
         f"logarithmic scale, from {number.text(speed.low, digits=2)} in the centre to "
-        f"{number.text(speed.high, digits=2)} at the corner.{real} Read the corners and not the area; a hollow marker is a flagged value.</p>{_distances(report)}"
+        f"{number.text(speed.high, digits=2)} at the corner.{real} Read the corners and not the area; "
+        f"a hollow marker is a flagged value.</p>{_distances(report)}"
     )
     return _section("trilemma", "The trilemma: quality, coverage, speed", content)
 
