@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import json
 import os
 import subprocess
@@ -14,6 +16,7 @@ import pytest
 import torch
 from conftest import blobs
 
+import trilemma.metrics
 from trilemma.data import load
 from trilemma.evaluation import Measured, Protocol, Reference
 from trilemma.evaluation.metric import Metric, choose, find, groups, metrics
@@ -162,3 +165,18 @@ def test_a_number_that_is_not_there_says_why() -> None:
     with pytest.raises(ValueError, match="there is no number here: too few images"):
         Number(None, note="too few images").known  # noqa: B018
     assert issubclass(FineDetail, Metric)
+
+
+def test_no_circle_in_the_room_of_functions() -> None:
+    """Imports inside functions count: a circle is one wherever it is closed."""
+    room = Path(trilemma.metrics.__file__).parent
+    imports = {
+        path.stem: {
+            node.module.rpartition(".")[2]
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("trilemma.metrics.")
+        }
+        for path in room.glob("*.py")
+        if path.stem != "__init__"
+    }
+    assert list(graphlib.TopologicalSorter(imports).static_order())

@@ -214,6 +214,8 @@ def _measure(asked: Iterable[Metric], of: Measured) -> dict[str, Number]:
         number = number_of(metric, of)
         if number is not None:
             found[metric.label(of.real.network.name)] = number
+    if of.tell and not of.held_out:
+        of.tell("scores", len(listed), len(listed))
     return found
 
 

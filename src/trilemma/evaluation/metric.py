@@ -6,6 +6,7 @@ command line, the record, the glossary, the page and the test of ``docs/metrics.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -147,17 +148,26 @@ class Metric(ABC):
 
 def metrics() -> dict[str, Metric]:
     """Every metric by its name, in the order of the page; those of plugins come last."""
-    from trilemma.evaluation import parts
-
-    for module in pkgutil.iter_modules(parts.__path__, f"{parts.__name__}."):
-        importlib.import_module(module.name)
+    _import_parts()
     load_plugins()
     found: dict[str, Metric] = {}
     for cls in sorted(defined(Metric), key=lambda cls: (cls.table != "first", cls.order)):
         if cls.name in found:
             raise ValueError(f"there are two metrics of the name {cls.name!r}: one is of {cls.__module__}")
-        found[cls.name] = cls()
+        found[cls.name] = _instance(cls)
     return found
+
+
+@functools.cache
+def _import_parts() -> None:
+    parts = importlib.import_module("trilemma.evaluation.parts")
+    for module in pkgutil.iter_modules(parts.__path__, f"{parts.__name__}."):
+        importlib.import_module(module.name)
+
+
+@functools.cache
+def _instance(cls: type[Metric]) -> Metric:
+    return cls()
 
 
 def groups() -> dict[str, list[Metric]]:
