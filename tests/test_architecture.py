@@ -14,9 +14,9 @@ SOURCE = Path(trilemma.__file__).parent
 # From the ground up. Rooms on one floor do not import each other.
 FLOORS = [
     {"files", "text"},
-    {"machine", "validate", "number"},
+    {"machine", "validate", "number", "bars"},
     {"images", "vectors", "noise", "parallel", "plugins"},
-    {"blocks", "drawing"},
+    {"blocks", "drawing", "preview"},
     {"data", "nets", "metrics"},
     {"families"},
     {"config"},

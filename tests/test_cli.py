@@ -13,10 +13,10 @@ from conftest import blobs, write_blobs
 from PIL import Image
 from rich.console import Console
 
+from trilemma.bars import Bars
 from trilemma.cli import main
 from trilemma.cli.evaluate import shown
 from trilemma.cli.flags import parse_size
-from trilemma.cli.progress import Bars
 from trilemma.data import load
 from trilemma.families import FAMILIES
 from trilemma.run import Run

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from trilemma.questions.completion import complete, known_part
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig, denoising
 from trilemma.families.diffusion.completion import RePaintOptions, repaint
@@ -17,6 +16,7 @@ from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.family import Completes
 from trilemma.images import Spec, from_unit
 from trilemma.noise import BatchNoise, ImageNoise
+from trilemma.questions.complete import complete, known_part
 
 CPU = torch.device("cpu")
 

@@ -258,7 +258,7 @@ def test_an_evaluation_that_was_interrupted_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(run, reference, out=tmp_path / "run", tell=stop)
+        evaluate(run, reference, out=tmp_path / "run", progress=stop)
     assert drawn == [0, 64, 128, 192]
     again = evaluate(run, reference, out=tmp_path / "run")
     assert drawn == [0, 64, 128, 192, 256]

@@ -253,7 +253,7 @@ def test_the_ladder_is_climbed_once_and_read(real: Dataset, tmp_path: Path, monk
     assert "real images with" in record["metrics"]["frechet"]["reading"]
     assert len(list((tmp_path / "cache" / "ladders").glob("*.json"))) == 1
     told: list[str] = []
-    evaluate(tmp_path / "noise.npz", real, protocol=protocol, tell=lambda what, done, total: told.append(what))
+    evaluate(tmp_path / "noise.npz", real, protocol=protocol, progress=lambda what, done, total: told.append(what))
     assert not any("distorted" in what for what in told)
 
 

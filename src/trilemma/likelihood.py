@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trilemma.bars import told
 from trilemma.blocks import BLOCK
 from trilemma.data import Dataset, load
+from trilemma.data.memory import ImagesLike, images_like
 from trilemma.families.family import Family, Likelihood, Progress
 from trilemma.images import Spec, check_images
 from trilemma.metrics.likelihood import bits_per_dim, worse_than_uniform
 from trilemma.noise import ImageNoise, Noise, derive_seed
 from trilemma.parallel import ranks
-from trilemma.run import Run
+from trilemma.run import Run, opened
 
 
 @dataclass(frozen=True)
@@ -57,38 +60,45 @@ class LogLikelihood:
 
 
 def log_likelihood(
-    run: Run | Family,
-    images: Tensor,
-    labels: Tensor | None = None,
+    run: Run | Family | str | os.PathLike[str],
+    images: ImagesLike,
+    labels: int | Sequence[int] | Tensor | None = None,
     *,
     samples: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: Progress | Literal["bar"] | None = None,
     block: int = BLOCK,
 ) -> LogLikelihood:
     """log p(x) of each image, or log p(x|y) if labels are given to a conditional model.
 
     Args:
-        run: a run, which is calibrated on its own training images where its family knows of that, or a model loaded
-            from one, which is taken as it is (see `calibrate`).
-        images: uint8 [N, C, H, W] with the levels the model was trained on.
+        run: a run or its folder, which is calibrated on its own training images where its family knows of that, or a
+            model loaded from one, which is taken as it is (see `calibrate`).
+        images: uint8 [N, C, H, W] with the levels the model was trained on, or other images in memory of the model's
+            shape: arrays and tensors of floats in [0, 1], PIL images, what yields batches (see `load`).
         labels: int64 [N], classes for a conditional model, or captions int64 [N, length] as `Run.tokens` reads them; by
             default "no class", that is P(x).
         samples: Monte-Carlo effort of families whose answer is not exact.
         seed: of the Monte-Carlo noise; that of image *i* depends on ``(seed, i)`` alone.
         device: where to compute.
-        progress: told ``(images done, N)``.
+        progress: told ``(images done, N)``; ``"bar"`` shows a bar, as a notebook does by default.
         block: images scored together.
 
     Raises:
         ValueError: images or labels the model does not take, in one line.
     """
+    run = opened(run)
     model = calibrated(run, device) if isinstance(run, Run) else run
-    return answered(
-        model.log_likelihood, model, images, labels, samples=samples, seed=seed, device=device, progress=progress,
-        block=block,
-    )  # fmt: skip
+    x = images_like(images, model.spec)
+    if labels is not None:
+        labels = torch.as_tensor(labels, dtype=torch.int64)
+        labels = labels.expand(len(x)) if labels.ndim == 0 else labels
+    with told(progress, lambda bars: lambda done, total: bars.tell("", "log-likelihood", done, total)) as heard:
+        return answered(
+            model.log_likelihood, model, x, labels, samples=samples, seed=seed, device=device, progress=heard,
+            block=block,
+        )  # fmt: skip
 
 
 def answered(

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from trilemma import number
+from trilemma.bars import Bars
 from trilemma.cli.errors import refuse_unknown
 from trilemma.cli.flags import DataFlags, Device, Json, data_config, print_json
-from trilemma.cli.progress import Bars
 from trilemma.cli.protocol import ProtocolFlags, protocol_of
 from trilemma.config import parse_text
 from trilemma.evaluation import evaluate as measure
@@ -103,7 +103,7 @@ def evaluate(
             options=chosen,
             device=device,
             out=out,
-            tell=(lambda what, done, total: bars.tell("", what, done, total)) if where.first else None,
+            progress=(lambda what, done, total: bars.tell("", what, done, total)) if where.first else None,
         )
     if not where.first:
         return

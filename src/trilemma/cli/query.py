@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Optional, get_args, get_origin, get_
 
 from cyclopts import App, Parameter
 
+from trilemma.bars import Bars
 from trilemma.cli.errors import refuse_unknown
 from trilemma.cli.flags import Device, Json, given, print_json
-from trilemma.cli.progress import Bars
 from trilemma.families import FAMILIES
 from trilemma.parallel import join
 from trilemma.questions import Answer, Context, Question, answer, build, questions

@@ -15,9 +15,9 @@ from cyclopts import App, Parameter
 from torch import Tensor
 
 from trilemma import drawing
+from trilemma.bars import Bars
 from trilemma.cli.errors import refuse_unknown
 from trilemma.cli.flags import Device, Json, options_text, print_json
-from trilemma.cli.progress import Bars
 from trilemma.config import parse_text
 from trilemma.data import load
 from trilemma.families import FAMILIES

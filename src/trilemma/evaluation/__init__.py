@@ -10,7 +10,7 @@ from trilemma.evaluation.ladder import draw as draw_ladder
 from trilemma.evaluation.measure import evaluate, real_scores
 from trilemma.evaluation.measured import Measured
 from trilemma.evaluation.metric import Metric
-from trilemma.evaluation.protocol import Protocol
+from trilemma.evaluation.protocol import Protocol, protocol_of
 from trilemma.evaluation.record import FORMAT, describe_data, describe_protocol
 from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.stream import Tell
@@ -31,6 +31,7 @@ __all__ = [
     "draw_ladder",
     "evaluate",
     "judge",
+    "protocol_of",
     "real_scores",
     "subset",
 ]

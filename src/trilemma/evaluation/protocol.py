@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from trilemma.evaluation.metric import choose, metrics, named
 from trilemma.machine import processor
-from trilemma.validate import MOST_IMAGES
+from trilemma.validate import MOST_IMAGES, decode
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,19 @@ class Protocol:
     def wants(self, *names: str) -> bool:
         """Whether any of these metrics is asked for."""
         return bool(choose(self.metrics) & set(names))
+
+
+def protocol_of(given: Protocol | Mapping[str, Any] | None) -> Protocol:
+    """A protocol from a dictionary of its fields; the defaults from None.
+
+    Raises:
+        ValueError: no such field, or a value that it does not take, in one line.
+    """
+    if given is None or isinstance(given, Protocol):
+        return given or Protocol()
+    if not isinstance(given, Mapping):
+        raise ValueError(f'protocol must be a Protocol or a dictionary such as {{"n": 500}}, not {given!r}')
+    return decode(Protocol, given, "protocol")
 
 
 def hardware() -> str:

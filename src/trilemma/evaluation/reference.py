@@ -134,7 +134,7 @@ def cached_pool(
     dataset: Dataset, indices: Indices, network: Features, kept: int, where: Ranks, tell: Tell | None = None
 ) -> Pool:
     """Features of real images, and their mean and covariance, kept in the cache folder by content."""
-    key = content_key(dataset, indices, network.name, min(kept, len(indices)))
+    key = content_key(dataset, indices, network.key, min(kept, len(indices)))
     path = cache_folder() / "features" / f"{key}.npy"
     found = _read(path, len(indices))
     if where.any(found is None):  # together or not at all: the work is shared

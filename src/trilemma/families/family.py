@@ -20,7 +20,8 @@ from trilemma.images import Spec
 from trilemma.noise import Noise
 
 if TYPE_CHECKING:
-    from trilemma.families.diffusion.estimate import Denoiser
+    from trilemma.families.diffusion.estimate import Denoiser, Watch
+    from trilemma.families.diffusion.likelihood import Chain, RowDenoiser
     from trilemma.families.diffusion.schedule import Schedule
 
 
@@ -266,10 +267,22 @@ class Orders(ABC):
     The order is raster order over pixels and, inside a pixel, over `groups` of its channels.
     """
 
+    spec: Spec
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
     @property
     @abstractmethod
     def groups(self) -> int:
         """Groups of channels that are drawn one after the other in a pixel."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Parameters that describe the values of a group."""
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
@@ -280,8 +293,11 @@ class Orders(ABC):
         """The parameters of every p(x_i | x_<i): [N, H, W, groups, outputs], differentiable in ``features``."""
 
     @abstractmethod
-    def nats(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """-log p(x_i | x_<i, y) of every value of uint8 [N, C, H, W] images: float [N, C, H, W]."""
+    def nats(self, x: Tensor, labels: Tensor | None, features: Tensor | None = None) -> Tensor:
+        """-log p(x_i | x_<i, y) of every value of uint8 [N, C, H, W] images: float [N, C, H, W].
+
+        ``features`` are those of x, by which it can then be differentiated.
+        """
 
 
 class Plays(ABC):
@@ -303,14 +319,65 @@ class Plays(ABC):
 
 
 class Denoises(ABC):
-    """a denoiser: (x_t, t) → estimate of x_0."""
+    """a denoiser: (x_t, t) → estimate of x_0.
 
+    Attributes:
+        schedule: the path x_t = α_t x_0 + σ_t ε.
+        chain: the reverse chain whose bound log p(x) is.
+        samplers: the names of the samplers that suit the family.
+    """
+
+    spec: Spec
     schedule: Schedule
-    """The path x_t = α_t x_0 + σ_t ε."""
+    chain: Chain
+    samplers: ClassVar[Sequence[str]]
+    Options: ClassVar[type]
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
 
     @abstractmethod
     def denoiser(self, labels: Tensor | None, guidance: float = 1.0) -> Denoiser:
         """The denoiser for images with these labels, guided by u + w(c - u)."""
+
+    @abstractmethod
+    def row_denoiser(self, labels: Tensor | None) -> RowDenoiser:
+        """The denoiser that the bound asks, at one time for each image."""
+
+    @abstractmethod
+    def latent(self, noise: Noise) -> Tensor:
+        """x_T ~ N(0, I): float [N, C, H, W]."""
+
+    @abstractmethod
+    def decode(
+        self,
+        z: Tensor,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: Any | None = None,
+        progress: Progress | None = None,
+        *,
+        watch: Watch | None = None,
+    ) -> Tensor:
+        """The images uint8 [N, C, H, W] that a sampler draws from x_T; ``watch`` sees x_t and estimate at each t."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, labels: Tensor | None = None, steps: int = 100, options: Any | None = None) -> Tensor:
+        """The x_T [N, C, H, W] from which deterministic DDIM leads (nearly) to these images."""
+
+    @abstractmethod
+    def flow_log_likelihood(
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        noise: Noise,
+        *,
+        dequantize: Literal["decoder", "uniform"] = "decoder",
+        tolerance: float = 1e-4,
+    ) -> tuple[Tensor, Tensor]:
+        """log p(x) [N] by the probability-flow equation, and the evaluations [N] that its solver took."""
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,15 @@ from trilemma.run import Run
 
 __all__ = ["AboutImages", "Answer", "Batch", "Context", "Question", "Table", "answer", "ask", "build", "questions"]
 
-MEASURING: tuple[str, ...] = ()
+MEASURING = ("trilemma.evaluation.curve", "trilemma.evaluation.guidance")
 """Questions that measure thousands of images live where measuring is, a floor above."""
 
 
 def questions() -> dict[str, type[Question]]:
     """Every question by its name, in the order in which they are shown; those of plugins come last."""
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
-        importlib.import_module(module.name)
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
     for name in MEASURING:
         importlib.import_module(name)
     load_plugins()

@@ -116,16 +116,18 @@ class Answer:
         """Write ``NAME.json``, a picture for each figure and ``NAME.npz`` of the arrays; returns the record.
 
         Args:
-            out: a folder, or the path of the first picture (``.png`` or ``.svg``), beside which the others stand; by
-                default the run's own folder for answers.
+            out: a folder, or the path of the first picture (``.png`` or ``.svg``, or ``.gif`` or ``.apng`` of the first
+                film), beside which the others stand; by default the run's own folder for answers.
         """
         name = self.question.name
         out = self.run.answers if out is None else out
         folder, first = (out.parent, out) if out.suffix else (out, out / f"{name}.png")
         record = self.to_json() | {"figures": {}}
-        for i, (figure, picture) in enumerate(self.figures.items()):
+        moving = first.suffix.lower() in (".gif", ".apng")
+        ordered = sorted(self.figures.items(), key=lambda each: isinstance(each[1], Film) != moving)
+        for i, (figure, picture) in enumerate(ordered):
             path = first if i == 0 else first.with_name(f"{first.stem}-{figure}{first.suffix}")
-            moving, film = path.suffix.lower() in (".gif", ".apng"), isinstance(picture, Film)
+            film = isinstance(picture, Film)
             path = path.with_suffix((".gif" if film else ".png") if film != moving else path.suffix)
             record["figures"][figure] = save(picture, path).name
         if self.arrays:

@@ -1,4 +1,4 @@
-"""Does a model look ahead? Differentiation tells: no output may depend on its own or on a later value.
+"""Does a model look ahead? Gradients tell: no output may depend on its own or on a later value.
 
 A leak of the kind is the usual reason of likelihoods that are too good to be true.
 """
@@ -8,21 +8,43 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from trilemma.families.autoregressive import Autoregressive
-from trilemma.families.family import Family, Progress
+from trilemma.blocks import Progress
+from trilemma.families.family import Orders
+from trilemma.images import Spec
 from trilemma.nets.masked import influence
 from trilemma.noise import derive_seed
-from trilemma.questions.order import Value, autoregressive, raster, value_at
+from trilemma.questions.answer import Answer
+from trilemma.questions.question import Context, Question
 
 BLOCK = 25_000
 """Values of images differentiated together, which bounds the memory."""
+
+Value = tuple[int, int, int]
+"""Channel, row and column of one value of an image."""
+
+
+@dataclass(frozen=True)
+class CausalityTest(Question):
+    """Whether a model keeps its order."""
+
+    name: ClassVar[str] = "causality"
+    title: ClassVar[str] = "Causality"
+    sentence: ClassVar[str] = "Verify causality by gradients: no value depends on itself or on a later one."
+    capabilities: ClassVar[tuple[type, ...]] = (Orders,)
+
+    def answer(self, context: Context) -> Answer:
+        model = context.model
+        assert isinstance(model, Orders)
+        found = causality(model, context.progress, seed=context.seed).require()
+        values = {"ok": found.ok, "checked": found.checked, "places": found.places}
+        return Answer(self, context.run, kind="exact", reading=[found.text], values=values, found=found)
 
 
 @dataclass(frozen=True)
@@ -52,9 +74,9 @@ class Causality:
 
 
 def causality(
-    model: Family, progress: Progress | None = None, *, positions: Sequence[int] | None = None, seed: int = 0
+    model: Orders, progress: Progress | None = None, *, positions: Sequence[int] | None = None, seed: int = 0
 ) -> Causality:
-    """Prove that a model keeps the order, by differentiation in float64 on the CPU.
+    """Verify by gradients in float64 on the CPU that a model keeps the order.
 
     At place i, outputs of all values up to and including i, weighted by random numbers, are differentiated by all
     inputs from i on, at an image of random values and with a random label: each derivative must be exactly zero.
@@ -65,28 +87,26 @@ def causality(
     the net carries a derivative.
 
     Args:
-        model: any variant of an autoregressive family.
+        model: of any family that `Orders`.
         progress: told ``(places checked, all)``.
         positions: the places to check, by default all; `few_places` gives some for a quick test.
         seed: of the images, labels and weights.
 
     Raises:
-        ValueError: the family is not autoregressive, or a position outside the image, in one line.
+        ValueError: a position outside the image, in one line.
     """
-    model = autoregressive(model, "the causality test")
-    groups = model.conditional.groups
-    places = model.spec.height * model.spec.width * groups
+    places = model.spec.height * model.spec.width * model.groups
     wanted = range(places) if positions is None else sorted(set(positions))
     if wanted and not 0 <= wanted[0] <= wanted[-1] < places:
         raise ValueError(f"positions must be from 0 to {places - 1}, not {wanted[0]} to {wanted[-1]}")
-    twin = copy.deepcopy(model).cpu().double().eval()
+    twin = in_double(model)
     ahead = _ahead(twin, wanted, seed, so_far=True, progress=progress)
     if not ahead:
-        text = f"no value sees itself or a later one: checked at {len(wanted)} of {places} places by differentiation"
+        text = f"no value sees itself or a later one: verified at {len(wanted)} of {places} places by gradients"
         return Causality(True, len(wanted), places, (), text)
     # Which outputs are to blame: each by itself. What a place sees from itself on is a leak of an earlier output, too.
     alone = _ahead(twin, range(max(i for i, _ in ahead) + 1), seed, so_far=False) or ahead
-    leaks = tuple((value_at(i, groups, model.spec), value_at(j, groups, model.spec)) for i, j in alone)
+    leaks = tuple((_value(i, model.groups, model.spec), _value(j, model.groups, model.spec)) for i, j in alone)
     value, seen = leaks[0]
     text = (
         f"the model looks ahead: value {value} sees {seen}, as (channel, row, column); "
@@ -95,22 +115,28 @@ def causality(
     return Causality(False, len(wanted), places, leaks, text)
 
 
-def few_places(model: Autoregressive) -> list[int]:
+def few_places(model: Orders) -> list[int]:
     """Places for a quick test: all groups of the first and last pixel and of three along the middle row."""
-    height, width, groups = model.spec.height, model.spec.width, model.conditional.groups
+    height, width, groups = model.spec.height, model.spec.width, model.groups
     row = height // 2
     pixels = {0, row * width, row * width + width // 2, row * width + width - 1, height * width - 1}
     return sorted(pixel * groups + group for pixel in pixels for group in range(groups))
 
 
+def in_double(model: Orders) -> Orders:
+    """A copy in float64 on the CPU, to be differentiated."""
+    twin = copy.deepcopy(model)
+    assert isinstance(twin, nn.Module)
+    return twin.cpu().double().eval()
+
+
 def _ahead(
-    model: Autoregressive, places: Iterable[int], seed: int, so_far: bool, progress: Progress | None = None
+    model: Orders, places: Iterable[int], seed: int, so_far: bool, progress: Progress | None = None
 ) -> list[tuple[int, int]]:
     """``(i, j)`` of each place i where the outputs up to i, or of i alone, see an input j >= i; j is the first."""
-    spec, conditional = model.spec, model.conditional
-    net = model.net
-    assert isinstance(net, nn.Module)
-    order = raster(conditional.groups, spec)
+    spec = model.spec
+    grid = spec.height, spec.width, model.groups
+    order = torch.arange(spec.height * spec.width * model.groups).view(grid).permute(2, 0, 1)  # [groups, H, W]
     generator = torch.Generator().manual_seed(derive_seed(seed, "causality"))
     wanted, found = torch.tensor(list(places)), []
     size = max(1, BLOCK // spec.dims)
@@ -118,19 +144,24 @@ def _ahead(
         i = wanted[start : start + size]
         x = torch.randint(spec.levels, (len(i), *spec.shape), generator=generator).to(torch.uint8)
         labels = torch.randint(spec.classes + 1, (len(i),), generator=generator) if spec.classes else None
-        shape = (len(i), spec.height, spec.width, conditional.groups, conditional.outputs)
         place = i[:, None, None, None]
-        asked = order <= place if so_far else order == place  # [b, groups, H, W]
-        weights = torch.randn(shape, generator=generator, dtype=torch.float64)
-        weights *= asked.permute(0, 2, 3, 1)[..., None]
+        looked_at = order <= place if so_far else order == place  # [N, groups, H, W]
+        weights = torch.randn((len(i), *grid, model.outputs), generator=generator, dtype=torch.float64)
+        weights *= looked_at.permute(0, 2, 3, 1)[..., None]
         with LeakyReLUs():
-            gradient = influence(net, model.image_features(x).double(), weights, labels)
+            gradient = influence(model.conditionals, model.features(x).double(), weights, labels)
         leaks = (gradient != 0) & (order >= place)  # NaN is unequal to 0 too
         first = torch.where(leaks, order, order.numel()).flatten(1).amin(1)
         found += [(a, b) for a, b in zip(i.tolist(), first.tolist(), strict=True) if b < order.numel()]
         if progress:
             progress(start + len(i), len(wanted))
     return found
+
+
+def _value(place: int, groups: int, spec: Spec) -> Value:
+    """Which value stands at a place of the order: ``(group, row, column)``."""
+    pixel, group = divmod(place, groups)
+    return group, pixel // spec.width, pixel % spec.width
 
 
 class LeakyReLUs(TorchFunctionMode):

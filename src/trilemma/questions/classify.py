@@ -3,22 +3,106 @@
 from __future__ import annotations
 
 import math
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from trilemma import drawing
-from trilemma.blocks import part_of
-from trilemma.families.family import Family, Progress
+from trilemma.blocks import Progress, part_of
+from trilemma.drawing import Picture, Sheet
+from trilemma.families.family import Family
 from trilemma.likelihood import answered
-from trilemma.parallel import ranks
+from trilemma.number import Number
+from trilemma.questions.answer import Answer, Table
+from trilemma.questions.likelihood import undefined
+from trilemma.questions.question import Context, Question
 from trilemma.run import Run
+from trilemma.validate import MOST, MOST_IMAGES, Limits
 
 BINS = 15
 """Bins of confidence in the calibration error (Guo, Pleiss, Sun, Weinberger 2017)."""
+
+
+@dataclass(frozen=True)
+class Classify(Question):
+    """A class-conditional model as a classifier."""
+
+    images: Any = None
+    """Anything labelled that train takes; by default held-out images of the run's own data."""
+    n: Annotated[int, Limits(1, MOST_IMAGES)] | None = None
+    """Ask about at most so many of them; by default all that are given, or 500 held-out ones."""
+    prior: Literal["uniform", "training"] = "uniform"
+    """p(y): uniform, or as often as in the training images."""
+    samples: Annotated[int, Limits(1, MOST)] | None = None
+    """Monte-Carlo effort where log p(x|y) is not exact: importance samples, or noise levels."""
+
+    name: ClassVar[str] = "classify"
+    title: ClassVar[str] = "Classification by Bayes' rule"
+    sentence: ClassVar[str] = "How well does p(y|x) ∝ p(x|y) p(y) classify labelled images, and how well calibrated?"
+    paper: ClassVar[str] = (
+        "Guo, Pleiss, Sun, Weinberger 2017, On calibration of modern neural networks, arXiv:1706.04599"
+    )
+    vectors_too: ClassVar[bool] = True
+    argument: ClassVar[str] = "images"
+    most: ClassVar[int] = 500
+
+    @classmethod
+    def unable(cls, run: Run) -> str | None:
+        if not run.config.spec.classes:
+            return "it needs p(x|y), and this run is unconditional: train one with --conditional"
+        return undefined(run)
+
+    def answer(self, context: Context) -> Answer:
+        config, batch = context.config, context.source(self.images, self.n, self.most)
+        labels = batch.true_labels
+        if batch.dataset.class_names != config.class_names:
+            raise ValueError(
+                f"the classes of {batch.name} are not the run's: {', '.join(batch.dataset.class_names[:5])} … "
+                f"instead of {', '.join(config.class_names[:5])} …"
+            )
+        found = classify(
+            context.model,
+            batch.x,
+            labels,
+            _counts(context) if self.prior == "training" else None,
+            samples=self.samples,
+            seed=context.seed,
+            device=context.device,
+            progress=context.progress,
+        )
+        numbers = _numbers(found)
+        few = len(config.class_names) <= 12
+        return Answer(
+            self,
+            context.run,
+            kind=found.kind,
+            numbers=numbers,
+            reading=[
+                f"accuracy {numbers['accuracy']}, −log p(y|x) {numbers['negative_log_likelihood']} nats, "
+                f"calibration error {numbers['calibration_error']} ({batch.words})",
+                f"Bayes' rule, {found.kind}: {found.reason}; prior {self.prior}",
+            ],
+            values={
+                "reason": found.reason,
+                "classes": list(config.class_names),
+                "prior": found.prior.tolist(),
+                "accuracy_standard_error": found.accuracy[1],
+                "bins": [
+                    {"images": n, "confidence": sure, "accuracy": right} for n, sure, right in found.reliability if n
+                ],
+                "confusion": found.confusion.tolist(),
+                "predicted": found.predicted.tolist(),
+            },
+            tables={"confusion": _confusion(found, config.class_names)} if few else {},
+            found=found,
+            protocol=batch.protocol,
+        )
+
+    def draw(self, answer: Answer) -> Mapping[str, Picture]:
+        return {"reliability": draw_reliability(answer.found, answer.title(answer.protocol["images"]))}
 
 
 @dataclass(frozen=True)
@@ -83,7 +167,7 @@ class Classified:
 
 
 def classify(
-    run: Run | Family,
+    model: Family,
     images: Tensor,
     labels: Tensor,
     prior: Tensor | None = None,
@@ -97,19 +181,18 @@ def classify(
     tells the classes apart as well.
 
     Args:
-        run: a run, or a model loaded from one, of any class-conditional family that has a log p(x|y).
+        model: of any class-conditional family that has a log p(x|y).
         images: uint8 [N, C, H, W].
         labels: int64 [N], their true classes.
         prior: [K], p(y) or counts; uniform by default.
         samples: Monte-Carlo effort of families whose log p(x|y) is not exact.
         seed: of the Monte-Carlo noise.
-        device: where to compute.
+        device: whose processes share the work.
         progress: told ``(likelihoods done, N * K)``.
 
     Raises:
         ValueError: an unconditional model, one without likelihood, labels or a prior that do not fit, in one line.
     """
-    model = run.model(ranks(device).device) if isinstance(run, Run) else run
     classes = model.spec.classes
     if not classes:
         raise ValueError("Bayes' rule needs p(x|y), and this model is unconditional: train it with --conditional")
@@ -136,26 +219,49 @@ def classify(
     return Classified(joint.log_softmax(1), labels.cpu(), prior, kind, reason)
 
 
-def draw_reliability(answer: Classified, path: str | os.PathLike[str], title: str) -> Path:
-    """The reliability diagram as a PNG: accuracy against confidence, bin by bin, and how many images each bin has."""
+def _counts(context: Context) -> Tensor:
+    """How many training images each class has."""
+    labels = context.data.label_batch(context.data.train)
+    if labels is None:
+        raise ValueError(f"{context.data.name} has no labels to count: leave the prior uniform")
+    return torch.bincount(labels, minlength=context.spec.classes)
+
+
+def _numbers(found: Classified) -> dict[str, Number]:
+    n, (accuracy, error), (nll, spread) = len(found.labels), found.accuracy, found.negative_log_likelihood
+    return {
+        "accuracy": Number(accuracy, error, better="higher", n=n, kind=found.kind),
+        "negative_log_likelihood": Number(nll, spread, "nats", "lower", n, found.kind, "of the true class").finite(),
+        "calibration_error": Number(found.calibration_error, better="lower", n=n, note=f"expected, in {BINS} bins"),
+    }
+
+
+def _confusion(found: Classified, names: tuple[str, ...]) -> Table:
+    """A row for each true class, a column for each predicted one."""
+    rows = zip(names, found.confusion.tolist(), strict=True)
+    return Table(("true ↓ predicted →", *names), tuple((name, *map(str, counts)) for name, counts in rows))
+
+
+def draw_reliability(found: Classified, title: str) -> Sheet:
+    """The reliability diagram: accuracy against confidence, bin by bin, and how many images each bin has."""
     ticks = [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     plot = drawing.Plot((420, 340), (0, 1), (0, 1), ("largest p(y|x) in the bin", "accuracy"), (ticks, ticks))
-    most = max(count for count, _, _ in answer.reliability)
-    for m, (count, _, right) in enumerate(answer.reliability):
+    most = max(count for count, _, _ in found.reliability)
+    for m, (count, _, right) in enumerate(found.reliability):
         if count:
             plot.bar((m / BINS, (m + 1) / BINS), (0, right), (170, 205, 230), drawing.BLUE)
     plot.line([(0, 0), (1, 1)], (110, 110, 110), 1)
-    for count, sure, right in answer.reliability:
+    for count, sure, right in found.reliability:
         if count:
             x, y = plot.at(sure, right)
             radius = 2 + 5 * math.sqrt(count / most)
             plot.pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=drawing.ORANGE, width=2)
-    (accuracy, error), nll = answer.accuracy, answer.negative_log_likelihood[0]
+    (accuracy, error), nll = found.accuracy, found.negative_log_likelihood[0]
     lines = [
-        f"accuracy {accuracy:.3f} ± {error:.3f} of {len(answer.labels)} images",
-        f"calibration error {answer.calibration_error:.3f} ({BINS} bins), -log p(y|x) {nll:.3f} nats",
-        f"Bayes' rule ({answer.kind}: {answer.reason})",
+        f"accuracy {accuracy:.3f} ± {error:.3f} of {len(found.labels)} images",
+        f"calibration error {found.calibration_error:.3f} ({BINS} bins), -log p(y|x) {nll:.3f} nats",
+        f"Bayes' rule ({found.kind}: {found.reason})",
         "circles: mean confidence and accuracy of a bin, larger where there are more images",
     ]
     picture = drawing.below([drawing.words([title], 16), drawing.words(lines, 12), plot.finished()])
-    return drawing.save(drawing.framed(picture), path)
+    return drawing.framed(picture)

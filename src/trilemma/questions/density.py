@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from trilemma.drawing import ramp
-from trilemma.families.diffusion import Denoising
-from trilemma.families.family import Density, Family, Progress
-from trilemma.images import save_png
-from trilemma.noise import ImageNoise
+from trilemma.blocks import Progress
+from trilemma.drawing import Picture, ramp
+from trilemma.families.family import Denoises, Family, Likelihood
+from trilemma.images import to_pil
+from trilemma.likelihood import answered, checked_labels
+from trilemma.noise import Noise
+from trilemma.number import Number
+from trilemma.questions.answer import Answer
+from trilemma.questions.likelihood import undefined
+from trilemma.questions.question import Context, Question
+from trilemma.run import Run
+from trilemma.validate import MOST, Limits
 from trilemma.vectors import SIDE, Plane, framed
 
 POINTS = 1024
@@ -25,6 +33,65 @@ DRAWS = 64
 
 DEPTH = 12.0
 """Nats below the highest density that still have a colour of their own."""
+
+
+@dataclass(frozen=True)
+class DensityMap(Question):
+    """The density of a model of 2-D vectors."""
+
+    labels: Any = None
+    """The class whose density p(x|y) is drawn; by default p(x)."""
+    samples: Annotated[int, Limits(1, MOST)] | None = None
+    """Importance samples for each point, where the density is estimated by them."""
+    side: Annotated[int, Limits(2, SIDE)] = 64
+    """Points along each side of the plane."""
+
+    name: ClassVar[str] = "density"
+    title: ClassVar[str] = "Density map"
+    sentence: ClassVar[str] = "Draw log p over the plane of 2-D vectors."
+    images_too: ClassVar[bool] = False
+    vectors_too: ClassVar[bool] = True
+
+    @classmethod
+    def unable(cls, run: Run) -> str | None:
+        if run.config.spec.dims != 2:
+            return f"it is drawn over a plane, and these are vectors of {run.config.spec.dims} values"
+        return undefined(run)
+
+    @classmethod
+    def routine(cls, run: Run) -> Question | None:
+        return cls(side=40)
+
+    def answer(self, context: Context) -> Answer:
+        labels, dataset = context.named(self.labels), context.data
+        if labels is not None:
+            if len(labels) != 1:
+                raise ValueError(f"one density is drawn at a time: give labels one class, not {len(labels)}")
+            checked_labels(context.spec, torch.as_tensor(labels), 1)
+        field = density_map(
+            context.model,
+            dataset.batch(dataset.test[:10_000]),
+            label=None if labels is None else int(labels[0]),
+            side=self.side,
+            samples=self.samples,
+            device=context.device,
+            progress=context.progress,
+        )
+        top = Number(float(field.log_p.max()), unit="nats", n=field.log_p.numel(), kind=field.kind, note=field.reason)
+        return Answer(
+            self,
+            context.run,
+            kind=field.kind,
+            numbers={"highest_nats": top},
+            reading=[f"log p(x), {field.kind} ({field.reason}); the highest is {top} nats"],
+            values={"reason": field.reason},
+            arrays={"log_p": field.log_p.numpy()},
+            found=field,
+            protocol={"images": dataset.name},
+        )
+
+    def draw(self, answer: Answer) -> Mapping[str, Picture]:
+        return {"density": draw_density(answer.found)}
 
 
 @dataclass(frozen=True)
@@ -50,57 +117,48 @@ def density_map(
     label: int | None = None,
     side: int = 64,
     samples: int | None = None,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> Field:
     """log p at the centres of ``side`` x ``side`` cells of the plane of the real vectors.
 
-    Diffusion and flow by the probability-flow equation, a VAE by importance sampling.
+    Of a family that `Denoises` by the probability-flow equation, of a VAE by importance sampling.
 
     Args:
         real: float32 [N, 2], which say what part of the plane is of interest.
         label: class of a conditional model; None for none.
         samples: importance samples for each point.
+        device: whose processes share the work.
 
     Raises:
-        ValueError: the model's data are not 2-D vectors, or it defines no density, in one line.
+        ValueError: the model defines no density, in one line.
     """
-    spec = model.spec
-    if not spec.vector or spec.dims != 2:
-        what = f"vectors of {spec.dims} values" if spec.vector else "images"
-        raise ValueError(f"a density can be drawn over a plane only, and these are {what}: ask for log p(x) instead")
-    if model.density not in (Density.TRACTABLE, Density.APPROXIMATE):
-        raise ValueError(f"{model.name} defines no density ({model.density.value}): look at its samples instead")
+
+    def scored(x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None) -> Likelihood:
+        if not isinstance(model, Denoises):
+            return model.log_likelihood(x, labels, noise, samples)
+        nats, _ = model.flow_log_likelihood(x, labels, noise, tolerance=1e-3)
+        return Likelihood("estimate", nats, "the probability-flow equation")
+
     plane = Plane.of(real)
     centres = (torch.arange(side, dtype=torch.float64) + 0.5) / side
     down, across = torch.meshgrid(centres, centres, indexing="ij")
-    shares = torch.stack([across, down], 2).view(-1, 2)
-    points = (torch.tensor(plane.low) + shares * torch.tensor(plane.side)).float().to(model.device)
-    parts, kind, reason = [], "", ""
-    for start in range(0, len(points), POINTS):
-        x = points[start : start + POINTS]
-        noise = ImageNoise(0, range(start, start + len(x)), model.device)
-        given = torch.full((len(x),), spec.classes if label is None else label, device=x.device)
-        labels = given if spec.classes else None
-        if isinstance(model, Denoising):
-            nats, _ = model.flow_log_likelihood(x, labels, noise, tolerance=1e-3)
-            kind, reason = "estimate", "the probability-flow equation"
-        else:
-            with torch.no_grad():
-                answer = model.log_likelihood(x, labels, noise, samples or DRAWS)
-            if answer.nats is None:
-                raise ValueError(f"there is no density to draw: {answer.reason}")
-            nats, kind, reason = answer.nats, answer.kind, answer.reason
-        parts.append(nats.double().cpu())
-        if progress:
-            progress(start + len(x), len(points))
-    return Field(torch.cat(parts).view(side, side), plane, kind, reason)
+    places = torch.stack([across, down], 2).view(-1, 2)
+    points = (torch.tensor(plane.low) + places * torch.tensor(plane.side)).float()
+    labels = None if label is None else torch.full((len(points),), label)
+    found = answered(
+        scored, model, points, labels, samples=samples or DRAWS, device=device, progress=progress, block=POINTS
+    )
+    if found.nats is None:
+        raise ValueError(f"there is no density to draw: {found.reason}")
+    return Field(found.nats.view(side, side), plane, found.kind, found.reason)
 
 
-def draw_density(field: Field, path: str | os.PathLike[str]) -> Path:
-    """A PNG of log p, light where it is high; all below `DEPTH` nats under the highest is darkest."""
+def draw_density(field: Field) -> Image.Image:
+    """log p, light where it is high; all below `DEPTH` nats under the highest is darkest."""
     top = float(field.log_p.max())
     shown = ramp((field.log_p.flip(0) - top + DEPTH) / DEPTH)
     scale = SIDE // len(shown)
     pixels = np.ascontiguousarray(shown.repeat_interleave(scale, 0).repeat_interleave(scale, 1).numpy())
     words = f"log p(x), {field.kind}: from {top - DEPTH:.3g} or less (dark) to {top:.3g} nats (light)"
-    return save_png(framed(pixels, field.plane, words), path)
+    return to_pil(framed(pixels, field.plane, words))

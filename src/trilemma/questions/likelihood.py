@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+from trilemma.families import FAMILIES
+from trilemma.families.family import Density
 from trilemma.likelihood import LogLikelihood, log_likelihood
 from trilemma.number import Number
 from trilemma.questions.answer import Answer
 from trilemma.questions.question import AboutImages, Context
+from trilemma.run import Run
 from trilemma.validate import MOST, Limits
 
 SIGNS = {"exact": "=", "bound": "≤", "estimate": "≈"}
@@ -69,9 +72,22 @@ def bits(found: LogLikelihood) -> Number:
 
 def values(found: LogLikelihood) -> dict[str, Any]:
     """log p(x) of each image, for programs."""
+    mean = bits(found)
     return {
+        "kind": found.kind,
+        "mean_bits_per_dim": mean.value,
+        "standard_error": mean.error,
+        "flag": found.flag,
         "reason": found.reason,
         "dims": found.dims,
         "nats": None if found.nats is None else found.nats.tolist(),
         "bits_per_dim": None if found.bits is None else found.bits.tolist(),
     }
+
+
+def undefined(run: Run) -> str | None:
+    """Why the family of a run has no log p(x) to compare, in words that follow "because"; None where it has."""
+    family = FAMILIES[run.config.family]
+    if family.density in (Density.TRACTABLE, Density.APPROXIMATE):
+        return None
+    return f"log p(x) is undefined for {family.name}, whose density is {family.density.value}"

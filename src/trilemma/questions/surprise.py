@@ -3,22 +3,68 @@
 from __future__ import annotations
 
 import math
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from trilemma import drawing
-from trilemma.families.family import Family, Progress
+from trilemma.blocks import Progress, map_blocks
+from trilemma.drawing import Picture, Sheet
+from trilemma.families.family import Orders
 from trilemma.images import check_images
+from trilemma.likelihood import checked_labels
+from trilemma.metrics.likelihood import bits_per_dim, worse_than_uniform
+from trilemma.number import Number
 from trilemma.parallel import ranks
-from trilemma.questions.order import autoregressive, checked_labels
+from trilemma.questions.answer import Answer
+from trilemma.questions.question import AboutImages, Context, Question, own
 from trilemma.run import Run
 
-BLOCK = 50_000
+VALUES = 50_000
 """Values of images scored together, which bounds the memory."""
+
+
+@dataclass(frozen=True)
+class SurpriseMap(AboutImages):
+    """−log2 p of each pixel."""
+
+    name: ClassVar[str] = "surprise"
+    title: ClassVar[str] = "Surprise map"
+    sentence: ClassVar[str] = "Where are images improbable: −log2 p of each pixel given those before it?"
+    capabilities: ClassVar[tuple[type, ...]] = (Orders,)
+
+    @classmethod
+    def routine(cls, run: Run) -> Question | None:
+        return cls(labels=own(run))
+
+    def answer(self, context: Context) -> Answer:
+        batch, model = context.batch(self), context.model
+        assert isinstance(model, Orders)
+        found = surprise(model, batch.x, batch.conditions, device=context.device, progress=context.progress)
+        nats, rates = found.nats.tolist(), found.bits_per_dim.tolist()
+        flag = worse_than_uniform(float(found.bits_per_dim.mean()), context.spec.levels)
+        mean, error = bits_per_dim(-found.nats, context.spec.dims)
+        return Answer(
+            self,
+            context.run,
+            kind="exact",
+            numbers={"mean_bits_per_dim": Number(mean, error, "bits/dim", "lower", len(nats), "exact").finite()},
+            reading=[
+                f"image {index}: −log p(x) = {nat:.2f} nats, {rate:.4f} bits/dim"
+                for index, nat, rate in zip(batch.indices, nats, rates, strict=True)
+            ],
+            flag=flag,
+            values={"nats": nats, "bits_per_dim": rates, "bits_per_pixel": found.bits.tolist()},
+            found=(found, batch.x),
+            protocol=batch.protocol,
+        )
+
+    def draw(self, answer: Answer) -> Mapping[str, Picture]:
+        found, x = answer.found
+        return {"surprise": draw_surprise(found, x, answer.run.config.spec.levels)}
 
 
 @dataclass(frozen=True)
@@ -48,7 +94,7 @@ class Surprise:
 
 
 def surprise(
-    run: Run | Family,
+    model: Orders,
     images: Tensor,
     labels: Tensor | None = None,
     *,
@@ -58,44 +104,39 @@ def surprise(
     """-log p(x_i | x_<i) of every value of images; their sum is exactly -log p(x).
 
     Args:
-        run: a run, or a model loaded from one, of an autoregressive family.
+        model: of any family that `Orders`.
         images: uint8 [N, C, H, W].
         labels: int64 [N] for a conditional model, by default "no label".
-        device: where to compute.
+        device: whose processes share the work.
         progress: told ``(images done, N)``.
 
     Raises:
-        ValueError: another family, or images or labels that do not fit, in one line.
+        ValueError: images or labels that do not fit, in one line.
     """
-    where = ranks(device)
-    model = autoregressive(run.model(where.device) if isinstance(run, Run) else run, "a surprise map")
     check_images(images, model.spec)
     if not len(images):
         raise ValueError("there are no images to score")
-    labels = checked_labels(model, labels, len(images))
-    size = max(1, BLOCK // model.spec.dims)
-    mine: dict[int, Tensor] = {}
-    for start in list(range(0, len(images), size))[where.rank :: where.size]:
-        rows = slice(start, start + size)
-        y = None if labels is None else labels[rows].to(model.device)
-        with torch.no_grad():
-            mine[start] = model.nats(images[rows].to(model.device), y).cpu().double()
-        if progress:
-            progress(min(rows.stop, len(images)), len(images))
-    parts: dict[int, Tensor] = {}
-    for theirs in where.gather(mine):
-        parts |= theirs
-    return Surprise(torch.cat([parts[start] for start in sorted(parts)]))
+    labels = checked_labels(model.spec, labels, len(images))
+
+    @torch.no_grad()
+    def scored(rows: range, progress: Progress | None) -> tuple[Tensor]:
+        part = slice(rows.start, rows.stop)
+        y = None if labels is None else labels[part].to(model.device)
+        return (model.nats(images[part].to(model.device), y).cpu().double(),)
+
+    size = max(1, VALUES // model.spec.dims)
+    (values,) = map_blocks(scored, len(images), ranks(device), block=size, progress=progress)
+    return Surprise(values)
 
 
-def draw_surprise(answer: Surprise, images: Tensor, levels: int, path: str | os.PathLike[str]) -> Path:
-    """A PNG: each image above its map, all on one scale of bits per pixel, with its nats and bits/dim below."""
-    bits = answer.bits
+def draw_surprise(found: Surprise, images: Tensor, levels: int) -> Sheet:
+    """Each image above its map, all on one scale of bits per pixel, with its nats and bits/dim below."""
+    bits = found.bits
     top = max(float(bits.max()), 1e-9)
     scale = drawing.scale_for(max(images.shape[2:]), 96)
     cells = []
     for picture, field, nats, rate in zip(
-        drawing.rgb(images, levels), bits, answer.nats.tolist(), answer.bits_per_dim.tolist(), strict=True
+        drawing.rgb(images, levels), bits, found.nats.tolist(), found.bits_per_dim.tolist(), strict=True
     ):
         shown, seen = drawing.magnified(picture, scale), drawing.magnified(drawing.ramp((field / top).sqrt()), scale)
         numbers = drawing.words([f"{nats:.1f} nats", f"{rate:.3f} bits/dim"], 12, shown.width)
@@ -104,4 +145,4 @@ def draw_surprise(answer: Surprise, images: Tensor, levels: int, path: str | os.
     ticks = [(math.sqrt(bit / top), f"{bit:g}") for bit in drawing.steps(0, top, 6)]
     width = max(240, min(rows[0].width, 480))
     legend = [drawing.words(["-log2 p of each pixel, in bits (the scale is a square root)"], 12)]
-    return drawing.save(drawing.framed(drawing.below([*rows, *legend, drawing.colour_bar(width, ticks)], 10)), path)
+    return drawing.framed(drawing.below([*rows, *legend, drawing.colour_bar(width, ticks)], 10))

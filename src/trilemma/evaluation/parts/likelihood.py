@@ -29,7 +29,7 @@ from trilemma.files import write_json
 from trilemma.likelihood import LogLikelihood, log_likelihood
 from trilemma.metrics.estimate import mean_of
 from trilemma.number import Number
-from trilemma.questions.diffusion_likelihood import flow_likelihood
+from trilemma.questions.ode import flow_likelihood
 
 SMALL = 1024
 """Values in an image up to which the probability flow is followed without being asked for."""

@@ -36,13 +36,13 @@ from trilemma.families.diffusion.options import SAMPLERS, DiffusionOptions
 from trilemma.families.diffusion.samplers import ddim_encode
 from trilemma.families.diffusion.schedule import Schedule, rowwise
 from trilemma.families.diffusion.solvers import NOISE
-from trilemma.families.family import Completes, Completion, Family, Likelihood, Progress, Way
+from trilemma.families.family import Completes, Completion, Denoises, Family, Likelihood, Progress, Way
 from trilemma.images import Spec, check_images
 from trilemma.machine import autocast
 from trilemma.noise import Noise
 
 
-class Denoising(Family, Completes):
+class Denoising(Family, Completes, Denoises):
     """The abstract base: a U-Net and a path; see `Diffusion` and `Flow`.
 
     Args:

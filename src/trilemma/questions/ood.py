@@ -10,23 +10,113 @@ arXiv 1906.02994, here with one image at a time.
 from __future__ import annotations
 
 import math
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from trilemma import drawing
-from trilemma.families.family import Family, Progress
-from trilemma.likelihood import LogLikelihood, calibrated, log_likelihood, part_of
+from trilemma.blocks import Progress, part_of
+from trilemma.drawing import Picture, Sheet
+from trilemma.families.family import Family
+from trilemma.likelihood import LogLikelihood, log_likelihood
+from trilemma.number import Number
+from trilemma.questions.answer import Answer
+from trilemma.questions.likelihood import SIGNS, bits, undefined, values
+from trilemma.questions.question import Context, Question
 from trilemma.run import Run
+from trilemma.validate import MOST, MOST_IMAGES, Limits
 
 CAVEAT = (
     "deep generative models often give higher likelihood to simpler images than to their own kind "
     "(Nalisnick et al. 2019), so a likelihood alone does not say whether an image belongs"
 )
+
+
+@dataclass(frozen=True)
+class OutOfDistribution(Question):
+    """log p(x) of a run's own kind of images beside that of others."""
+
+    other: Any = None
+    """The other source: anything that train takes."""
+    images: Any = None
+    """The model's own kind of images; by default held-out ones of the run's own data."""
+    n: Annotated[int, Limits(1, MOST_IMAGES)] | None = None
+    """At most so many images of either side; by default 500 held-out and 500 others."""
+    samples: Annotated[int, Limits(1, MOST)] | None = None
+    """Monte-Carlo effort where log p(x) is not exact: importance samples, or noise levels."""
+
+    name: ClassVar[str] = "ood"
+    title: ClassVar[str] = "Out-of-distribution detection"
+    sentence: ClassVar[str] = "Does the likelihood tell the model's own kind of images from those of another source?"
+    paper: ClassVar[str] = (
+        "Nalisnick et al. 2019, Do deep generative models know what they don't know?, arXiv:1810.09136; "
+        "Detecting out-of-distribution inputs to deep generative models using typicality, arXiv:1906.02994"
+    )
+    vectors_too: ClassVar[bool] = True
+    argument: ClassVar[str] = "other"
+    most: ClassVar[int] = 500
+
+    @classmethod
+    def unable(cls, run: Run) -> str | None:
+        return undefined(run)
+
+    def answer(self, context: Context) -> Answer:
+        if self.other is None:
+            raise ValueError("ood compares with another source: name one, such as fashion-mnist")
+        own = context.source(self.images, self.n, self.most)
+        other = context.source(self.other, self.n or self.most, self.most)
+        found = outliers(
+            context.calibrated,
+            own.x,
+            other.x,
+            samples=self.samples,
+            seed=context.seed,
+            device=context.device,
+            progress=context.progress,
+        )
+        (area, error), (typical, spread), m = found.likelihood, found.typicality, len(other.x)
+        sides = {"own": (own, found.own), "other": (other, found.other)}
+        number = Number(
+            area, error, n=m, kind=found.kind, note="of low likelihood as a sign of the other source"
+        ).finite()
+        atypical = Number(typical, spread, n=m, kind=found.kind, note="of atypical likelihood as the sign").finite()
+        return Answer(
+            self,
+            context.run,
+            kind=found.kind,
+            numbers={
+                "auroc": number,
+                "typicality_auroc": atypical,
+                "own_bits_per_dim": bits(found.own),
+                "other_bits_per_dim": bits(found.other),
+            },
+            reading=[
+                *(
+                    f"{batch.name}: {SIGNS[part.kind]} {bits(part)} bits/dim ({batch.words})"
+                    for batch, part in sides.values()
+                ),
+                f"AUROC of low likelihood as a sign of {other.name} {number} ({found.kind})",
+                f"AUROC of atypical likelihood, too high or too low {atypical}",
+                found.verdict,
+            ],
+            flag=found.own.flag,
+            values={
+                **{side: values(part) | batch.protocol for side, (batch, part) in sides.items()},
+                "auroc_standard_error": number.error,
+                "typicality_auroc_standard_error": atypical.error,
+                "verdict": found.verdict,
+                "caveat": CAVEAT,
+            },
+            found=found,
+            protocol=own.protocol | {"other": other.protocol},
+        )
+
+    def draw(self, answer: Answer) -> Mapping[str, Picture]:
+        names = answer.protocol["images"], answer.protocol["other"]["images"]
+        return {"outliers": draw_histograms(answer.found, names, answer.title(f"{names[0]} or {names[1]}?"))}
 
 
 @dataclass(frozen=True)
@@ -76,7 +166,7 @@ class Outliers:
 
 
 def outliers(
-    run: Run | Family,
+    model: Family,
     own: Tensor,
     other: Tensor,
     *,
@@ -88,27 +178,24 @@ def outliers(
     """log p(x) of held-out images and of images from another source, under one model.
 
     Args:
-        run: a run, or a model loaded from one, of any family that has a log p(x).
+        model: of any family that has a log p(x), calibrated where that is of use.
         own: uint8 [N, C, H, W], held-out images of the model's data.
         other: uint8 [M, C, H, W], brought to the same shape and levels.
         samples, seed: Monte-Carlo effort and seed of families whose log p(x) is not exact.
-        device: where to compute.
+        device: whose processes share the work.
         progress: told ``(images done, N + M)``.
 
     Raises:
         ValueError: a model without likelihood, or images that do not fit, in one line.
     """
-    model = calibrated(run, device) if isinstance(run, Run) else run
-    answers: list[LogLikelihood] = []
-    done = 0
-    for images in (own, other):
-        tell = part_of(progress, done, len(own) + len(other))
-        answer = log_likelihood(model, images, samples=samples, seed=seed, device=device, progress=tell)
-        if answer.nats is None:
-            raise ValueError(f"outliers are told by log p(x), which is undefined for {model.name}: {answer.reason}")
-        answers.append(answer)
-        done += len(images)
-    return Outliers(answers[0], answers[1])
+    found: list[LogLikelihood] = []
+    for images, done in ((own, 0), (other, len(own))):
+        part = part_of(progress, done, len(images), len(own) + len(other))
+        scored = log_likelihood(model, images, samples=samples, seed=seed, device=device, progress=part)
+        if scored.nats is None:
+            raise ValueError(f"outliers are known by log p(x), which is undefined here: {scored.reason}")
+        found.append(scored)
+    return Outliers(*found)
 
 
 def auroc(negative: Tensor, positive: Tensor) -> tuple[float, float]:
@@ -148,35 +235,35 @@ def _bits(answer: LogLikelihood) -> Tensor:
     return answer.bits
 
 
-def draw_histograms(answer: Outliers, names: tuple[str, str], path: str | os.PathLike[str], title: str) -> Path:
-    """Both sets of bits/dim as histograms on one axis, as a PNG."""
-    own, other = _bits(answer.own), _bits(answer.other)
+def draw_histograms(found: Outliers, names: tuple[str, str], title: str) -> Sheet:
+    """Both sets of bits/dim as histograms on one axis."""
+    own, other = _bits(found.own), _bits(found.other)
     both = torch.cat([own, other])
     low, high = float(both.min()), float(both.max())
     margin = max((high - low) * 0.03, 1e-6)
     low, high = low - margin, high + margin
     bins = 40
     edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
-    shares = [torch.histogram(bits.double(), edges).hist / len(bits) for bits in (own, other)]
-    top = max(float(share.max()) for share in shares) * 1.05
+    heights = [torch.histogram(bits.double(), edges).hist / len(bits) for bits in (own, other)]
+    top = max(float(part.max()) for part in heights) * 1.05
     plot = drawing.Plot(
         (560, 300), (low, high), (0, top), ("bits/dim", "share of the images"),
         (drawing.steps(low, high, 6), drawing.steps(0, top, 4)),
     )  # fmt: skip
-    for share, fill, edge in zip(shares, ((170, 205, 230), None), (drawing.BLUE, drawing.ORANGE), strict=True):
-        for i, height in enumerate(share.tolist()):
+    for part, fill, edge in zip(heights, ((170, 205, 230), None), (drawing.BLUE, drawing.ORANGE), strict=True):
+        for i, height in enumerate(part.tolist()):
             if height:
                 plot.bar((float(edges[i]), float(edges[i + 1])), (0, height), fill, edge)
-    area, error = answer.likelihood
-    typical, typical_error = answer.typicality
+    area, error = found.likelihood
+    typical, typical_error = found.typicality
     legend = drawing.key([(drawing.swatch((170, 205, 230)), names[0]), (_hollow(), names[1])])
     lines = [
         f"AUROC of low likelihood {area:.3f} ± {error:.3f}, of atypical likelihood {typical:.3f} ± {typical_error:.3f}",
-        f"log p(x): {answer.kind}; AUROC 0.5 tells nothing, below 0.5 the other images are the likelier ones",
+        f"log p(x): {found.kind}; AUROC 0.5 tells nothing, below 0.5 the other images are the likelier ones",
     ]
     picture = drawing.below([drawing.words([title], 16), drawing.words(lines, 12), legend, plot.finished()])
-    return drawing.save(drawing.framed(picture), path)
+    return drawing.framed(picture)
 
 
-def _hollow() -> Image.Image:
+def _hollow() -> Sheet:
     return drawing.outlined(drawing.swatch(drawing.PAPER), (0, 0, 14, 14))

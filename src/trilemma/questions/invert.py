@@ -1,30 +1,79 @@
-"""The noise as a code: images to their x_T and back (DDIM inversion), and the way between two of them."""
+"""The noise as a code: images to their x_T and back (DDIM inversion), and interpolation between two of them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from trilemma import drawing
-from trilemma.families.diffusion import Denoising, DiffusionOptions
+from trilemma.blocks import Progress
+from trilemma.drawing import Picture, Sheet
 from trilemma.families.diffusion.options import check_guided
-from trilemma.families.family import Family, Progress
+from trilemma.families.family import Denoises
 from trilemma.images import check_images, from_unit, to_display
 from trilemma.likelihood import checked_labels
 from trilemma.noise import ImageNoise
-from trilemma.questions.strip import denoising, end_moments
+from trilemma.number import Number
+from trilemma.questions.answer import Answer
+from trilemma.questions.forward import end_moments
+from trilemma.questions.question import AboutImages, Context
+from trilemma.validate import MOST, Limits
 
 STEPS = (10, 20, 50, 100, 200)
 """Steps each way, in the table of inversion errors."""
 
 DECODING: Mapping[str, Any] = {"sampler": "ddim", "clip": False, "precision": "fp32"}
 """Sampling options that lead from a noise to its image: DDIM as published, which encoding is the inverse of."""
+
+
+@dataclass(frozen=True)
+class Invert(AboutImages):
+    """Images to their noise and back."""
+
+    counts: Annotated[tuple[int, ...], Limits(1, MOST, count=1)] | None = None
+    """The numbers of steps to go there and back with, such as 10,50; by default 10,20,50,100,200."""
+    options: Any = None
+    """How to decode, laid over DDIM without clipping in float32: sampling options of the run's family."""
+
+    name: ClassVar[str] = "invert"
+    title: ClassVar[str] = "Inversion"
+    sentence: ClassVar[str] = "Lead images to their noise and back: what is lost with how many steps?"
+    paper: ClassVar[str] = "Song et al. 2021, Denoising diffusion implicit models, arXiv:2010.02502"
+    capabilities: ClassVar[tuple[type, ...]] = (Denoises,)
+    most: ClassVar[int] = 6
+
+    def answer(self, context: Context) -> Answer:
+        batch, model = context.batch(self), context.model
+        assert isinstance(model, Denoises)
+        options = context.options(self.options, base=DECODING)
+        found = invert(model, batch.x, batch.conditions, steps=self.counts, options=options, progress=context.progress)
+        last = found.errors[-1]
+        error = Number(
+            float(last.mean()),
+            float(last.std()) / len(last) ** 0.5 if len(last) > 1 else None,
+            "grey levels",
+            "lower",
+            len(last),
+            note=f"root mean square over pixels, {found.steps[-1]} steps",
+        )
+        return Answer(
+            self,
+            context.run,
+            numbers={"inversion_error": error},
+            reading=found.lines,
+            values={"steps": found.steps, "errors": found.errors.tolist()},
+            found=(found, batch.x),
+            protocol=batch.protocol,
+        )
+
+    def draw(self, answer: Answer) -> Mapping[str, Picture]:
+        found, x = answer.found
+        title = answer.title(f"{answer.protocol['images']} to noise and back")
+        return {"inversion": draw_inversion(found, x, answer.run.config.spec.levels, title)}
 
 
 @dataclass(frozen=True)
@@ -56,29 +105,29 @@ class Inverted:
         ]
 
 
-def deterministic(options: Any | None, model: Denoising) -> Any:
+def deterministic(options: Any | None, model: Denoises) -> Any:
     """The options for decoding a given noise: those of `DECODING`, or what is given, if it adds no noise."""
     chosen = options or replace(model.Options(), **DECODING)
     if chosen.sampler == "ddpm" or (chosen.sampler == "ddim" and chosen.eta) or chosen.churn:
         raise ValueError(
-            "noise decides the image only without noise on the way: leave out --sampler ddpm, --eta and --churn"
+            "noise decides the image only without noise on the way: leave out the sampler ddpm, eta and churn"
         )
     return chosen
 
 
 def invert(
-    model: Family,
+    model: Denoises,
     images: Tensor,
     labels: Tensor | None = None,
     *,
     steps: Sequence[int] | None = None,
-    options: DiffusionOptions | None = None,
+    options: Any | None = None,
     progress: Progress | None = None,
 ) -> Inverted:
     """Image → noise → image by DDIM, with as many steps back as there.
 
     Args:
-        model: of a denoising family, on its device.
+        model: on its device.
         images: uint8 [N, C, H, W].
         steps: for each row of the answer; by default those of `STEPS` that the model has.
         options: how to decode, by default `DECODING`; encoding has neither guidance nor clipping.
@@ -87,10 +136,9 @@ def invert(
         ValueError: steps beyond those of the model, options that add noise, or that set the number of steps beside
             ``steps``, in one line.
     """
-    model = denoising(model, "inversion")
     options = deterministic(options, model)
     if options.steps is not None or options.times is not None:
-        raise ValueError("inversion goes there and back for each of --counts steps: leave out --steps and --times")
+        raise ValueError("inversion goes there and back for each of counts steps: leave out steps and times")
     x = check_images(images, model.spec).to(model.device)
     checked = checked_labels(model.spec, labels, len(images))
     check_guided(options, model.spec, checked)
@@ -100,7 +148,7 @@ def invert(
     if not counts or counts[0] < 1 or counts[-1] > T:
         raise ValueError(
             f"inversion takes 1 to {T} steps, as this model has so many, not "
-            f"{','.join(map(str, counts)) or 'none'}: give others with --counts"
+            f"{','.join(map(str, counts)) or 'none'}: give other counts"
         )
     back, errors, latent, done = [], [], torch.zeros(0), 0
     for count in counts:
@@ -116,17 +164,17 @@ def invert(
     return Inverted(counts, torch.stack(back), latent.cpu(), torch.stack(errors))
 
 
-def draw_inversion(answer: Inverted, images: Tensor, levels: int, path: str | os.PathLike[str], title: str) -> Path:
-    """A PNG with a column for each image: itself, its noise, and what came back after each number of steps."""
+def draw_inversion(answer: Inverted, images: Tensor, levels: int, title: str) -> Sheet:
+    """A column for each image: itself, its noise, and what came back after each number of steps."""
     scale = drawing.scale_for(max(images.shape[2:]), 64)
     rows = [(images, "image"), (from_unit(answer.latent / 2, levels), "its noise / 2")]
     rows += [(back, f"{steps} steps") for back, steps in zip(answer.back, answer.steps, strict=True)]
     drawn = [_row(pictures, name, levels, scale) for pictures, name in rows]
     parts = [drawing.words([title], 16), drawing.below(drawn, 4), drawing.words(answer.lines, 12)]
-    return drawing.save(drawing.framed(drawing.below(parts)), path)
+    return drawing.framed(drawing.below(parts))
 
 
-def _row(pictures: Tensor, name: str, levels: int, scale: int) -> Any:
+def _row(pictures: Tensor, name: str, levels: int, scale: int) -> Sheet:
     shown = [drawing.magnified(pixels, scale) for pixels in drawing.rgb(pictures, levels)]
     return drawing.beside([drawing.words([name], 12, 90), *shown], 4)
 
@@ -136,20 +184,20 @@ def slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
     flat = one.flatten(1), other.flatten(1)
     cosine = (flat[0] * flat[1]).sum(1) / (flat[0].norm(dim=1) * flat[1].norm(dim=1))
     angle = cosine.clamp(-1 + 1e-7, 1 - 1e-7).arccos().view(-1, *[1] * (one.ndim - 1))
-    way: Tensor = (((1 - share) * angle).sin() * one + (share * angle).sin() * other) / angle.sin()
-    return way
+    between: Tensor = (((1 - share) * angle).sin() * one + (share * angle).sin() * other) / angle.sin()
+    return between
 
 
 def interpolate(
-    model: Family,
+    model: Denoises,
     images: Tensor,
     labels: Tensor | None = None,
     *,
     between: int = 7,
-    options: DiffusionOptions | None = None,
+    options: Any | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """From each image to the next by way of their noises: uint8 [N // 2, between + 2, C, H, W].
+    """From each image to the next through their noises: uint8 [N // 2, between + 2, C, H, W].
 
     Images 0 and 1 are the ends of the first row, 2 and 3 of the second, as they come back from their noise. A
     conditional model gets the first image's label in the first half and the second's in the other.
@@ -161,7 +209,6 @@ def interpolate(
     Raises:
         ValueError: an odd number of images, in one line.
     """
-    model = denoising(model, "interpolation in noise space")
     options = deterministic(options, model)
     if len(images) < 2 or len(images) % 2:
         raise ValueError(f"interpolation is between pairs: give an even number of images, not {len(images)}")
@@ -184,13 +231,13 @@ def interpolate(
     return torch.stack(columns, 1)
 
 
-def draw_interpolation(rows: Tensor, images: Tensor, levels: int, path: str | os.PathLike[str], title: str) -> Path:
-    """A PNG with a row for each pair: the first image, the way between their noises, and the second image."""
+def draw_interpolation(rows: Tensor, images: Tensor, levels: int, title: str) -> Sheet:
+    """A row for each pair: the first image, what lies between their noises, and the second image."""
     scale = drawing.scale_for(max(images.shape[2:]), 64)
     shown = []
     for i, row in enumerate(rows):
         ends = [drawing.magnified(drawing.rgb(images[k : k + 1], levels)[0], scale) for k in (2 * i, 2 * i + 1)]
-        way = drawing.beside([drawing.magnified(pixels, scale) for pixels in drawing.rgb(row, levels)], 4)
-        shown.append(drawing.beside([ends[0], way, ends[1]], 14))
+        between = drawing.beside([drawing.magnified(pixels, scale) for pixels in drawing.rgb(row, levels)], 4)
+        shown.append(drawing.beside([ends[0], between, ends[1]], 14))
     words = drawing.words(["outside the images, between them what comes from the noise between their noises"], 12)
-    return drawing.save(drawing.framed(drawing.below([drawing.words([title], 16), *shown, words])), path)
+    return drawing.framed(drawing.below([drawing.words([title], 16), *shown, words]))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar
 
 from trilemma import drawing
-from trilemma.families.diffusion import Denoising
-from trilemma.questions.sweep import Point, Scores
+from trilemma.drawing import Picture, Sheet
+from trilemma.evaluation.sweeps import Point, Scores, Sweep, number, written
+from trilemma.families import FAMILIES
+from trilemma.families.family import Denoises
+from trilemma.number import Number
+from trilemma.questions.answer import Answer, Table
+from trilemma.questions.question import Context
+from trilemma.validate import MOST, Limits
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 1000)
 """Steps of each sampler, where no others are asked for."""
@@ -23,8 +26,51 @@ COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 60,
 """Hues that people with any kind of colour vision tell apart (Okabe and Ito), one for each sampler, then anew."""
 
 
-def ways(
-    model: Denoising, base: Any, samplers: Sequence[str] | None = None, counts: Sequence[int] | None = None
+@dataclass(frozen=True)
+class Curve(Sweep):
+    """Speed against quality."""
+
+    counts: Annotated[tuple[int, ...], Limits(1, MOST, count=1)] | None = None
+    """The numbers of steps, such as 1,10,100; by default from 1 to 1000."""
+
+    name: ClassVar[str] = "curve"
+    title: ClassVar[str] = "Speed against quality"
+    sentence: ClassVar[str] = "How good are samples of every sampler in few and in many steps, and which is cheapest?"
+
+    def answer(self, context: Context) -> Answer:
+        base = context.options(self.options) or FAMILIES[context.config.family].Options()
+        chosen = isinstance(self.options, Mapping) and "sampler" in self.options
+        counts = self.counts or ((base.steps,) if base.steps else None)
+        bench = self.bench(context)
+        assert isinstance(bench.model, Denoises)
+        asked = settings(bench.model, base, [base.sampler] if chosen else None, counts)
+        points, before, others = bench.sweep(asked, context.progress)
+        # What was asked of the same run before stays in the picture.
+        others = [point for point in others if point.guidance == base.guidance]
+        points, before = others + points, before + len(others)
+        floor, (cheap, best) = bench.floor(), cheapest(points)
+        note = "{0.label} in {0.steps} steps"
+        numbers = {
+            "best_frechet": number(best, "frechet", bench, note.format(best)),
+            "cheapest_frechet": number(cheap, "frechet", bench, note.format(cheap)),
+            "cheapest_evaluations": Number(cheap.evaluations, better="lower", n=self.n, note=note.format(cheap)),
+        }
+        return self.answered(
+            bench, base, points, floor, before,
+            numbers=numbers,
+            reading=[verdict(points, bench.distance)],
+            table=table(points, floor, bench.distance),
+            values={"cheapest": asdict(cheap), "best": asdict(best)},
+            found=(points, floor, bench.words, bench.distance),
+        )  # fmt: skip
+
+    def draw(self, answer: Answer) -> Mapping[str, Picture]:
+        points, floor, protocol, distance = answer.found
+        return {"curve": draw_curve(points, floor, answer.title("speed and quality"), protocol, distance)}
+
+
+def settings(
+    model: Denoises, base: Any, samplers: Sequence[str] | None = None, counts: Sequence[int] | None = None
 ) -> list[Any]:
     """The sampling options of every point, the cheapest first, so that a first picture of the curve comes soon.
 
@@ -39,7 +85,7 @@ def ways(
         ValueError: a count that was asked for and that the model cannot take, or a list of times, in one line.
     """
     if base.times:
-        raise ValueError("the points of a curve are named by their number of steps: leave out --times")
+        raise ValueError("the points of a curve are named by their number of steps: leave out times")
     if samplers is None:
         own = model.Options().sampler
         twin = {"ddim": "euler", "euler": "ddim"}.get(own) if base.eta == 0 else None
@@ -47,14 +93,14 @@ def ways(
     chosen = []
     for count in counts or COUNTS:
         for name in samplers:
-            way = base.by(name, count)
+            each = base.by(name, count)
             try:
-                way.visits(model.schedule)
+                each.visits(model.schedule)
             except ValueError:
                 if counts is None:
                     continue
                 raise
-            chosen.append(way)
+            chosen.append(each)
     return chosen
 
 
@@ -81,29 +127,16 @@ def verdict(points: Sequence[Point], distance: str = "Fréchet") -> str:
     )
 
 
-def table(points: Sequence[Point], floor: Scores | None = None, distance: str = "Fréchet") -> list[str]:
-    """Lines of a table, a row for each point, each sampler's together; ± is one standard error."""
-    head = f"{'sampler':<13}{'steps':>6}{'evaluations':>12}{distance:>17}{'precision':>15}{'recall':>15}{'s/image':>10}"
+def table(points: Sequence[Point], floor: Scores | None = None, distance: str = "Fréchet") -> Table:
+    """A row for each point, each sampler's together; ± is one standard error."""
     names = ("frechet", "precision", "recall")
-    rows = []
-    for point in by_sampler(points):
-        one, two, three = (written(point.scores.get(name)) for name in names)
-        rows.append(
-            f"{point.label:<13}{point.steps:>6}{point.evaluations:>12}{one:>17}{two:>15}{three:>15}"
-            f"{point.seconds:>10.2g}"
-        )
+    rows = [
+        (p.label, str(p.steps), str(p.evaluations), *written(p.scores, names), f"{p.seconds:.2g}")
+        for p in by_sampler(points)
+    ]
     if floor is not None:
-        one, two, three = (written(floor.get(name)) for name in names)
-        rows.append(f"{'held-out real images':<31}{one:>17}{two:>15}{three:>15}")
-    return [head, *rows]
-
-
-def written(score: tuple[float | None, float | None] | None) -> str:
-    """``5.04 ± 0.1``; a dash where there is no number."""
-    value, error = score or (None, None)
-    if value is None:
-        return "–"
-    return f"{value:.3g}" + ("" if error is None else f" ± {error:.1g}")
+        rows.append(("held-out real images", "", "", *written(floor, names), ""))
+    return Table(("sampler", "steps", "evaluations", distance, "precision", "recall", "s/image"), tuple(rows))
 
 
 def by_sampler(points: Sequence[Point]) -> list[Point]:
@@ -118,12 +151,11 @@ def by_sampler(points: Sequence[Point]) -> list[Point]:
 def draw_curve(
     points: Sequence[Point],
     floor: Scores | None,
-    path: str | os.PathLike[str],
     title: str,
     protocol: str,
     distance: str = "Fréchet",
-) -> Path:
-    """A PNG of Fréchet distance, precision, recall and seconds against evaluations, a line for each sampler."""
+) -> Sheet:
+    """Fréchet distance, precision, recall and seconds against evaluations, a line for each sampler."""
     distance = distance.replace("é", "e")  # the font lacks it
     finite = by_sampler([point for point in points if math.isfinite(point.frechet)])
     cheap, _ = cheapest(finite)
@@ -148,12 +180,12 @@ def draw_curve(
         drawing.beside(panels[:2]),
         drawing.beside(panels[2:]),
     ]
-    return drawing.save(drawing.framed(drawing.below(parts)), path)
+    return drawing.framed(drawing.below(parts))
 
 
 def _panel(
     points: Sequence[Point], cheap: Point, floor: Scores | None, name: str, title: str, *, logarithmic: bool = False
-) -> Image.Image:
+) -> Sheet:
     """One number against evaluations, these by factors of ten."""
 
     def height(value: float) -> float:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import ClassVar, Literal, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -20,12 +23,17 @@ from rich.progress import (
 
 from trilemma.text import printable
 
+F = TypeVar("F", bound=Callable[..., None])
+
 QUIET_SECONDS = 15.0
 """Where there is no terminal, seconds between two lines."""
 
 
 class Bars:
     """Progress bars by ``(who, what)``; ``tell`` makes a bar when it first hears of it."""
+
+    shown: ClassVar[int] = 0
+    """How many are on the screen, which has room for one."""
 
     def __init__(self) -> None:
         self._console = Console(file=sys.stderr)
@@ -75,14 +83,43 @@ class Bars:
         self._console.print(printable(line), highlight=False, markup=False)
 
     def __enter__(self) -> Bars:
+        Bars.shown += 1
         self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        Bars.shown -= 1
         with contextlib.suppress(OSError):  # the terminal may be gone
             self._progress.stop()
+
+
+@contextlib.contextmanager
+def told(progress: F | Literal["bar"] | None, make: Callable[[Bars], F]) -> Iterator[F | None]:
+    """Whom a function tells of its progress: who was given, a bar (in a notebook by default), or nobody.
+
+    Args:
+        progress: a function, ``"bar"``, or None.
+        make: from bars to a function that moves them.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if progress == "bar" or (progress is None and not Bars.shown and _in_notebook()):
+        with Bars() as bars:
+            yield make(bars)
+    elif progress is None or callable(progress):
+        yield progress
+    else:
+        raise ValueError(f'progress must be "bar" or a function, not {progress!r}')
+
+
+def _in_notebook() -> bool:
+    """Whether this is a notebook that can show bars."""
+    shell = sys.modules.get("IPython")
+    kernel = type(shell.get_ipython()).__name__ == "ZMQInteractiveShell" if shell else False
+    return kernel and importlib.util.find_spec("ipywidgets") is not None
 
 
 def _spoken(seconds: float) -> str:
