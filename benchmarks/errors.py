@@ -71,12 +71,13 @@ def score(real: Tensor, law: Moments, fake: Tensor, modes: Tensor, subsets: int)
         "Fréchet": frechet_estimate(fake, law),
         "kernel": kernel_distance(fake, real, subsets=subsets),
     }.items():
-        found[name] = estimate.value, estimate.error or math.nan
+        found[name] = estimate.known, estimate.error or math.nan
     manifold = manifold_scores(real, fake)
     for name in ("precision", "recall", "density", "coverage"):
-        found[name] = getattr(manifold, name), getattr(manifold.error, name)
+        each = getattr(manifold, name)
+        found[name] = each.known, each.error or math.nan
     counted = mode_coverage(modes, MODES)
-    found["mode KL"] = counted.kl, counted.kl_error
+    found["mode KL"] = counted.kl.known, counted.kl.error or math.nan
     return found
 
 

@@ -79,7 +79,7 @@ def clipped(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
 
 def pair(scores: Callable[..., object], a: str, b: str, real: Tensor, fake: Tensor) -> tuple[float, float]:
     found = scores(real, fake)
-    return getattr(found, a), getattr(found, b)
+    return getattr(found, a).known, getattr(found, b).known
 
 
 METRICS: dict[str, Callable[[Tensor, Tensor], tuple[float, float]]] = {

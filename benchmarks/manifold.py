@@ -57,7 +57,7 @@ def main() -> None:
             theirs = prdc.compute_prdc(a, b, nearest_k=5)
         ratios.append((time.process_time() - start) / our_time)
         print(f"         prdc {ratios[-1] * our_time:.1f} s, {ratios[-1]:.2f} times as long")
-    print(", ".join(f"{name} {getattr(ours, name):.5f} ± {getattr(ours.error, name):.5f}" for name in NAMES))
+    print(", ".join(f"{name} {getattr(ours, name).value:.5f} ± {getattr(ours, name).error:.5f}" for name in NAMES))
     if arguments.alone:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"peak memory with {arguments.images} + {arguments.images} x {arguments.dims}: {peak:.2f} GiB")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from PIL import Image
 from trilemma.data import Dataset, load
 from trilemma.evaluation import Protocol, Reference
 from trilemma.evaluation.latents import draw_latents
-from trilemma.evaluation.spectra import spectra
 from trilemma.evaluation.stream import Supply
 from trilemma.evaluation.subject import Subject
 from trilemma.families import FAMILIES
@@ -67,17 +65,3 @@ def test_a_collapsed_vae_is_named_and_an_autoencoder_shows_why_it_is_no_sampler(
     assert page.count("<img") == 2
     assert draw_latents(subject("gan", reference), reference, tmp_path, "cpu") == ({}, {})
     assert latents({"title": "A GAN"}, tmp_path) == ""
-
-
-def test_fine_detail_is_lost_by_blur_and_refused_where_there_is_none(tmp_path: Path) -> None:
-    reference = real(tmp_path)
-    images = reference.held_out_images
-    metrics, plain = spectra(images, reference)
-    assert abs(metrics["fine_detail"].value - 1) < 5 * metrics["fine_detail"].error  # type: ignore[operator]
-    assert len(plain["frequencies"]) == len(plain["power"]) == len(plain["real"]) == 4
-    blurred = ((images.int() + images.int().roll(1, 3)) // 2).to(torch.uint8)
-    assert spectra(blurred, reference)[0]["fine_detail"].value < 0.8 * metrics["fine_detail"].value  # type: ignore[operator]
-    metrics, plain = spectra(images[:, :, :2], replace(reference, memo={}))
-    assert metrics["fine_detail"].value is None
-    assert "refused" in str(metrics["fine_detail"].flag)
-    assert plain == {}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ from torch import Tensor
 
 from trilemma.data import Dataset, load
 from trilemma.evaluation import Protocol, Reference, evaluate
+from trilemma.evaluation.measured import Measured, of_features
 from trilemma.evaluation.reference import cached_pool
-from trilemma.evaluation.scores import fidelity
 from trilemma.evaluation.stream import UNIT, Pool, Supply, pool, windows
 from trilemma.evaluation.subject import drawn_from
 from trilemma.images import Spec
@@ -101,8 +102,9 @@ def test_scores_beyond_what_is_kept() -> None:
     real, protocol = Pool.of(network(images(1500))), Protocol(metrics="frechet", reference=0)
     all_kept = pool(supply_of(shown), network, HERE, kept=1200)
     some = pool(supply_of(shown), network, HERE, kept=600)
-    a = fidelity(all_kept, real, network, protocol, "real images")["frechet"]
-    b = fidelity(some, real, network, protocol, "real images")["frechet"]
+    none, named = np.empty(0), SimpleNamespace(name="real images")
+    reference = Reference(named, protocol, network, real, real, none, none)  # type: ignore[arg-type]
+    a, b = (of_features(Measured(reference, each))["frechet"] for each in (all_kept, some))
     assert a.value == pytest.approx(b.value, rel=1e-6)
     assert a.error is not None
     assert b.error == pytest.approx(a.error, rel=0.5)

@@ -13,12 +13,11 @@ import torch
 from conftest import blobs
 from PIL import Image
 
-import trilemma.evaluation.labelled
 from trilemma.data import Dataset, load
-from trilemma.evaluation import Protocol, Reference, evaluate
-from trilemma.evaluation.glossary import GLOSSARY, choose
-from trilemma.evaluation.memorisation import pixels
-from trilemma.evaluation.reading import read
+from trilemma.evaluation import Protocol, Reference, classifier, evaluate
+from trilemma.evaluation.metric import choose, metrics, read
+from trilemma.evaluation.nearness import pixels
+from trilemma.evaluation.parts import classes
 from trilemma.number import Number
 from trilemma.run import Run
 from trilemma.training import train
@@ -213,9 +212,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 @pytest.fixture
 def _quick_classifiers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("train_classifier", "classification_accuracy_score"):
-        original = getattr(trilemma.evaluation.labelled, name)
-        monkeypatch.setattr(f"trilemma.evaluation.labelled.{name}", functools.partial(original, steps=60))
+    for room, name in ((classifier, "train_classifier"), (classes, "classification_accuracy_score")):
+        monkeypatch.setattr(room, name, functools.partial(getattr(room, name), steps=60))
 
 
 @pytest.mark.usefixtures("_quick_classifiers")
@@ -274,9 +272,9 @@ def test_a_distance_is_read_between_its_rungs() -> None:
 def test_every_metric_has_its_place_in_the_glossary_and_in_the_documentation() -> None:
     page = Path(__file__).parent.parent / "docs" / "metrics.md"
     text = page.read_text()
-    for entry in GLOSSARY:
-        assert f"`{entry.key}`" in text, entry.key
-        assert entry.meaning.endswith(".")
-        assert entry.misleads.endswith(".")
+    for name, metric in metrics().items():
+        assert f"`{name}`" in text, name
+        assert metric.meaning.endswith(".")
+        assert metric.misleads.endswith(".")
     assert "`fid`" in text
     assert "`fid_infinity`" in text

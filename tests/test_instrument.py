@@ -10,8 +10,8 @@ import torch
 from report_example import example
 
 from trilemma.evaluation import Number
-from trilemma.evaluation.ladder import distrust, relative
-from trilemma.evaluation.scores import relative as relative_scores
+from trilemma.evaluation.ladder import distrust
+from trilemma.evaluation.relative import relative, relative_rungs
 from trilemma.metrics import passed
 from trilemma.metrics.distortions import average, shuffle_blocks
 from trilemma.report.page import axes_of, render
@@ -55,19 +55,21 @@ def test_dropped_classes_may_keep_their_fidelity_and_noise_its_coverage() -> Non
 def test_a_floor_near_nothing_is_no_measuring_rod() -> None:
     low = {"mutual_fidelity": Number(0.1, 0.02), "mutual_coverage": Number(0.9, 0.02)}
     assert "0.10 only" in distrust(SOUND, low)[0]
-    found = relative_scores({"mutual_fidelity": Number(0.05, 0.01)}, low)["mutual_fidelity"]
+    found = relative({"mutual_fidelity": Number(0.05, 0.01)}, low)["mutual_fidelity"]
     assert found.value is None
     assert found.flag == "refused: held-out images reach 0.10"
 
 
 def test_corners_are_relative_to_held_out_images() -> None:
-    found = relative_scores({"mutual_fidelity": Number(0.4, 0.03), "precision": Number(0.5)}, FLOOR)
+    found = relative({"mutual_fidelity": Number(0.4, 0.03), "precision": Number(0.5)}, FLOOR)
     assert found["mutual_fidelity"].value == pytest.approx(0.5)
     assert found["mutual_fidelity"].error == pytest.approx((0.03**2 + (0.5 * 0.02) ** 2) ** 0.5 / 0.8)
     assert found["precision"].value == 0.5
-    real = relative_scores(FLOOR, FLOOR)["mutual_fidelity"]
+    real = relative(FLOOR, FLOOR)["mutual_fidelity"]
     assert (real.value, real.error) == (1.0, pytest.approx(0.02 / 0.8))
-    assert relative([rung("blur", 4, 0.2)], FLOOR)[0]["metrics"]["mutual_fidelity"]["value"] == pytest.approx(0.25)
+    assert relative_rungs([rung("blur", 4, 0.2)], FLOOR)[0]["metrics"]["mutual_fidelity"]["value"] == pytest.approx(
+        0.25
+    )
 
 
 def test_averages_and_shuffled_blocks() -> None:

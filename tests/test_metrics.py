@@ -13,7 +13,6 @@ from torch import Tensor
 
 import trilemma.metrics
 from trilemma.metrics import (
-    Estimate,
     Reach,
     authpct,
     bits_per_dim,
@@ -35,18 +34,19 @@ from trilemma.metrics import (
     train_closer,
     worse_than_uniform,
 )
+from trilemma.number import Number
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_metrics_know_images_and_the_machine_and_nothing_else() -> None:
+def test_metrics_know_images_numbers_and_the_machine_and_nothing_else() -> None:
     for path in Path(trilemma.metrics.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("trilemma"):
                 assert node.module.startswith(
-                    ("trilemma.metrics", "trilemma.images", "trilemma.machine", "trilemma.files")
+                    ("trilemma.metrics", "trilemma.images", "trilemma.machine", "trilemma.files", "trilemma.number")
                 ), path
 
 
@@ -81,7 +81,7 @@ def test_errors_of_means_and_shares() -> None:
     assert by_resampling == pytest.approx(found.error, rel=0.15)
     assert by_leaving_out == pytest.approx(found.error, rel=0.3)
     assert jackknife(lambda rows: x[rows].mean().item(), 400, groups=400) == pytest.approx(found.error)
-    assert share_of(30, 120) == Estimate(0.25, pytest.approx(math.sqrt(0.25 * 0.75 / 120), rel=0.02))
+    assert share_of(30, 120) == Number(0.25, pytest.approx(math.sqrt(0.25 * 0.75 / 120), rel=0.02))
     assert 0 < (share_of(0, 50).error or 0) < 0.03
     with pytest.raises(ValueError, match="no images"):
         share_of(0, 0)

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trilemma.evaluation.glossary import ENTRIES
-from trilemma.evaluation.memorisation import COPYING
+from trilemma.evaluation.parts.c_t import COPYING, DataCopying
 from trilemma.metrics import authpct, c_t, closest, copies, index, nearest, train_closer
 from trilemma.metrics.copying import scan
 
@@ -39,19 +38,20 @@ def test_nearest_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_train_closer_tells_copies_from_fresh_samples() -> None:
     train, test = normal(3000, 5, 0), normal(500, 5, 1)  # as usual, many more training images
-    fresh, error = train_closer(normal(800, 5, 2), train, test)
-    assert abs(fresh - 0.5) < 4 * error and 0.005 < error < 0.05
-    copies, error = train_closer(train[:800] + 1e-3 * normal(800, 5, 3), train, test)
-    assert copies > 0.99 and error > 0
-    assert train_closer(test, train, test)[0] == 0
-    assert train_closer(normal(50, 5, 4), train, train) == (0.5, pytest.approx(0.5 / math.sqrt(50)))  # all ties
+    fresh = train_closer(normal(800, 5, 2), train, test)
+    error = fresh.error or 0.0
+    assert abs(fresh.known - 0.5) < 4 * error and 0.005 < error < 0.05
+    copies = train_closer(train[:800] + 1e-3 * normal(800, 5, 3), train, test)
+    assert copies.known > 0.99 and (copies.error or 0.0) > 0
+    assert train_closer(test, train, test).value == 0
+    ties = train_closer(normal(50, 5, 4), train, train)
+    assert (ties.value, ties.error) == (0.5, pytest.approx(0.5 / math.sqrt(50)))
 
 
 def test_train_closer_has_an_honest_error() -> None:
-    shares, errors = zip(
-        *(train_closer(normal(100, 3, s), normal(300, 3, s + 500), normal(100, 3, s + 900)) for s in range(150)),
-        strict=True,
-    )
+    sets = ((normal(100, 3, s), normal(300, 3, s + 500), normal(100, 3, s + 900)) for s in range(150))
+    found = [train_closer(*each) for each in sets]
+    shares, errors = [each.known for each in found], [each.error or 0.0 for each in found]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.02)
     # The sets are drawn anew as well, so the shares spread a little more than the error of the samples alone.
     assert 0.9 * np.mean(errors) < np.std(shares) < 1.6 * np.mean(errors)
@@ -125,7 +125,7 @@ def test_c_t_sees_that_a_tenth_of_the_samples_are_copies() -> None:
     assert abs(c_t(samples, train, held_out).value) < 3
     samples[:200] = train[:200]
     assert c_t(samples, train, held_out).value < COPYING == -3  # of 20 cells, whose mean alone is about -1.2
-    assert "below −3 copying" in ENTRIES["c_t"].meaning
+    assert "below −3 copying" in DataCopying.meaning
 
 
 def test_c_t_is_the_mann_whitney_statistic() -> None:

@@ -23,7 +23,7 @@ from trilemma.cli.flags import parse_labels
 from trilemma.comparison import fitting
 from trilemma.config import TrainConfig, parse_text
 from trilemma.data import load
-from trilemma.evaluation.reading import read
+from trilemma.evaluation.metric import read
 from trilemma.families import FAMILIES
 from trilemma.images import Spec
 from trilemma.metrics import feature_network

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_example import Page, example, svg
 
+from trilemma.number import error_text, text
 from trilemma.report import render
 from trilemma.report.figures import Point, Scale, curve, scatter, speed_scale, triangle, triangle_key
 from trilemma.report.marks import MARKERS, badge
-from trilemma.report.scores import compact, distance_name, error_text, number
+from trilemma.report.scores import compact, distance_name
 
 
 @pytest.fixture
@@ -40,14 +41,14 @@ def report() -> dict[str, Any]:
     ],
 )
 def test_a_value_has_the_decimals_its_error_warrants(value: float, error: float | None, written: str) -> None:
-    assert f"{number(value, error)} {error_text(value, error)}" == written
+    assert f"{text(value, error)} {error_text(value, error)}" == written
 
 
 @given(st.floats(-1e9, 1e9), st.one_of(st.none(), st.floats(1e-6, 1e9)))
 @settings(deadline=None, max_examples=200)
 def test_writing_a_number_loses_less_than_its_error(value: float, error: float | None) -> None:
-    text = number(value, error).replace(",", "").replace("\N{MINUS SIGN}", "-")
-    assert abs(float(text) - value) <= (0.5 * error if error else 0.0051 * abs(value)) + 5e-7 + 0.5 * (
+    written = text(value, error).replace(",", "").replace("\N{MINUS SIGN}", "-")
+    assert abs(float(written) - value) <= (0.5 * error if error else 0.0051 * abs(value)) + 5e-7 + 0.5 * (
         abs(value) >= 100
     )
 
@@ -122,7 +123,7 @@ def test_names_in_the_scatter_do_not_cover_each_other() -> None:
 def test_a_curve_of_any_kind_is_drawn_to_its_last_value(points: list[list[float | None]]) -> None:
     drawn = svg(curve(points, "loss <x>", 1, 99))
     last = [e.text for e in drawn.iter() if e.get("class") == "last"]
-    assert last == [number(float(points[-1][1] or 0))]
+    assert last == [text(float(points[-1][1] or 0))]
 
 
 def test_a_start_off_the_scale_is_said() -> None:

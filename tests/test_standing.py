@@ -13,9 +13,8 @@ from rich.console import Console
 
 from trilemma.data import Dataset
 from trilemma.evaluation import Number, Protocol, Reference, evaluate
-from trilemma.evaluation.reading import read
+from trilemma.evaluation.metric import read
 from trilemma.evaluation.standing import leaders
-from trilemma.report.scores import Score
 from trilemma.report.tables import comparison, table
 
 HIGHER = ("precision", "recall", "density", "coverage", "accuracy")
@@ -106,27 +105,27 @@ def test_a_few_images_most_of_them_copies_are_not_praised(tmp_path: Path, blobs_
 # ------------------------------------------------------------------------------------------------------- the best
 
 
-def scores(*values: float, error: float = 0.01, better: str = "higher") -> list[Score]:
-    return [Score(value, error, better=better, n=1000) for value in values]
+def scores(*values: float, error: float = 0.01, better: str = "higher") -> list[Number]:
+    return [Number(value, error, better=better, n=1000) for value in values]
 
 
 def test_the_leader_and_what_is_not_told_apart_from_it() -> None:
     assert leaders(scores(0.70, 0.72, 0.6)) == {0, 1}  # 0.02 apart, two standard errors of the difference are 0.028
-    assert leaders([Score(5.0, better="lower"), Score(4.0, better="lower")]) == {1}
-    assert leaders([Score(5.0, better="higher"), Score(4.0, better="higher")]) == {0}
+    assert leaders([Number(5.0, better="lower"), Number(4.0, better="lower")]) == {1}
+    assert leaders([Number(5.0, better="higher"), Number(4.0, better="higher")]) == {0}
     assert leaders(scores(0.2, 0.9, 0.5), lambda i, j: False) == set()  # tested, and not told apart
 
 
 def test_flagged_undefined_and_lonely_values_never_lead() -> None:
-    good, other = Score(1.0, better="lower"), Score(2.0, better="lower")
-    assert leaders([Score(0.1, better="lower", flag="N is small"), good, other]) == {1}
-    assert leaders([Score(0.1, better="lower", kind="undefined"), good, other]) == {1}
-    assert leaders([Score(None, better="lower"), good]) == set()
-    assert leaders([Score(0.5, better="none"), Score(0.4, better="none")]) == set()
+    good, other = Number(1.0, better="lower"), Number(2.0, better="lower")
+    assert leaders([Number(0.1, better="lower", flag="N is small"), good, other]) == {1}
+    assert leaders([Number(0.1, better="lower", kind="undefined"), good, other]) == {1}
+    assert leaders([Number(None, better="lower"), good]) == set()
+    assert leaders([Number(0.5, better="none"), Number(0.4, better="none")]) == set()
 
 
 def test_no_column_has_a_winner_that_has_won_nothing() -> None:
-    real = Score(0.75, 0.01, better="higher", n=1000)
+    real = Number(0.75, 0.01, better="higher", n=1000)
     assert leaders(scores(0.70, 0.70, 0.70), floor=real) == set()  # nobody is beaten
     assert leaders(scores(*7 * [0.0]), floor=real) == leaders(scores(*7 * [0.0])) == set()
     assert leaders(scores(0.03, 0.0, 0.0, error=0.001), floor=real) == set()  # told apart, but at the bottom
@@ -134,7 +133,7 @@ def test_no_column_has_a_winner_that_has_won_nothing() -> None:
     assert leaders(scores(0.99, 0.95), floor=real) == set()  # both above real images
     assert leaders(scores(1.00, 0.60, 0.30), floor=real) == {1}  # the first is a warning
     assert leaders(scores(0.76, 0.60), floor=real) == {0}  # within two errors of the floor
-    near = Score(5.0, 0.1, better="lower", n=1000)
+    near = Number(5.0, 0.1, better="lower", n=1000)
     assert leaders(scores(1.0, 6.0, 9.0, error=0.1, better="lower"), floor=near) == {1}  # nearer than real: copies
     assert leaders(scores(6.0, 9.0, error=0.1, better="lower"), floor=near) == {0}
 

@@ -19,7 +19,9 @@ from trilemma.data import Dataset, load
 from trilemma.data import pairs as mnist_pairs
 from trilemma.data.captions import Tokens
 from trilemma.evaluation import Protocol, evaluate
-from trilemma.evaluation.captions import read_pairs, seen, text_metrics
+from trilemma.evaluation.measured import Measured, number_of
+from trilemma.evaluation.metric import groups
+from trilemma.evaluation.parts.captions import read_pairs, seen
 from trilemma.families import FAMILIES
 from trilemma.families.diffusion import DiffusionOptions
 from trilemma.families.diffusion.exchange import export_diffusers, export_onnx
@@ -459,7 +461,7 @@ class Knowing:
 
 def test_the_score_of_pictures_by_an_exact_reader(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of pictures asked for by the captions in turn: right ones, exchanged ones and wrong ones are counted as such."""
-    monkeypatch.setattr("trilemma.evaluation.captions.trained_classifier", Knowing)
+    monkeypatch.setattr("trilemma.evaluation.parts.captions.trained_classifier", Knowing)
     assert digits.labels is not None
     chosen = digits.test[:300]
     asked = torch.from_numpy(digits.labels[chosen])
@@ -469,7 +471,8 @@ def test_the_score_of_pictures_by_an_exact_reader(digits: Dataset, monkeypatch: 
     exchanged = torch.cat([right, left], 3)
     drawn = torch.cat([images[:200], exchanged[200:], images[1:101]])  # the last hundred are those of their neighbours
     real = SimpleNamespace(protocol=Protocol(metrics="captions"), dataset=digits, held_out_indices=chosen)
-    found = text_metrics(SimpleNamespace(images=drawn), real, True)  # type: ignore[arg-type]
+    asked, silent = (Measured(real, SimpleNamespace(images=drawn), SimpleNamespace(captioned=c)) for c in (True, False))  # type: ignore[arg-type]
+    found = {metric.name: number_of(metric, asked) for metric in groups()["captions"]}
     wanted = torch.cat([asked, asked[:100]])
     shown = torch.cat([asked[:200], 10 * (asked[200:] % 10) + asked[200:] // 10, asked[1:101]])
     hit, known = shown == wanted, torch.tensor([int(pair) not in mnist_pairs.UNSEEN for pair in wanted])
@@ -479,7 +482,7 @@ def test_the_score_of_pictures_by_an_exact_reader(digits: Dataset, monkeypatch: 
     swapped = (shown == 10 * (wanted % 10) + wanted // 10) & ~hit
     share = f"{100 * float(swapped.double().mean()):.1f} %"
     assert f"the two digits are exchanged in {share}" in found["text_seen"].protocol
-    assert text_metrics(SimpleNamespace(images=drawn), real, False) == {}  # type: ignore[arg-type]
+    assert [number_of(metric, silent) for metric in groups()["captions"]] == [None] * 3
 
 
 @pytest.mark.slow

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 Better = Literal["lower", "higher", "none"]
 MINUS = "\N{MINUS SIGN}"
@@ -38,6 +39,28 @@ class Number:
     protocol: str = ""
     reading: str = ""
 
+    @classmethod
+    def read(cls, entry: Mapping[str, Any] | None) -> Number:
+        """From the dictionary that a record holds; what is missing has its default, and nothing is no number."""
+        known = {field.name: entry[field.name] for field in fields(cls) if field.name in entry} if entry else {}
+        return cls(**({"value": None} | known))
+
+    @property
+    def known(self) -> float:
+        """The value, where there must be one; ``ValueError`` with the reason where there is none."""
+        if self.value is None:
+            raise ValueError(f"there is no number here: {self.reason}")
+        return self.value
+
+    @property
+    def defined(self) -> bool:
+        return self.value is not None and self.kind != "undefined"
+
+    @property
+    def reason(self) -> str:
+        """Why there is no value."""
+        return self.flag or self.note or "It was not measured."
+
     def finite(self) -> Number:
         """The same with None for what is NaN or infinite, which JSON does not have."""
         value, error = (x if x is not None and math.isfinite(x) else None for x in (self.value, self.error))
@@ -56,6 +79,11 @@ def text(value: float, error: float | None = None, digits: int = 3) -> str:
         return f"{value:.2g}".replace("-", MINUS)
     shown = f"{value:,.{decimals(value, error, digits)}f}"
     return shown.replace("-", MINUS) if shown.strip("-0.,") else shown.lstrip("-")  # no negative zero
+
+
+def error_text(value: float, error: float | None) -> str:
+    """The standard error to the same decimals as its value, ``±0.012``; empty where there is none."""
+    return f"±{error:,.{decimals(value, error)}f}" if error else ""
 
 
 def decimals(value: float, error: float | None, digits: int = 3) -> int:

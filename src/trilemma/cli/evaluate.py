@@ -11,18 +11,26 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from trilemma import number
 from trilemma.bars import Bars
 from trilemma.cli.errors import refuse_unknown
 from trilemma.cli.flags import DataFlags, Device, Json, data_config, print_json
 from trilemma.cli.protocol import ProtocolFlags, protocol_of
 from trilemma.config import parse_text
 from trilemma.evaluation import evaluate as measure
-from trilemma.evaluation.glossary import entry
+from trilemma.evaluation.metric import find, groups
 from trilemma.families import FAMILIES
+from trilemma.number import Number
 from trilemma.parallel import join
-from trilemma.report.scores import Score, error_text, number
+from trilemma.report.scores import read
 from trilemma.run import Run, is_run
 from trilemma.text import printable
+
+
+def _listed() -> str:
+    """What ``--metrics`` can name, Markdown: the sets, and the metrics of each."""
+    return "\n".join(f"- `{group}`: {', '.join(each.name for each in named)}" for group, named in groups().items())
+
 
 app = App(
     name="evaluate",
@@ -35,6 +43,12 @@ trilemma evaluate generated/ --against photos/ --image-size 64 --json
 trilemma evaluate samples.npz --against cifar10 --metrics default,accuracy,modes,per_class
 trilemma evaluate runs/student --against runs/teacher --metrics frechet,kernel
 ```
+
+`--metrics` takes these, and the sets that they are in:
+
+"""
+    + _listed()
+    + """
 
 What each number means and when it lies: docs/metrics.md.
 """,
@@ -128,34 +142,34 @@ def _table(record: dict[str, Any]) -> Table:
     for name in ("score", "value", "±", "real images", "how to read it"):
         table.add_column(name, justify="right" if name in ("value", "±", "real images") else "left", overflow="fold")
     for name in record["metrics"]:
-        score = Score.read(record["metrics"], name)
-        floor = Score.read(record["floor"], name)
+        score = read(record["metrics"], name)
+        floor = read(record["floor"], name)
         arrow = {"lower": " ↓", "higher": " ↑"}.get(score.better, "")
         table.add_row(
             f"{name}{arrow}",
             *_number(score),
-            number(floor.value, floor.error) if floor.value is not None else "",
-            _reading(name, record["metrics"][name], score),
+            number.text(floor.value, floor.error) if floor.value is not None else "",
+            _reading(name, score),
         )
     return table
 
 
-def _number(score: Score) -> tuple[str, str]:
+def _number(score: Number) -> tuple[str, str]:
     if not score.defined or score.value is None:
         return score.kind or ("refused" if score.flag else "—"), ""
     sign = "≤ " if score.kind == "bound" else ""
     unit = {"%": " %", "nats": " nats"}.get(score.unit, "")
-    return f"{sign}{number(score.value, score.error)}{unit}", error_text(score.value, score.error).removeprefix("±")
+    error = number.error_text(score.value, score.error).removeprefix("±")
+    return f"{sign}{number.text(score.value, score.error)}{unit}", error
 
 
-def _reading(name: str, metric: dict[str, Any], score: Score) -> Text:
+def _reading(name: str, score: Number) -> Text:
     """What it says here, what it means, and why to distrust it."""
-    meaning = entry(name)
+    meaning = find(name)
     if score.value is None:
         return Text(score.flag, style="yellow") if score.flag else Text(score.note, style="dim")
     says = score.note if score.kind or meaning is None else meaning.meaning
-    reading = metric.get("reading")
-    text = Text.assemble(f"{reading}. ", (says, "dim")) if reading else Text(says, style="dim")
+    text = Text.assemble(f"{score.reading}. ", (says, "dim")) if score.reading else Text(says, style="dim")
     return text.append(f" — {score.flag}", style="yellow") if score.flag else text
 
 
@@ -167,12 +181,9 @@ def _classes(per_class: dict[str, Any]) -> Table:
     for head in ("class", "N", *names):
         table.add_column(head, justify="left" if head == "class" else "right")
     for label, scores in per_class["classes"].items():
-        cells = [
-            Score(**{k: scores[key][k] for k in ("value", "error", "flag")}) if key in scores else Score()
-            for key in names
-        ]
+        cells = [Number.read(scores.get(key)) for key in names]
         written = [
-            "refused" if c.value is None else f"{number(c.value, c.error)}{'*' if c.flag else ''}" for c in cells
+            "refused" if c.value is None else f"{number.text(c.value, c.error)}{'*' if c.flag else ''}" for c in cells
         ]
         table.add_row(Text(printable(label)), str(scores["n"]), *written)
     table.caption = "* biased upwards: few images to a class"

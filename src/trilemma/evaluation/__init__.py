@@ -8,6 +8,8 @@ from trilemma.data import subset
 from trilemma.evaluation.difference import Difference, differences, judge
 from trilemma.evaluation.ladder import draw as draw_ladder
 from trilemma.evaluation.measure import evaluate, real_scores
+from trilemma.evaluation.measured import Measured
+from trilemma.evaluation.metric import Metric
 from trilemma.evaluation.protocol import Protocol, protocol_of
 from trilemma.evaluation.record import FORMAT, describe_data, describe_protocol
 from trilemma.evaluation.reference import Reference
@@ -17,6 +19,8 @@ from trilemma.number import Number
 __all__ = [
     "FORMAT",
     "Difference",
+    "Measured",
+    "Metric",
     "Number",
     "Protocol",
     "Reference",

@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trilemma.data.decoded import cache_folder, written_atomically
-from trilemma.evaluation.glossary import choose
+from trilemma.evaluation.measured import Measured, of_features
+from trilemma.evaluation.metric import metrics
 from trilemma.evaluation.protocol import Protocol
 from trilemma.evaluation.reference import Reference, content_key
-from trilemma.evaluation.scores import CHEAP_DIMS, LEAST_FLOOR, RELATIVE, fidelity
+from trilemma.evaluation.relative import LEAST_FLOOR
 from trilemma.evaluation.stream import Supply, Tell, pool
 from trilemma.images import grid, save_png
 from trilemma.metrics import Distortion, distortions
@@ -31,18 +32,17 @@ from trilemma.number import Number
 from trilemma.parallel import Ranks
 
 VERSION = 2  # of the cache; raise it when the same images would give other rungs
-MEASURED = ("frechet", "kernel", "mutual_fidelity", "mutual_coverage", "precision", "recall", "density", "coverage")
+CHEAP_DIMS = 512
+"""Features with more dimensions than this are costly: no ladder unless it is asked for."""
 RUINED = {"blur": 4.0, "noise": 64.0, "averages": 8.0}
 """Kinds of damage whose strongest rung leaves nothing of an image; it must not be worth `MOST` of a real one."""
 MOST = 0.4
-SUBSETS = 20
-"""Subsets of the kernel distance on each rung: its mean is all that is read here."""
 
 
 def climb(real: Reference, where: Ranks, tell: Tell | None = None) -> list[dict[str, Any]] | None:
     """The rungs as plain values (name, strength, text, metrics), from the cache or measured; None if not asked for."""
     protocol = real.protocol
-    wanted = [key for key in MEASURED if key in choose(protocol.metrics)]
+    wanted = [name for name, metric in metrics().items() if metric.ladder and protocol.wants(name)]
     if real.dataset.vector:  # the distortions are those of images
         return None
     if protocol.ladder == "no" or not wanted or (protocol.ladder == "auto" and real.network.dims > CHEAP_DIMS):
@@ -50,7 +50,7 @@ def climb(real: Reference, where: Ranks, tell: Tell | None = None) -> list[dict[
     if "ladder" in real.memo:
         found: list[dict[str, Any]] = real.memo["ladder"]
         return found
-    settings = (VERSION, real.network.key, protocol.k, protocol.kept, protocol.seed, wanted)
+    settings = (VERSION, real.network.key, protocol.n, protocol.k, protocol.kept, protocol.seed, wanted)
     real_side = content_key(real.dataset, real.train_indices)
     key = content_key(real.dataset, real.held_out_indices, "ladder", settings, real_side)
     path = cache_folder() / "ladders" / f"{key}.json"
@@ -76,7 +76,7 @@ def distrust(rungs: Sequence[Mapping[str, Any]] | None, floor: Mapping[str, Numb
 
     Args:
         rungs: as `climb` gives them.
-        floor: the scores of held-out images, not yet relative (`scores.relative`).
+        floor: the scores of held-out images, not yet `relative`.
     """
     found = []
     for key, word in (("mutual_fidelity", "fidelity"), ("mutual_coverage", "coverage")):
@@ -120,13 +120,13 @@ def _measure(real: Reference, protocol: Protocol, where: Ranks, tell: Tell | Non
         except ValueError:  # no image of the classes that would be left
             continue
         sample = pool(drawn, real.network, where, kept=protocol.kept)
-        metrics = fidelity(sample, real.train, real.network, protocol, real.against, subsets=SUBSETS)
+        scores = of_features(Measured(replace(real, protocol=protocol, memo={}), sample, rung=True))
         rungs.append(
             {
                 "name": distortion.name,
                 "strength": distortion.strength,
                 "text": distortion.text,
-                "metrics": {key: {"value": m.value, "error": m.error} for key, m in metrics.items()},
+                "metrics": {key: {"value": m.value, "error": m.error} for key, m in scores.items()},
             }
         )
         if tell:
@@ -140,22 +140,6 @@ def _supply(images: Tensor, distortion: Distortion) -> Supply:
         worse = distortion.apply(images)
         return Supply(len(images), shape, lambda start, stop: worse[start:stop])
     return Supply(len(images), shape, lambda start, stop: distortion.apply(images[start:stop]))
-
-
-def relative(rungs: Sequence[dict[str, Any]] | None, floor: Mapping[str, Number]) -> list[dict[str, Any]]:
-    """The rungs with the scores that are stated relative to held-out images divided by theirs."""
-    found = []
-    for rung in rungs or ():
-        metrics = dict(rung["metrics"])
-        for key in set(RELATIVE) & set(metrics):
-            real = floor[key].value if key in floor else None
-            value, error = metrics[key]["value"], metrics[key]["error"]
-            if real is None or real < LEAST_FLOOR or value is None:
-                metrics[key] = {"value": None, "error": None}
-            else:
-                metrics[key] = {"value": value / real, "error": None if error is None else error / real}
-        found.append(rung | {"metrics": metrics})
-    return found
 
 
 def draw(rungs: Sequence[dict[str, Any]], real: Reference, out: Path, count: int = 3) -> list[dict[str, Any]]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,25 +20,19 @@ from trilemma.data.dataset import image_digests
 from trilemma.data.memory import ImagesLike, images_like
 from trilemma.evaluation import ladder, pictures
 from trilemma.evaluation.answers import FOLDER, answers_of, ask_routine, besides
-from trilemma.evaluation.captions import text_metrics
-from trilemma.evaluation.glossary import ENTRIES, place_of
-from trilemma.evaluation.labelled import label_metrics
-from trilemma.evaluation.likelihood import Scored, calibrated_for, flow_metric, likelihood_metric
-from trilemma.evaluation.memorisation import Memory, memory
+from trilemma.evaluation.measured import Measured, held_out, number_of
+from trilemma.evaluation.metric import Metric, metrics, read
 from trilemma.evaluation.misuse import identical_images, trained_on_held_out
-from trilemma.evaluation.mixtures import density_gap, mixture_floor, mixture_scores
 from trilemma.evaluation.protocol import Protocol, protocol_of
-from trilemma.evaluation.reading import read
 from trilemma.evaluation.record import describe
 from trilemma.evaluation.reference import Reference
-from trilemma.evaluation.scores import fidelity, relative, two_sample
-from trilemma.evaluation.spectra import spectra
-from trilemma.evaluation.stacked import stacked_floor, stacked_metrics
+from trilemma.evaluation.relative import relative, relative_rungs
 from trilemma.evaluation.stream import Pool, Tell, pool
 from trilemma.evaluation.subject import Subject, image_subject, run_subject, samples_as_dataset, tensor_subject
 from trilemma.evaluation.sweeps import kept, weights_digest
 from trilemma.families import FAMILIES
 from trilemma.files import write_json
+from trilemma.likelihood import calibrate
 from trilemma.metrics import Features
 from trilemma.number import Number
 from trilemma.parallel import Ranks, ranks
@@ -143,68 +135,69 @@ def _named(subject: object) -> str:
 def _evaluate(
     subject: Subject, real: Reference, options: Any | None, device: str, place: Path | None, tell: Tell | None
 ) -> dict[str, Any]:
-    where, protocol = ranks(device), real.protocol
+    where = ranks(device)
     unfinished = _unfinished(subject, real, place)
     if unfinished:
         subject = kept(subject, unfinished)
-    hashes: list[np.ndarray[Any, Any]] = []
-    drawn = protocol.wants(*(key for key in ENTRIES if key not in ("bits_per_dim", "ode_bits_per_dim")))
-    if subject.run is None and not protocol.wants(*(e.key for e in ENTRIES.values() if e.group != "model")):
-        raise ValueError(
-            f"--metrics {protocol.metrics} asks a model, and {subject.about['images']} is not a run folder"
-        )
-    sample = None
-    if drawn:
-        sample = pool(
-            subject.supply,
-            real.network,
-            where,
-            kept=protocol.kept,
-            keep_images=True,
-            look=lambda images: hashes.append(image_digests(images.numpy())),
-            tell=tell,
-            what="samples and their features" if subject.run else "features",
-        )
+    asked = [metric for metric in metrics().values() if metric.wanted(real)]
+    if subject.run is None:
+        asked = [metric for metric in asked if not metric.of_a_run]
+        if not asked:
+            raise ValueError(
+                f"--metrics {real.protocol.metrics} asks a model, and {subject.about['images']} is not a run folder"
+            )
+    drawn = any("likelihood" not in metric.needs for metric in asked)
+    sample, seen = _drawn(subject, real, where, tell) if drawn else (None, [])
+    of = Measured(real, sample, subject, options, device, where, tell, unfinished)
     # What the processes share comes first; what is left is the first one's.
-    metrics: dict[str, Number] = {}
-    per_image: dict[str, list[float]] = {}
-    calibrated_for(subject, real)
-    likelihood: Scored = (Number(None), [])
-    if subject.run and protocol.wants("bits_per_dim", "density_kl"):
-        likelihood = _once(unfinished, "likelihood", where, lambda: likelihood_metric(subject, real, device, tell))
-        metrics |= density_gap("density_kl", *likelihood, real)
-        if protocol.wants("bits_per_dim"):
-            metrics["bits_per_dim"], per_image["bits_per_dim"] = likelihood
-    if sample is not None:
-        metrics |= mixture_scores(subject, sample, real, options, device)
-    if subject.run and drawn and protocol.wants("images_per_second"):
-        metrics["images_per_second"] = subject.speed(where)
-    metrics |= stacked_metrics(subject, real, options, where, tell)
+    if subject.model is not None and subject.run is not None:
+        calibrate(subject.model, subject.run, real.dataset)  # by training images, what its likelihood leaves open
+    numbers = _measure((metric for metric in asked if metric.shared), of)
     shown = pictures.of_run(subject, sample, real, options, device) if subject.run and sample and place else None
     if shown is not None and place:
         ask_routine(subject, real, place, device, tell)
     rungs = ladder.climb(real, where, tell) if drawn else None
     record = None
     if where.first:
-        if subject.run and protocol.wants("ode_bits_per_dim", "ode_density_kl"):
-            flow = flow_metric(subject, real, device, tell, likelihood)
-            if flow:
-                metrics |= density_gap("ode_density_kl", *flow, real)
-                if protocol.wants("ode_bits_per_dim"):
-                    metrics["ode_bits_per_dim"], per_image["ode_bits_per_dim"] = flow
-        seen = np.concatenate(hashes) if hashes else None
-        record, remembered = _judge(subject, sample, seen, metrics, real, rungs, device, tell)
-        record |= {"per_image": per_image}
+        flags = [*subject.flags, *(identical_images(np.concatenate(seen), real) if seen else [])]
+        flags += trained_on_held_out(subject.run, real) if subject.run is not None else []
+        raw = _raw_floor(real) if drawn else {}
+        scale = {"distrust": ladder.distrust(rungs, raw), "judged": rungs is not None}
+        if scale["distrust"] and drawn:
+            asked += [metric for metric in metrics().values() if metric.stands_in and metric not in asked]
+        numbers |= _measure((metric for metric in asked if not metric.shared), of)
+        record = _record(asked, numbers, raw, relative_rungs(rungs, raw), of)
+        record |= {"flags": flags, "scale": scale}
         if place is not None and subject.run is not None:
             record["asked"] = answers_of(subject.run, place / FOLDER)
         if place is not None:
             if sample is not None:
-                record["pictures"] = pictures.save(place, sample, shown, real, remembered)
+                record["pictures"] = pictures.save(place, sample, shown, real)
+                for metric in asked:
+                    record["pictures"] |= metric.draw(of, place)
             write_json(place / "metrics.json", record)
         if unfinished:
             shutil.rmtree(unfinished.parent, ignore_errors=True)
     found: dict[str, Any] = where.agree(record)
     return found
+
+
+def _drawn(
+    subject: Subject, real: Reference, where: Ranks, tell: Tell | None
+) -> tuple[Pool, list[np.ndarray[Any, Any]]]:
+    """The features and images of a subject, and a hash of each image."""
+    hashes: list[np.ndarray[Any, Any]] = []
+    sample = pool(
+        subject.supply,
+        real.network,
+        where,
+        kept=real.protocol.kept,
+        keep_images=True,
+        look=lambda images: hashes.append(image_digests(images.numpy())),
+        tell=tell,
+        what="samples and their features" if subject.run else "features",
+    )
+    return sample, hashes
 
 
 def _unfinished(subject: Subject, real: Reference, place: Path | None) -> Path | None:
@@ -221,76 +214,36 @@ def _unfinished(subject: Subject, real: Reference, place: Path | None) -> Path |
     return place / ".unfinished" / digest.hexdigest()[:16]
 
 
-def _once(
-    folder: Path | None, name: str, where: Ranks, measure: Callable[[], tuple[Number, list[float]]]
-) -> tuple[Number, list[float]]:
-    """A number and its parts, from the folder of an unfinished evaluation if they are there."""
-    known = None
-    if folder and where.first:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-            known = Number(**record["metric"]), [float(value) for value in record["parts"]]
-    agreed: tuple[Number, list[float]] | None = where.agree(known)
-    if agreed is not None:
-        return agreed
-    found = measure()
-    if folder and where.first:
-        with contextlib.suppress(OSError, ValueError):
-            write_json(folder / f"{name}.json", {"metric": asdict(found[0]), "parts": found[1]})
+def _measure(asked: Iterable[Metric], of: Measured) -> dict[str, Number]:
+    """The numbers of some metrics by their names in JSON, as they are measured."""
+    found: dict[str, Number] = {}
+    listed = list(asked)
+    for done, metric in enumerate(listed):
+        if of.tell and not of.held_out:
+            of.tell("scores", done, len(listed))
+        number = number_of(metric, of)
+        if number is not None:
+            found[metric.label(of.real.network.name)] = number
+    if of.tell and not of.held_out:
+        of.tell("scores", len(listed), len(listed))
     return found
 
 
-def _judge(
-    subject: Subject,
-    sample: Pool | None,
-    hashes: np.ndarray[Any, Any] | None,
-    shared: dict[str, Number],
-    real: Reference,
-    rungs: list[dict[str, Any]] | None,
-    device: str,
-    tell: Tell | None,
-) -> tuple[dict[str, Any], Memory | None]:
-    """Everything that one process does with the gathered features and images: the record, and what it found copied."""
-    flags = list(subject.flags)
-    metrics: dict[str, Number] = {}
-    extra: dict[str, Any] = {}
-    remembered: Memory | None = None
-    if sample is not None and hashes is not None:
-        if tell:
-            tell("scores", 0, 3)
-        flags += identical_images(hashes, real)
-        metrics |= fidelity(sample, real.train, real.network, real.protocol, real.against)
-        if real.protocol.wants("fine_detail"):
-            found, extra["spectrum"] = spectra(sample.images, real)
-            metrics |= found
-        if tell:
-            tell("scores", 1, 3)
-        remembered = memory(sample, real)
-        metrics |= remembered.metrics
-        if remembered.record:
-            extra["memorisation"] = remembered.record
-        if tell:
-            tell("scores", 2, 3)
-        found, per_class = label_metrics(sample, subject.labels, real, tell)
-        metrics |= found
-        if per_class:
-            extra["per_class"] = per_class
-        metrics |= text_metrics(sample, real, subject.captioned)
-    if subject.run is not None:
-        flags += trained_on_held_out(subject.run, real)
-    raw = _raw_floor(real) if sample is not None else {}
-    floor = relative(raw, raw)
-    scale = {"distrust": ladder.distrust(rungs, raw), "judged": rungs is not None}
-    rungs = ladder.relative(rungs, raw)
-    if sample is not None and (scale["distrust"] or real.protocol.wants("passed")):
-        metrics["passed"] = two_sample(sample, real, device)
-    metrics = relative(metrics | shared, raw)
-    metrics = {name: read(name, metric, floor.get(name), rungs) for name, metric in metrics.items()}
-    metrics = dict(sorted(metrics.items(), key=lambda item: place_of(item[0])))
-    if tell:
-        tell("scores", 3, 3)
-    record = describe(subject.about, metrics, floor, real, device)
-    return record | {"flags": flags, "ladder": rungs, "scale": scale} | extra, remembered
+def _record(
+    asked: list[Metric], numbers: dict[str, Number], raw: dict[str, Number], rungs: list[dict[str, Any]], of: Measured
+) -> dict[str, Any]:
+    """What was measured as plain values: each number beside its floor and in words, and what belongs to it."""
+    floor, numbers = relative(raw, raw), relative(numbers, raw)
+    features = of.real.network.name
+    names = [name for metric in metrics().values() if (name := metric.label(features)) in numbers]
+    told = {name: read(name, numbers[name], floor.get(name), rungs) for name in names}
+    assert of.subject is not None
+    record = describe(of.subject.about, told, floor, of.real, of.device) | {"ladder": rungs, "per_image": {}}
+    for metric in asked:
+        each = metric.per_image(of) if metric.label(features) in numbers else None
+        record["per_image"] |= {} if each is None else {metric.name: each}
+        record |= metric.record(of)
+    return record
 
 
 def real_scores(real: Reference) -> dict[str, Number]:
@@ -302,15 +255,7 @@ def real_scores(real: Reference) -> dict[str, Number]:
 def _raw_floor(real: Reference) -> dict[str, Number]:
     """The same before what is relative is divided by itself."""
     if "floor" not in real.memo:
-        floor = fidelity(real.held_out, real.train, real.network, real.protocol, real.against)
-        images = replace(real.held_out, images=real.held_out_images)
-        if real.protocol.wants("fine_detail"):
-            floor |= spectra(images.images, real)[0]
-        floor |= memory(images, real, held_out=True).metrics
-        floor |= label_metrics(images, real.labels, real, None, held_out=True)[0]
-        floor |= text_metrics(images, real, real.dataset.captions is not None)
-        floor |= mixture_floor(real)
-        floor |= stacked_floor(real)
-        real.memo["floor"] = floor
+        asked = [metric for metric in metrics().values() if metric.floor and metric.wanted(real)]
+        real.memo["floor"] = _measure(asked, held_out(real))
     found: dict[str, Number] = real.memo["floor"]
     return found

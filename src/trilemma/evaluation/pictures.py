@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from trilemma import drawing
-from trilemma.evaluation.memorisation import MOST_TRAINING, Closest, Memory, pixels, train_pixels
+from trilemma.evaluation.nearness import MOST_TRAINING, Closest, pixels, train_pixels
 from trilemma.evaluation.reference import Reference, display
 from trilemma.evaluation.stream import Pool
 from trilemma.evaluation.subject import Subject
@@ -78,7 +78,7 @@ def _first(scored: Pool, known: Tensor | None, wanted: Sequence[int] | None) -> 
     return None if None in rows else [row for row in rows if row is not None]
 
 
-def save(place: Path, drawn: Pool, shown: Shown | None, real: Reference, remembered: Memory | None) -> dict[str, str]:
+def save(place: Path, drawn: Pool, shown: Shown | None, real: Reference) -> dict[str, str]:
     """Write the pictures into a folder; returns their names."""
     if real.dataset.vector:
         save_png(
@@ -93,9 +93,6 @@ def save(place: Path, drawn: Pool, shown: Shown | None, real: Reference, remembe
         neighbours = display(real.dataset, real.dataset.train[:MOST_TRAINING][indices.numpy()])
         save_png(grid(_in_pairs(first, neighbours), columns=COLUMNS), place / "neighbours.png")
         saved["neighbours"] = "neighbours.png"
-    for space, pairs in (remembered.pairs if remembered else {}).items():
-        if pairs:
-            saved[f"closest_{space}"] = _closest(place / f"closest-{space}.png", pairs, drawn.images, real).name
     return saved
 
 
@@ -105,7 +102,7 @@ def _in_pairs(upper: Tensor, lower: Tensor) -> Tensor:
     return torch.cat([part for row in rows for part in (upper[row : row + COLUMNS], lower[row : row + COLUMNS])])
 
 
-def _closest(path: Path, pairs: Sequence[Closest], images: Tensor, real: Reference) -> Path:
+def closest(path: Path, pairs: Sequence[Closest], images: Tensor, real: Reference) -> Path:
     """Each sample above the training image it is nearest to, the distance written under both."""
     upper = images[[pair.sample for pair in pairs]]
     lower = display(real.dataset, np.array([pair.training for pair in pairs]))

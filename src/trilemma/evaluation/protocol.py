@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from trilemma.evaluation.glossary import OFFICIAL, choose
+from trilemma.evaluation.metric import choose, metrics, named
 from trilemma.machine import processor
 from trilemma.validate import MOST_IMAGES, decode
 
@@ -69,10 +69,10 @@ class Protocol:
                 f"--preprocessing {self.preprocessing} belongs to --features inception, not to {self.features}"
             )
         choose(self.metrics)  # refuses unknown names before any work
-        for plain, name in OFFICIAL.items():
-            if name in self.metrics.replace("-", "_").split(",") and not self.official:
+        for plain, metric in metrics().items():
+            if metric.official in named(self.metrics) - {""} and not self.official:
                 raise ValueError(
-                    f"{name} is measured in Inception features: add --features inception, or ask for {plain}"
+                    f"{metric.official} is measured in Inception features: add --features inception, or ask for {plain}"
                 )
 
     @property

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal
+
+from trilemma.number import Number
 
 MARGIN = 0.1
 """Two scores are alike if they are shown to differ by no more than this share of that of held-out real images."""
@@ -27,24 +29,7 @@ Place = Literal["alike", "worse", "beyond", "unclear", "unknown"]
 """
 
 
-class Scored(Protocol):
-    """What `Number` and the scores of a report have in common."""
-
-    @property
-    def value(self) -> float | None: ...
-    @property
-    def error(self) -> float | None: ...
-    @property
-    def better(self) -> str: ...
-    @property
-    def n(self) -> int: ...
-    @property
-    def kind(self) -> str | None: ...
-    @property
-    def flag(self) -> str | None: ...
-
-
-def place(score: Scored, floor: Scored, margin: float | None = None) -> Place:
+def place(score: Number, floor: Number, margin: float | None = None) -> Place:
     """Where ``score`` stands beside ``floor``, by intervals of two standard errors of their difference.
 
     Args:
@@ -65,12 +50,12 @@ def place(score: Scored, floor: Scored, margin: float | None = None) -> Place:
     return "beyond" if ahead > 0 else "worse"
 
 
-def beyond_real(score: Scored, floor: Scored | None) -> bool:
+def beyond_real(score: Number, floor: Number | None) -> bool:
     """Whether a score is better than that of real images, which no model of them can be: a warning and no win."""
     return floor is not None and score.better in ("lower", "higher") and place(score, floor) == "beyond"
 
 
-def at_the_bottom(score: Scored, floor: Scored | None) -> bool:
+def at_the_bottom(score: Number, floor: Number | None) -> bool:
     """Whether a score of which more is better is next to nothing: within two errors of 0, or `BOTTOM` of the floor."""
     if score.value is None or score.better != "higher":
         return False
@@ -79,9 +64,9 @@ def at_the_bottom(score: Scored, floor: Scored | None) -> bool:
 
 
 def leaders(
-    scores: Sequence[Scored],
+    scores: Sequence[Number],
     apart: Callable[[int, int], bool | None] | None = None,
-    floor: Scored | None = None,
+    floor: Number | None = None,
 ) -> set[int]:
     """Indices of the best score and of every score that is not told apart from it.
 

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from trilemma.blocks import Progress, part_of
-from trilemma.evaluation.labelled import trained_classifier
+from trilemma.evaluation.classifier import trained_classifier
+from trilemma.evaluation.parts.frechet import frechet
 from trilemma.evaluation.protocol import Protocol, hardware
 from trilemma.evaluation.reference import Reference
-from trilemma.evaluation.scores import frechet
 from trilemma.evaluation.stream import Pool, Supply, pool
 from trilemma.evaluation.subject import Subject, drawn_from
 from trilemma.families.family import Denoises, Family
@@ -258,10 +258,9 @@ class Bench:
         if not (drawn.constant or train.constant):  # a model of one image has none of them, and the sweep goes on
             distance = frechet(drawn, train, self.real.network.dims)
             found = manifold_scores(train.features[: max(len(drawn.features), k + 1)], drawn.features, k)
-            error = found.error
-            scores["frechet"] = (None, None) if distance is None else (distance.value, distance.error)
-            scores["precision"] = found.precision, None if error is None else error.precision
-            scores["recall"] = found.recall, None if error is None else error.recall
+            scores["frechet"] = distance.value, distance.error
+            scores["precision"] = found.precision.value, found.precision.error
+            scores["recall"] = found.recall.value, found.recall.error
         if self.classifier is not None and labels is not None:
             right = conditional_accuracy(drawn.images, labels[: len(drawn.images)], self.classifier)
             scores["accuracy"] = right.value, right.error

@@ -9,7 +9,6 @@ from trilemma.metrics.classifier import (
 from trilemma.metrics.copying import Copies, Nearness, Pair, copies, nearness, verdict
 from trilemma.metrics.distortions import Distortion, distortions
 from trilemma.metrics.estimate import (
-    Estimate,
     Reach,
     bootstrap,
     jackknife,
@@ -18,7 +17,7 @@ from trilemma.metrics.estimate import (
     mean_of,
     share_of,
 )
-from trilemma.metrics.features import FEATURES, CustomFeatures, Features, feature_network
+from trilemma.metrics.features import FEATURES, CustomFeatures, Features
 from trilemma.metrics.frechet import (
     frechet_bias,
     frechet_distance,
@@ -34,6 +33,7 @@ from trilemma.metrics.modes import Modes, mode_coverage, nearest_distance, stack
 from trilemma.metrics.moments import Gaussian, Moments
 from trilemma.metrics.mutual import Mutual, mutual_nearness
 from trilemma.metrics.neighbours import closest, nearest
+from trilemma.metrics.network import feature_network
 from trilemma.metrics.two_sample import passed
 from trilemma.metrics.whitened import Alike, Whitened
 
@@ -44,7 +44,6 @@ __all__ = [
     "Copies",
     "CustomFeatures",
     "Distortion",
-    "Estimate",
     "Features",
     "Gaussian",
     "Manifold",

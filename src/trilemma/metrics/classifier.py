@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from trilemma.files import write_bytes
 from trilemma.machine import autocast
 from trilemma.metrics.checks import check_labels
-from trilemma.metrics.estimate import Estimate, share_of
+from trilemma.metrics.estimate import share_of
 from trilemma.metrics.features import check_display_images
+from trilemma.number import Number
 
 BATCH = 128
 
@@ -158,7 +159,7 @@ def train_classifier(
     return Classifier(network.eval(), (channels, height, width), classes)
 
 
-def conditional_accuracy(images: Tensor, labels: Tensor, classifier: Classifier) -> Estimate:
+def conditional_accuracy(images: Tensor, labels: Tensor, classifier: Classifier) -> Number:
     """Share of generated images that a classifier of real images takes for the class they were asked for.
 
     Read it beside its accuracy on held-out real images, which is the floor. It is no measure of diversity: one good
@@ -184,7 +185,7 @@ def classification_accuracy_score(
     steps: int = 500,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> Estimate:
+) -> Number:
     """Accuracy on real test images of a classifier trained on samples alone: CAS of Ravuri & Vinyals 2019.
 
     ("Classification accuracy score for conditional generative models", arXiv:1905.10887.) It falls for samples that

@@ -1,38 +1,28 @@
-"""A number with its standard error, and the ways to one that need no closed form."""
+"""The standard error of a number, and the ways to it that need no closed form.
+
+It says how far the number would be off with other images of the same model; the real images that it is measured against
+are taken as they are, since all models are measured against the same.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """What was measured, and how far it would be off with other images of the same model.
-
-    The real images that it is measured against are taken as they are: all models are measured against the same.
-
-    Attributes:
-        value: the number.
-        error: one standard error; None where there is no estimate of it.
-    """
-
-    value: float
-    error: float | None = None
+from trilemma.number import Number
 
 
-def mean_of(values: Tensor) -> Estimate:
+def mean_of(values: Tensor) -> Number:
     """Mean of independent values ``[N]`` and its standard error, which is None for a single value."""
     values = values.double()
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
-    return Estimate(values.mean().item(), error)
+    return Number(values.mean().item(), error)
 
 
-def share_of(hits: float, count: int) -> Estimate:
+def share_of(hits: float, count: int) -> Number:
     """A share of ``count`` independent images and its binomial error.
 
     The error is that of (hits + 1) / (count + 2), so that 0 or ``count`` hits are not without error; ``ValueError``
@@ -41,7 +31,7 @@ def share_of(hits: float, count: int) -> Estimate:
     if count < 1:
         raise ValueError("there is no share of no images")
     p = (hits + 1) / (count + 2)
-    return Estimate(hits / count, math.sqrt(p * (1 - p) / count))
+    return Number(hits / count, math.sqrt(p * (1 - p) / count))
 
 
 def bootstrap(statistic: Callable[[Tensor], float], count: int, *, rounds: int = 100, seed: int = 0) -> float:
@@ -143,7 +133,7 @@ class Reach:
         self._once.append(inside[hits == 1].nonzero()[:, 1])
         self._twice.append(inside[hits == 2].nonzero()[:, 1].view(-1, 2))
 
-    def estimate(self) -> Estimate:
+    def estimate(self) -> Number:
         """The share, and one standard error: at least that of one place, since no share is without error."""
         if not self._places:
             raise ValueError("there is no share of no places")
@@ -151,4 +141,4 @@ class Reach:
         twice = torch.unique(torch.cat(self._twice), dim=0, return_counts=True)[1].double()
         alone, pairs = once.square().sum().item(), twice.square().sum().item()
         variance = alone**2 / max(alone + pairs, 1.0) - once.sum().item() ** 2 / self._samples
-        return Estimate(self._reached / self._places, math.sqrt(max(variance, 1.0)) / self._places)
+        return Number(self._reached / self._places, math.sqrt(max(variance, 1.0)) / self._places)

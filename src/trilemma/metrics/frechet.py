@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from trilemma.metrics.checks import check_features, check_same_dims
-from trilemma.metrics.estimate import Estimate
 from trilemma.metrics.moments import Gaussian, Moments
+from trilemma.number import Number
 
 Law = Gaussian | Moments | Tensor
 """A set of features: ``[N, d]``, or what was kept of it."""
@@ -57,7 +57,7 @@ def _number(distance: Tensor) -> float:
     return distance.item()
 
 
-def frechet_estimate(x: Tensor, real: Law) -> Estimate:
+def frechet_estimate(x: Tensor, real: Law) -> Number:
     """`frechet_distance` of features ``x [N, d]`` from ``real``, with its standard error over the images of ``x``.
 
     The error is the delta method's: the distance's derivative with respect to the law of x, read at each image,
@@ -75,7 +75,7 @@ def frechet_estimate(x: Tensor, real: Law) -> Estimate:
     """
     value = frechet_distance(x, real)
     n, d = x.shape
-    return Estimate(value, _delta_error(x, _gaussian(real)) if n > d + 1 else None)
+    return Number(value, _delta_error(x, _gaussian(real)) if n > d + 1 else None)
 
 
 def _delta_error(x: Tensor, real: Gaussian) -> float:
@@ -108,7 +108,7 @@ def _delta_variance(x: Tensor, real: Gaussian) -> float:
     return max(variance, 0.0) / len(x)
 
 
-def frechet_infinity(x: Tensor, real: Law, *, sizes: int = 15, seed: int = 0) -> Estimate:
+def frechet_infinity(x: Tensor, real: Law, *, sizes: int = 15, seed: int = 0) -> Number:
     """The distance that infinitely many images of the law of ``x`` would have: FID∞ (Chong & Forsyth 2020, eq. 4).
 
     The bias falls as 1/N, so distances of random parts of ``x`` are fitted by a straight line in 1/N, whose intercept
@@ -143,7 +143,7 @@ def frechet_infinity(x: Tensor, real: Law, *, sizes: int = 15, seed: int = 0) ->
     counts = [round(1 / u) for u in torch.linspace(1 / smallest, 1 / n, sizes, dtype=torch.float64).tolist()]
     distances = [frechet_distance(x[torch.randperm(n, generator=generator)[:count]], law) for count in counts]
     intercept, regression = _intercept(1 / torch.tensor(counts).double(), torch.tensor(distances).double())
-    return Estimate(intercept, math.hypot(regression, _delta_error(x, law)))
+    return Number(intercept, math.hypot(regression, _delta_error(x, law)))
 
 
 LEAST_IMAGES_PER_DIM = 5

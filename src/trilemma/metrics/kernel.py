@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from trilemma.metrics.checks import check_features, check_same_dims
-from trilemma.metrics.estimate import Estimate
+from trilemma.number import Number
 
 MOST = 2000  # samples that the error is told from
 
 
-def kernel_distance(x: Tensor, y: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 0) -> Estimate:
+def kernel_distance(x: Tensor, y: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 0) -> Number:
     """Squared maximum mean discrepancy under the kernel (⟨x, y⟩ / d + 1)³, as a mean over random subsets.
 
     Each subset draws as many images from both sets, without replacement, and takes the unbiased estimate, which may
@@ -55,7 +55,7 @@ def kernel_distance(x: Tensor, y: Tensor, *, subsets: int = 100, size: int = 100
         values[i] = unbiased_mmd(a.double(), b.double())
     few = x[torch.randperm(len(x), generator=generator)[:MOST]]
     of_subset = _variance_over_samples(few, y[torch.randperm(len(y), generator=generator)[:m]], m) * (1 - m / len(x))
-    return Estimate(values.mean().item(), math.sqrt(_variance_over_samples(few, y, len(x)) + of_subset / subsets))
+    return Number(values.mean().item(), math.sqrt(_variance_over_samples(few, y, len(x)) + of_subset / subsets))
 
 
 def unbiased_mmd(x: Tensor, y: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from trilemma.metrics.checks import check_features, check_same_dims
 from trilemma.metrics.estimate import Reach, jackknife_error, left_out, share_of
 from trilemma.metrics.neighbours import CACHED, centred, closest, mean_row, rounding, squared_norms
+from trilemma.number import Number
 
 CHUNK = 2**23  # distances held at once: 32 MiB in float32
 OFTEN = 16  # a real image in so many balls is recalled by any two thirds of the fakes
@@ -24,21 +25,20 @@ OFTEN = 16  # a real image in so many balls is recalled by any two thirds of the
 class Manifold:
     """Four answers on one geometry. For fake and real of one law, density is 1 and coverage `expected_coverage`.
 
+    Each has one standard error over fakes of the same model, the reals taken as they are.
+
     Attributes:
         precision: share of fakes inside some real image's ball: are the fakes realistic? In [0, 1].
         recall: share of reals inside some fake image's ball: does the model reach every real? In [0, 1].
         density: mean number of real balls around a fake, divided by k; unlike precision not fooled by one outlier of
             the reals with a huge ball. At least 0; exceeds 1 where fakes sit where reals are densest.
         coverage: share of reals whose ball holds a fake; unlike recall not fooled by outliers of the fakes. In [0, 1].
-        error: one standard error of each of the four over fakes of the same model, the reals taken as they are; None
-            inside itself.
     """
 
-    precision: float
-    recall: float
-    density: float
-    coverage: float
-    error: Manifold | None = None
+    precision: Number
+    recall: Number
+    density: Number
+    coverage: Number
 
 
 def manifold_scores(real: Tensor, fake: Tensor, k: int = 5) -> Manifold:
@@ -83,20 +83,14 @@ def manifold_scores(real: Tensor, fake: Tensor, k: int = 5) -> Manifold:
         balls = in_fake.sum(1)
         recalled += int((balls > 0).sum())
         recalled_left += _recalled(squared[balls < OFTEN], radius_left) + int((balls >= OFTEN).sum())
-    hits, coverage = around_fake > 0, covered.estimate()
-    precision = share_of(float(hits.sum()), len(fake))
     recall_error = jackknife_error((recalled_left / len(real)).view(-1, 3))
+    around = around_fake.double()
+    spread = max(around.std().item(), 1 / math.sqrt(len(fake)))
     return Manifold(
-        precision=precision.value,
-        recall=recalled / len(real),
-        density=around_fake.double().mean().item() / k,
-        coverage=coverage.value,
-        error=Manifold(
-            precision=precision.error or 0.0,
-            recall=max(recall_error, 1 / len(real)),
-            density=max(around_fake.double().std().item(), 1 / math.sqrt(len(fake))) / (k * math.sqrt(len(fake))),
-            coverage=coverage.error or 0.0,
-        ),
+        precision=share_of(float((around_fake > 0).sum()), len(fake)),
+        recall=Number(recalled / len(real), max(recall_error, 1 / len(real))),
+        density=Number(around.mean().item() / k, spread / (k * math.sqrt(len(fake)))),
+        coverage=covered.estimate(),
     )
 
 

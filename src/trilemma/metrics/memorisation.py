@@ -10,11 +10,12 @@ import math
 import torch
 from torch import Tensor
 
-from trilemma.metrics.estimate import Estimate, share_of
+from trilemma.metrics.estimate import share_of
 from trilemma.metrics.neighbours import closest, nearest
+from trilemma.number import Number
 
 
-def train_closer(samples: Tensor, train: Tensor, test: Tensor) -> tuple[float, float]:
+def train_closer(samples: Tensor, train: Tensor, test: Tensor) -> Number:
     """How much more often a sample's nearest real image is a training image than a held-out one, as a share.
 
     Training and held-out images are exchangeable to a model that has memorised nothing, so its samples are nearest
@@ -26,7 +27,7 @@ def train_closer(samples: Tensor, train: Tensor, test: Tensor) -> tuple[float, f
         samples, train, test: features (or flattened pixels) ``[N, d]``, ``[n, d]``, ``[m, d]``. Ties count half.
 
     Returns:
-        ``(share, standard_error)``; the error is that of the finite number of samples.
+        The share; its error is that of the finite number of samples.
 
     Raises:
         ValueError: as `nearest`.
@@ -41,10 +42,10 @@ def train_closer(samples: Tensor, train: Tensor, test: Tensor) -> tuple[float, f
 
     p = (train_hits + 0.5) / (count + 1)  # keeps the error above 0 when all hits are on one side
     slope = share(p) * (1 - share(p)) / (p * (1 - p))  # d share / d p
-    return share(train_hits / count), slope * math.sqrt(p * (1 - p) / count)
+    return Number(share(train_hits / count), slope * math.sqrt(p * (1 - p) / count))
 
 
-def authpct(samples: Tensor, train: Tensor) -> Estimate:
+def authpct(samples: Tensor, train: Tensor) -> Number:
     """Percentage of samples that are authentic: farther from their nearest training image than it is from its own.
 
     Alaa et al. 2022, "How faithful is your synthetic data?" (arXiv:2102.08921, section 4), in percent as Stein et
@@ -59,10 +60,10 @@ def authpct(samples: Tensor, train: Tensor) -> Estimate:
     # the nearest *other* training image: the first is the image itself, or a duplicate of it at distance 0
     own = closest(train[hit], train, 2)[0][:, 1]
     share = share_of(float((distance > own[row]).sum()), len(distance))
-    return Estimate(100 * share.value, 100 * (share.error or 0.0))
+    return Number(100 * share.known, 100 * (share.error or 0.0))
 
 
-def c_t(samples: Tensor, train: Tensor, held_out: Tensor, *, cells: int | None = None, seed: int = 0) -> Estimate:
+def c_t(samples: Tensor, train: Tensor, held_out: Tensor, *, cells: int | None = None, seed: int = 0) -> Number:
     """The data-copying statistic C_T: are samples closer to the training set than held-out images are?
 
     Meehan, Chaudhuri & Dasgupta 2020, "A non-parametric test to detect data-copying in generative models"
@@ -87,7 +88,7 @@ def c_t(samples: Tensor, train: Tensor, held_out: Tensor, *, cells: int | None =
     count = min(20, len(held_out) // 100) if cells is None else cells
     to_samples, to_held_out = nearest(samples, train)[0], nearest(held_out, train)[0]
     if count <= 1:
-        return Estimate(_mann_whitney(to_samples, to_held_out), 1.0)
+        return Number(_mann_whitney(to_samples, to_held_out), 1.0)
     centres = _k_means(train, count, seed)
     of_samples, of_held_out = nearest(samples, centres)[1], nearest(held_out, centres)[1]
     scores, weights = [], []
@@ -99,7 +100,7 @@ def c_t(samples: Tensor, train: Tensor, held_out: Tensor, *, cells: int | None =
     if not scores:
         raise ValueError(f"no cell of {count} has 10 samples and 10 held-out images: use fewer cells or more images")
     w = torch.tensor(weights, dtype=torch.float64) / sum(weights)
-    return Estimate(float((w * torch.tensor(scores)).sum() / w.square().sum().sqrt()), 1.0)
+    return Number(float((w * torch.tensor(scores)).sum() / w.square().sum().sqrt()), 1.0)
 
 
 def _mann_whitney(a: Tensor, b: Tensor) -> float:

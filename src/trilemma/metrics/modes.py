@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trilemma.metrics.checks import check_labels
+from trilemma.number import Number
 
 
 @dataclass(frozen=True)
@@ -16,20 +17,16 @@ class Modes:
     """Counts of modes, and a divergence in nats.
 
     Attributes:
-        covered: modes that at least one image falls on.
-        covered_error: its standard error over images.
+        covered: modes that at least one image falls on, with its standard error over images.
         total: modes that there are.
         kl: KL(generated ‖ reference) of the empirical law of the labels, in nats; 0 would be perfect.
-        kl_error: its standard error.
         expected_covered: modes that a perfect sampler would cover with as many images.
         expected_kl: the KL of a perfect sampler with as many images; it is above 0 because N is finite.
     """
 
-    covered: int
-    covered_error: float
+    covered: Number
     total: int
-    kl: float
-    kl_error: float
+    kl: Number
     expected_covered: float
     expected_kl: float
 
@@ -64,12 +61,11 @@ def mode_coverage(labels: Tensor, classes: int, reference: Tensor | None = None)
     surprise = (p / q[there]).log()
     kl = (p * surprise).sum()
     once, twice = int((count == 1).sum()), int((count == 2).sum())
+    error = math.sqrt(max(once**2 / max(once + twice, 1) - once**2 / n, 0.0))  # `Reach` of the modes
     return Modes(
-        covered=int(there.sum()),
-        covered_error=math.sqrt(max(once**2 / max(once + twice, 1) - once**2 / n, 0.0)),  # `Reach` of the modes
+        covered=Number(int(there.sum()), error),
         total=classes,
-        kl=kl.item(),
-        kl_error=math.sqrt(_variance_of_kl(count, q)),
+        kl=Number(kl.item(), math.sqrt(_variance_of_kl(count, q))),
         expected_covered=float((1 - (1 - q) ** n).sum()),
         expected_kl=_expected_kl(q, n),
     )

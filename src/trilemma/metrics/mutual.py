@@ -20,6 +20,7 @@ from torch import Tensor
 from trilemma.metrics.checks import check_features, check_same_dims
 from trilemma.metrics.estimate import Reach, jackknife_error, left_out, share_of
 from trilemma.metrics.neighbours import centred, mean_row, squared_norms
+from trilemma.number import Number
 
 CHUNK = 2**23  # distances held at once: 32 MiB in float32
 REACH = 10  # the ball of a sample reaches to one in so many of the samples
@@ -33,14 +34,11 @@ class Mutual:
     Attributes:
         fidelity: of samples that lie in the ball of a real image and whose own ball holds real images.
         coverage: of real images in whose ball such a sample lies.
-        fidelity_error, coverage_error: of the two.
         faithful: which samples those are, bool ``[M]``.
     """
 
-    fidelity: float
-    coverage: float
-    fidelity_error: float
-    coverage_error: float
+    fidelity: Number
+    coverage: Number
     faithful: Tensor
 
 
@@ -95,14 +93,8 @@ def mutual_nearness(real: Tensor, fake: Tensor, k: int = 5) -> Mutual:
     reach = Reach(len(fake))
     for rows, squared in _distances(x, y):
         reach.add(((squared < radius[rows]) & faithful[:, 0])[:, which])
-    coverage = reach.estimate()
-    return Mutual(
-        fidelity.value,
-        coverage.value,
-        max(jackknife_error(parts.view(-1, 3)), fidelity.error or 0.0),
-        coverage.error or 0.0,
-        chosen,
-    )
+    error = max(jackknife_error(parts.view(-1, 3)), fidelity.error or 0.0)
+    return Mutual(Number(fidelity.value, error), reach.estimate(), chosen)
 
 
 def _distances(x: Tensor, y: Tensor, beside: int = 0) -> Iterator[tuple[slice, Tensor]]:

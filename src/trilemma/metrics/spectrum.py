@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trilemma.metrics.estimate import Estimate, jackknife_error
+from trilemma.metrics.estimate import jackknife_error
+from trilemma.number import Number
 
 BLOCK = 256
 """Images transformed together."""
@@ -80,7 +81,7 @@ def sharpness(samples: Spectrum, real: Spectrum) -> float:
     return float((samples.power[fine] / real.power[fine]).log().mean().exp())
 
 
-def sharpness_estimate(samples: Tensor, real: Spectrum, groups: int = 20) -> Estimate:
+def sharpness_estimate(samples: Tensor, real: Spectrum, groups: int = 20) -> Number:
     """The `sharpness` of uint8 images ``[N, C, H, W]``, with its error by the jackknife over groups of images.
 
     Raises:
@@ -100,7 +101,7 @@ def sharpness_estimate(samples: Tensor, real: Spectrum, groups: int = 20) -> Est
     if math.isnan(value):
         raise ValueError("the real images have no fine detail")
     without = [share(powers.sum(0) - powers[i], counts.sum() - counts[i]) for i in range(groups)]
-    return Estimate(value, jackknife_error(torch.tensor(without, dtype=torch.float64)))
+    return Number(value, jackknife_error(torch.tensor(without, dtype=torch.float64)))
 
 
 def _hann(size: int) -> Tensor:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trilemma.metrics.estimate import Estimate, share_of
+from trilemma.metrics.estimate import share_of
 from trilemma.metrics.modes import Modes, mode_coverage
+from trilemma.number import Number
 
 NEAR = 3.0
 """Standard deviations within which a sample is of high quality."""
@@ -33,7 +34,7 @@ class Spots:
 
     found: int
     total: int
-    quality: Estimate
+    quality: Number
     perfect: float
     frequencies: Modes
 

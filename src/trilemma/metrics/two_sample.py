@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from trilemma.metrics.classifier import train_classifier
-from trilemma.metrics.estimate import Estimate, share_of
+from trilemma.metrics.estimate import share_of
+from trilemma.number import Number
 
 MOST = 2000  # images of each kind: more are not needed to be sure
 STEPS = 200
 
 
-def passed(real: Tensor, fake: Tensor, *, seed: int = 0, device: torch.device | str = "cpu") -> Estimate:
+def passed(real: Tensor, fake: Tensor, *, seed: int = 0, device: torch.device | str = "cpu") -> Number:
     """Twice the error rate on unseen images of a classifier that was trained to tell ``fake`` from ``real``.
 
     Half of both, equally many, is trained on; the other half is asked. 1: it can only guess; 0: it is never wrong.
@@ -40,4 +41,4 @@ def passed(real: Tensor, fake: Tensor, *, seed: int = 0, device: torch.device | 
     classifier = train_classifier(images, labels, 2, steps=STEPS, seed=seed, device=device)
     wrong = sum(int((classifier.labels(x[half:]) != kind).sum()) for kind, x in enumerate(chosen))
     found = share_of(float(wrong), 2 * (n - half))
-    return Estimate(min(1.0, 2 * found.value), 2 * (found.error or 0.0))
+    return Number(min(1.0, 2 * found.known), 2 * (found.error or 0.0))

@@ -13,11 +13,12 @@ from trilemma import drawing
 from trilemma.families.autoencoder import Autoencoder, AutoencoderOptions
 from trilemma.families.family import Family, Progress
 from trilemma.images import to_display
-from trilemma.metrics.estimate import Estimate
-from trilemma.metrics.features import Features, feature_network
+from trilemma.metrics.features import Features
 from trilemma.metrics.frechet import frechet_estimate, frechet_flag
 from trilemma.metrics.neighbours import nearest
+from trilemma.metrics.network import feature_network
 from trilemma.noise import ImageNoise, derive_seed
+from trilemma.number import Number
 from trilemma.parallel import ranks
 from trilemma.questions.decoders import checked, evaluating, given_labels, opened
 from trilemma.questions.posterior import decode, posterior
@@ -50,7 +51,7 @@ class Sampled:
         images: uint8 [10, C, H, W], the first.
     """
 
-    frechet: Estimate | None
+    frechet: Number | None
     near: float
     images: Tensor
 
@@ -68,7 +69,7 @@ class Samplers:
         flag: what must be said beside distances of so few images, if anything (`frechet_flag`).
     """
 
-    floor: Estimate
+    floor: Number
     n: int
     features: str
     levels: int
@@ -163,11 +164,11 @@ def _measured(images: Tensor, real: Tensor, radius: Tensor, network: Features, l
     return Sampled(distance, near, images[:10])
 
 
-def in_words(distance: Estimate | None) -> str:
+def in_words(distance: Number | None) -> str:
     """A Fréchet distance with its error."""
     if distance is None:
         return "none, all are the same"
-    return f"{distance.value:.2f}" + (f" ± {distance.error:.2f}" if distance.error is not None else "")
+    return f"{distance.known:.2f}" + (f" ± {distance.error:.2f}" if distance.error is not None else "")
 
 
 def draw_samplers(answer: Samplers, path: str | os.PathLike[str], title: str) -> Path:

@@ -10,10 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from trilemma import number
+from trilemma.evaluation.metric import Metric
 from trilemma.report.figures import Point, Scale, svg, tick_text
 from trilemma.report.marks import hue, marker
 from trilemma.report.pictures import Picture, load
-from trilemma.report.scores import COLUMNS, MORE, Column, Score, column_head, distance_name, number
+from trilemma.report.scores import column_head, columns, distance_name, more, read
 
 STRIP = 3
 """Images in the picture of a rung."""
@@ -46,10 +48,10 @@ def calibration(report: dict[str, Any], folder: Path) -> str:
         return ""
     features = report["protocol"]["features"]
     first, others = "", ""
-    for column in (*COLUMNS, *MORE):
-        main = column.key == "frechet"
+    for column in (*columns(), *more()):
+        main = column.name == "frechet"
         name = distance_name(features) if main else column_head(column, features)
-        drawn = _drawing(report, column, name, _rungs(rungs, column.key, folder if main else None))
+        drawn = _drawing(report, column, name, _rungs(rungs, column.name, folder if main else None))
         first, others = (drawn, others) if main else (first, others + drawn)
     if not first and not others:
         return ""
@@ -65,7 +67,7 @@ def calibration(report: dict[str, Any], folder: Path) -> str:
 def _rungs(rungs: Sequence[dict[str, Any]], key: str, folder: Path | None) -> list[Rung]:
     found = []
     for rung in rungs:
-        score = Score.read(rung["metrics"], key)
+        score = read(rung["metrics"], key)
         if score.value is not None:
             picture = load(folder, rung.get("picture")) if folder else None
             found.append(Rung(rung["name"], _label(rung), rung["text"], score.value, picture))
@@ -85,18 +87,18 @@ def _label(rung: dict[str, Any]) -> str:
     return f"σ {rung['strength']:g}"
 
 
-def _drawing(report: dict[str, Any], column: Column, name: str, rungs: Sequence[Rung]) -> str:
+def _drawing(report: dict[str, Any], column: Metric, name: str, rungs: Sequence[Rung]) -> str:
     """The drawing twice, for wide and for narrow screens; empty where no model has the score."""
     points, short, better = [], [], "none"
     for i, family in enumerate(report["families"]):
-        score = Score.read(family["metrics"], column.key)
+        score = read(family["metrics"], column.name)
         if score.defined and score.value is not None:
             better = score.better
             points.append(Point(i, family["title"], score.value, 0.0, score.error, hollow=bool(score.flag)))
             short.append(Point(i, family["name"], score.value, 0.0, score.error, hollow=bool(score.flag)))
     if not points or not rungs:
         return ""
-    floor = Score.read(report.get("floor") or {}, column.key).value
+    floor = read(report.get("floor") or {}, column.name).value
     wide = ladder(rungs, points, floor, name, better, width=900)
     narrow = ladder(rungs, short, floor, name, better, width=340)
     return f'<figure class="plot"><div class="wide">{wide}</div><div class="narrow">{narrow}</div></figure>'
@@ -133,8 +135,8 @@ def ladder(
     for i, lane in enumerate(lanes):
         at = models + 26 + lane_height * i
         parts.append(_lane([r for r in rungs if r.lane == lane], LANES[lane], x, at, thumb, narrow, width))
-    said = "; ".join(f"{p.name} {number(p.x)}" for p in points)
-    scale = ", ".join(f"{rung.text} {number(rung.value)}" for rung in rungs)
+    said = "; ".join(f"{p.name} {number.text(p.x)}" for p in points)
+    scale = ", ".join(f"{rung.text} {number.text(rung.value)}" for rung in rungs)
     return svg(width, round(bottom + 24), "scatter ladder", f"{name}. {said}. Real images with {scale}", "".join(parts))
 
 
@@ -163,7 +165,7 @@ def _model(p: Point, x: Scale, name_at: float, at: float, bottom: float, width: 
         low, high = x(max(p.x - p.x_error, x.low)), x(min(p.x + p.x_error, x.high))
         error = f'<path class="bar" d="M{low:.1f},{at:.1f}H{high:.1f}"/>'
     return (
-        f'<g class="{hue(p.index)}"><title>{escape(p.name)}: {number(p.x)}</title>'
+        f'<g class="{hue(p.index)}"><title>{escape(p.name)}: {number.text(p.x)}</title>'
         f'<path class="drop" d="M{here:.1f},{name_at + 4:.1f}V{bottom:.1f}"/>{error}'
         f"{marker(p.index, here, at, 6, p.hollow)}</g>"
         f'<text class="name middle" x="{text_at:.1f}" y="{name_at:.1f}">{escape(p.name)}</text>'
@@ -181,7 +183,7 @@ def _lane(rungs: Sequence[Rung], title: str, x: Scale, top: float, thumb: float,
     places = _spread([x(rung.value) for rung in rungs], wide, x.start - 12, width - 2.0)
     for rung, at, size in zip(rungs, places, wide, strict=True):
         true = x(rung.value)
-        parts.append(f"<g><title>{escape(rung.text)}: {number(rung.value)}</title>")
+        parts.append(f"<g><title>{escape(rung.text)}: {number.text(rung.value)}</title>")
         parts.append(f'<circle class="rung" cx="{true:.1f}" cy="{line:.1f}" r="3"/>')
         if rung.picture:
             parts.append(f'<path class="tie" d="M{true:.1f},{line:.1f}L{at:.1f},{line + 7:.1f}"/>')

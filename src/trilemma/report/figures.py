@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from trilemma import number
 from trilemma.report.marks import hue, marker
-from trilemma.report.scores import number
 
 # ---------------------------------------------------------------------------------------------------- the trilemma
 
@@ -165,14 +165,14 @@ def scatter(points: Sequence[Point], floor: float | None, name: str, width: int 
     taken: list[Box] = [(x(p.x) - 9, y(p.y) - 9, x(p.x) + 9, y(p.y) + 9) for p in points]
     if floor is not None:
         parts.append(f'<path class="floor dashed" d="M{left},{y(floor):.1f}H{width - right}"/>')
-        parts.append(f'<text x="{left + 6}" y="{y(floor) - 6:.1f}">held-out real images {number(floor)}</text>')
+        parts.append(f'<text x="{left + 6}" y="{y(floor) - 6:.1f}">held-out real images {number.text(floor)}</text>')
         taken.append((left, y(floor) - 20, left + 200, y(floor) + 2))
     for p in points:
-        title = f"<title>{escape(p.name)}: {number(p.y)} at {number(p.x)} images/s</title>"
+        title = f"<title>{escape(p.name)}: {number.text(p.y)} at {number.text(p.x)} images/s</title>"
         mark = marker(p.index, x(p.x), y(p.y), 7, p.hollow)
         parts.append(f'<g class="{hue(p.index)}">{title}{_error_bars(p, x, y)}{mark}</g>')
         parts.append(_place_label(p, x(p.x), y(p.y), (left, top, width - right, height - bottom), taken))
-    described = "; ".join(f"{p.name}: {number(p.y)} at {number(p.x)} images per second" for p in points)
+    described = "; ".join(f"{p.name}: {number.text(p.y)} at {number.text(p.x)} images per second" for p in points)
     return svg(width, height, "scatter", f"{name} against sampling speed. {described}", "".join(parts))
 
 
@@ -241,12 +241,12 @@ def curve(points: Sequence[Sequence[float | None]], name: str, index: int, most_
         axes(x, y, [0, x.high], y.ticks(3)),
         f'<svg {inner}><path class="curve" d="M{path}"/></svg>',  # an inner svg cuts what lies outside of it
         f'<circle class="end-dot" cx="{x(seen):.1f}" cy="{y(last):.1f}" r="3"/>',
-        f'<text class="last" x="{x(seen) + 7:.1f}" y="{y(last) + 4:.1f}">{number(last)}</text>',
+        f'<text class="last" x="{x(seen) + 7:.1f}" y="{y(last) + 4:.1f}">{number.text(last)}</text>',
     ]
     if not y.low <= first <= y.high:
         at = top + 11 if first > y.high else height - bottom - 5
-        parts.append(f'<text class="tick end" x="{width - right}" y="{at}">starts at {number(first)}</text>')
-    label = f"{name} against training images seen: from {number(first)} to {number(last)}"
+        parts.append(f'<text class="tick end" x="{width - right}" y="{at}">starts at {number.text(first)}</text>')
+    label = f"{name} against training images seen: from {number.text(first)} to {number.text(last)}"
     return svg(width, height, f"chart {hue(index)}", label, "".join(parts))
 
 

@@ -13,13 +13,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from trilemma import number
 from trilemma.evaluation.standing import leaders
 from trilemma.files import write_text
+from trilemma.number import Number
 from trilemma.report.calibration import calibration
 from trilemma.report.figures import Point, Scale, scatter, speed_scale, triangle, triangle_key
 from trilemma.report.marks import badge, named
 from trilemma.report.pictures import load
-from trilemma.report.scores import COLUMNS, Score, check, distance_name, error_text, number
+from trilemma.report.scores import check, column, distance_name, read
 from trilemma.report.sections import columns_caption, family_section, lead, method
 from trilemma.report.spectra import spectra
 from trilemma.report.summary import summary
@@ -143,9 +145,9 @@ def _absent(text: str) -> str:
 def _trilemma(report: dict[str, Any]) -> str:
     """The three axes for each family, then speed against distance."""
     families, floor = report["families"], report.get("floor") or {}
-    axes = [[Score.read(family["metrics"], key) for family in families] for key in axes_of(report)]
+    axes = [[read(family["metrics"], key) for family in families] for key in axes_of(report)]
     speed = speed_scale([score.value for score in axes[2] if score.value is not None])
-    floors = [Score.read(floor, key).value for key in list(axes_of(report))[:2]] + [None]
+    floors = [read(floor, key).value for key in list(axes_of(report))[:2]] + [None]
     cards = [_key(floors, speed)]
     for i, family in enumerate(families):
         cards.append(_corner_card(i, family["title"], [scores[i] for scores in axes], floors, speed))
@@ -154,8 +156,9 @@ def _trilemma(report: dict[str, Any]) -> str:
         f'{_findings(report)}<div class="corner-cards">{"".join(cards)}</div><p class="caption">Quality is '
         f"{FIRST_AXIS[next(iter(axes_of(report)))]}, and coverage the share of the data that such samples reach, each "
         "as a multiple of what held-out images reach: 0 in the centre, 1 at the corner. Speed is images a second on a "
-        f"logarithmic scale, from {number(speed.low, digits=2)} in the centre to {number(speed.high, digits=2)} at the "
-        f"corner.{real} Read the corners and not the area; a hollow marker is a flagged value.</p>{_distances(report)}"
+        f"logarithmic scale, from {number.text(speed.low, digits=2)} in the centre to "
+        f"{number.text(speed.high, digits=2)} at the corner.{real} Read the corners and not the area; "
+        f"a hollow marker is a flagged value.</p>{_distances(report)}"
     )
     return _section("trilemma", "The trilemma: quality, coverage, speed", content)
 
@@ -189,12 +192,12 @@ def _card_of(heading: str, drawing: str, rows: str) -> str:
     return f'<div class="corner-card"><h3>{heading}</h3><div>{drawing}<dl>{rows}</dl></div></div>'
 
 
-def _corner_card(index: int, title: str, scores: Sequence[Score], floors: Sequence[float | None], speed: Scale) -> str:
+def _corner_card(index: int, title: str, scores: Sequence[Number], floors: Sequence[float | None], speed: Scale) -> str:
     shares = [score.value if score.defined else None for score in scores]
     if shares[2] is not None:
         shares[2] = speed(shares[2])
     label = f"{title}: " + ", ".join(
-        f"{axis} {'no value' if score.value is None else number(score.value)}"
+        f"{axis} {'no value' if score.value is None else number.text(score.value)}"
         for axis, score in zip(AXES.values(), scores, strict=True)
     )
     drawing = triangle(shares, floors, index, [bool(score.flag) for score in scores], label)
@@ -203,18 +206,18 @@ def _corner_card(index: int, title: str, scores: Sequence[Score], floors: Sequen
     return _card_of(named(index, title), drawing, rows)
 
 
-def _said(score: Score, unit: str = "") -> str:
+def _said(score: Number, unit: str = "") -> str:
     if not score.defined or score.value is None:
         return "no value"
-    error = error_text(score.value, score.error)
-    return f"{number(score.value, score.error)}{unit}" + (f" <small>{error}</small>" if error else "")
+    error = number.error_text(score.value, score.error)
+    return f"{number.text(score.value, score.error)}{unit}" + (f" <small>{error}</small>" if error else "")
 
 
 def _distances(report: dict[str, Any]) -> str:
     """Speed against Fréchet distance, drawn twice: for wide and for narrow screens (text does not shrink with it)."""
     points, short = [], []
     for i, family in enumerate(report["families"]):
-        speed, distance = (Score.read(family["metrics"], key) for key in ("images_per_second", "frechet"))
+        speed, distance = (read(family["metrics"], key) for key in ("images_per_second", "frechet"))
         if speed.value and distance.value is not None:
             flagged = bool(distance.flag or speed.flag)
             numbers = (speed.value, distance.value, speed.error, distance.error, flagged)
@@ -222,7 +225,7 @@ def _distances(report: dict[str, Any]) -> str:
             short.append(Point(i, family["name"], *numbers))
     if len(points) < 2:
         return ""
-    floor = Score.read(report.get("floor") or {}, "frechet").value
+    floor = read(report.get("floor") or {}, "frechet").value
     features = report["protocol"]["features"]
     name = distance_name(features)
     real = "" if floor is None else " The dashed line is what held-out real images score by the same rule."
@@ -251,13 +254,12 @@ def _findings(report: dict[str, Any]) -> str:
     """The leader of a few columns, in words; nothing where nothing can be compared."""
     tiles = []
     for key, (words, unit) in FINDINGS.items():
-        scores = [Score.read(family["metrics"], key) for family in report["families"]]
-        column = next(column for column in COLUMNS if column.key == key)
-        floor = Score.read(report.get("floor") or {}, key)
-        best = sorted(leaders(scores, told_apart(report, column), floor))
+        scores = [read(family["metrics"], key) for family in report["families"]]
+        floor = read(report.get("floor") or {}, key)
+        best = sorted(leaders(scores, told_apart(report, column(key)), floor))
         names = "".join(f"<b>{named(i, report['families'][i]['title'])}</b>" for i in best)
         values = " · ".join(("≤ " if scores[i].kind == "bound" else "") + _said(scores[i]) + unit for i in best)
-        real = f"<span>real images {number(floor.value, floor.error)}</span>" if floor.value is not None else ""
+        real = f"<span>real images {number.text(floor.value, floor.error)}</span>" if floor.value is not None else ""
         if best:
             tiles.append(f"<li><span>{words}</span>{names}<span>{values}</span>{real}</li>")
     return f'<ul class="findings">{"".join(tiles)}</ul>' if tiles else ""

@@ -1,100 +1,56 @@
-"""Reading a report: which number stands in which column, how it is written, and which ones lead.
+"""Reading a report: which number stands in which column, and how it is written.
 
-The page, the figures and the terminal table all read metrics through `Score`, so that a value that is missing,
-undefined or flagged is treated alike everywhere.
+The page, the figures and the terminal table all read a number by `read`, so that a value that is missing, undefined or
+flagged is treated alike everywhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trilemma.evaluation.glossary import ENTRIES, OFFICIAL
+from trilemma import number
+from trilemma.evaluation.metric import Metric, find, metrics
+from trilemma.number import Number
 
 FORMAT = 1
 """The version of ``report.json`` that this room reads and writes."""
 
+ABSENT = Number(None)
+"""What was not measured."""
 
-@dataclass(frozen=True)
-class Score:
-    """One metric as ``report.json`` holds it; the defaults stand for a metric that was not measured.
 
-    Attributes:
-        value: the number, or None (then ``reason`` says why).
-        error: one standard error of ``value``, or None where it is not known.
-        unit: what it is counted in, for people.
-        better: ``lower``, ``higher`` or ``none``.
-        n: how many images the number rests on.
-        kind: ``exact``, ``bound``, ``estimate``, ``undefined`` or None.
-        note: how the number came about, or why there is none.
-        flag: why the number should not be trusted, or None.
-        protocol: how it was made.
+def read(scores: Mapping[str, Any], name: str) -> Number:
+    """The number ``name`` of a family's or the floor's dictionary; `ABSENT` where it is missing.
+
+    ``frechet`` finds ``fid`` too, and ``kernel`` ``kid``: the same distances in Inception's features.
     """
-
-    value: float | None = None
-    error: float | None = None
-    unit: str = ""
-    better: str = "none"
-    n: int = 0
-    kind: str | None = None
-    note: str = ""
-    flag: str | None = None
-    protocol: str = ""
-
-    @classmethod
-    def read(cls, scores: dict[str, Any], key: str) -> Score:
-        """The metric ``key`` of a family's or the floor's dictionary; an empty score where it is missing.
-
-        ``frechet`` finds ``fid`` too, and ``kernel`` ``kid``: the same distances in Inception's features.
-        """
-        entry = scores.get(key) or scores.get(OFFICIAL.get(key, key)) or {}
-        return cls(**{field.name: entry[field.name] for field in fields(cls) if field.name in entry})
-
-    @property
-    def defined(self) -> bool:
-        return self.value is not None and self.kind != "undefined"
-
-    @property
-    def reason(self) -> str:
-        """Why there is no value."""
-        return self.flag or self.note or "It was not measured."
+    metric = find(name)
+    return Number.read(scores.get(name) or (scores.get(metric.official) if metric else None))
 
 
-@dataclass(frozen=True)
-class Column:
-    """One measured column of the comparison, with what it means and when it misleads, in one line each."""
-
-    key: str
-    head: str
-    meaning: str
-    misleads: str
-    source: str = ""
+def column(name: str) -> Metric:
+    """The metric of a column."""
+    return metrics()[name]
 
 
-def _columns(*keys: str) -> tuple[Column, ...]:
-    return tuple(Column(e.key, e.head, e.meaning, e.misleads, e.source) for e in map(ENTRIES.__getitem__, keys))
+def columns() -> list[Metric]:
+    """The columns of the first table."""
+    return [metric for metric in metrics().values() if metric.table == "first"]
 
 
-COLUMNS = _columns("frechet", "mutual_fidelity", "mutual_coverage", "bits_per_dim", "memorised", "images_per_second")
-"""The first table."""
-
-MORE = _columns(
-    "text_accuracy", "text_seen", "text_unseen", "mixture_modes", "high_quality", "mixture_kl", "density_kl",
-    "ode_density_kl", "ode_bits_per_dim", "passed", "precision", "recall", "density", "coverage", "kernel",
-    "frechet_infinity", "fine_detail", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
-    "authpct", "c_t", "train_closer", "nearest_training",
-)  # fmt: skip
-"""The second table, of which only what was measured is shown."""
+def more() -> list[Metric]:
+    """Those of the second table, of which only what was measured is shown."""
+    return [metric for metric in metrics().values() if metric.table == "second"]
 
 
-def measured(report: dict[str, Any], columns: Sequence[Column]) -> list[Column]:
+def measured(report: dict[str, Any], columns: Sequence[Metric]) -> list[Metric]:
     """The columns in which some family has an entry."""
     return [
         column
         for column in columns
-        if any(Score.read(family["metrics"], column.key) != Score() for family in report["families"])
+        if any(read(family["metrics"], column.name) != ABSENT for family in report["families"])
     ]
 
 
@@ -123,35 +79,10 @@ def distance_name(features: str) -> str:
     return "FID" if features.lower().startswith("inception") else "Fréchet distance"
 
 
-def column_head(column: Column, features: str) -> str:
+def column_head(column: Metric, features: str) -> str:
     """What stands above a column."""
     official = distance_name(features) == "FID"
     return column.head.replace("Fréchet", "FID").replace("Kernel", "KID") if official else column.head
-
-
-def number(value: float, error: float | None = None, digits: int = 3) -> str:
-    """``value`` as text: as many decimals as its standard error warrants, or ``digits`` significant without one."""
-    if value and abs(value) < 1e-4 and not error:
-        return _minus(f"{value:.2g}")
-    return _minus(f"{value:,.{_decimals(value, error, digits)}f}")
-
-
-def error_text(value: float, error: float | None) -> str:
-    """The standard error to the same decimals as its value; empty where there is none."""
-    return f"±{error:,.{_decimals(value, error)}f}" if error else ""
-
-
-def _decimals(value: float, error: float | None, digits: int = 3) -> int:
-    if error:  # one digit of the error, two where the first is a 1 (a 1 alone would round by up to half)
-        exponent = math.floor(math.log10(error))
-        decimals = -exponent + (error / 10.0**exponent < 1.95)
-    else:
-        decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
-    return min(max(decimals, 0), 6)
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "\N{MINUS SIGN}") if text.strip("-0.,") else text.lstrip("-")  # no negative zero
 
 
 def compact(count: float | None) -> str:
@@ -160,11 +91,11 @@ def compact(count: float | None) -> str:
         return "\N{EN DASH}"
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(count) >= size * (10 if unit == "k" else 1):
-            return f"{number(count / size)} {unit}"
-    return f"{count:,.0f}" if float(count).is_integer() else number(count)
+            return f"{number.text(count / size)} {unit}"
+    return f"{count:,.0f}" if float(count).is_integer() else number.text(count)
 
 
-def sample_size(scores: Sequence[Score]) -> str:
+def sample_size(scores: Sequence[Number]) -> str:
     """The N behind a column: one number where all agree, else the range; empty where none is given."""
     sizes = sorted({score.n for score in scores if score.defined and score.n})
     if not sizes:

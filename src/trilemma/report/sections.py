@@ -8,11 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from trilemma import number
 from trilemma.report.answers import answered
 from trilemma.report.figures import curve
 from trilemma.report.marks import badge
 from trilemma.report.pictures import load
-from trilemma.report.scores import COLUMNS, MORE, Score, measured, number
+from trilemma.report.scores import columns, measured, more, read
 from trilemma.report.trust import classes, copies, flags
 
 WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
@@ -108,11 +109,11 @@ def _pictures_and_curves(index: int, family: dict[str, Any], report: dict[str, A
 
 def _nearest(family: dict[str, Any], report: dict[str, Any]) -> str:
     """How far samples are from the training set, beside how far real images are."""
-    here, real = (Score.read(scores, "nearest_training") for scores in (family["metrics"], report.get("floor") or {}))
+    here, real = (read(scores, "nearest_training") for scores in (family["metrics"], report.get("floor") or {}))
     if here.value is None:
         return ""
-    beside = f"; of held-out real images {number(real.value, real.error)}" if real.value is not None else ""
-    return f"Median distance {number(here.value, here.error)} {escape(here.unit)}{beside}."
+    beside = f"; of held-out real images {number.text(real.value, real.error)}" if real.value is not None else ""
+    return f"Median distance {number.text(here.value, here.error)} {escape(here.unit)}{beside}."
 
 
 def _curves(index: int, training: dict[str, Any]) -> str:
@@ -171,10 +172,10 @@ def method(report: dict[str, Any], distance: str) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in data.get("notes") or ())
     notes = f"<h3>What was done to the images</h3><ul>{notes}</ul>" if notes else ""
     meanings = "".join(
-        f'<div id="means-{column.key}"><dt>{_spelt(column.head, distance)}</dt><dd>{escape(column.meaning)} '
-        f"<em>When it misleads:</em> {escape(column.misleads)}{_as_measured(report, column.key)}"
+        f'<div id="means-{column.name}"><dt>{_spelt(column.head, distance)}</dt><dd>{escape(column.meaning)} '
+        f"<em>When it misleads:</em> {escape(column.misleads)}{_as_measured(report, column.name)}"
         f"{_source(column.source)}</dd></div>"
-        for column in (*COLUMNS, *measured(report, MORE))
+        for column in (*columns(), *measured(report, more()))
     )
     return (
         f'<dl class="facts protocol">{rows}</dl>{notes}<h3>What the numbers mean, and when they mislead</h3>'
@@ -184,7 +185,7 @@ def method(report: dict[str, Any], distance: str) -> str:
 
 def _as_measured(report: dict[str, Any], key: str) -> str:
     """What the metric says of itself (k, the reference), where it says it alike for all families."""
-    scores = [Score.read(family["metrics"], key) for family in report["families"]]
+    scores = [read(family["metrics"], key) for family in report["families"]]
     notes = {score.protocol or score.note for score in scores if score.defined and not score.kind} - {""}
     return f" <em>Here:</em> {escape(notes.pop())}." if len(notes) == 1 else ""
 

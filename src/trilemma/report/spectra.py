@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trilemma import number
 from trilemma.report.figures import Scale, axes, svg
 from trilemma.report.marks import hue, marker, named
-from trilemma.report.scores import Score, error_text, number
+from trilemma.report.scores import read
 
 SPAN = (1 / 30, 30.0)
 """Beyond this many times the power of real images, a curve leaves the figure."""
@@ -47,10 +48,10 @@ def spectra(report: dict[str, Any]) -> str:
 
 
 def _share(family: dict[str, Any]) -> str:
-    score = Score.read(family["metrics"], "fine_detail")
+    score = read(family["metrics"], "fine_detail")
     if score.value is None:
         return ""
-    return f"{number(score.value, score.error)} <small>{error_text(score.value, score.error)}</small>"
+    return f"{number.text(score.value, score.error)} <small>{number.error_text(score.value, score.error)}</small>"
 
 
 def draw(curves: Sequence[Curve], width: int = 900, height: int = 320) -> str:
@@ -73,5 +74,5 @@ def draw(curves: Sequence[Curve], width: int = 900, height: int = 320) -> str:
         step = max(1, math.ceil(len(places) / 4))
         marks = "".join(marker(each.index, u, v, 5) for u, v in places[-1::-step])
         parts.append(f'<g class="{hue(each.index)}"><path class="curve" d="M{path}"/>{marks}</g>')
-        said.append(f"family {each.index + 1}: {number(each.ratios[-1])} times at the finest")
+        said.append(f"family {each.index + 1}: {number.text(each.ratios[-1])} times at the finest")
     return svg(width, height, "scatter", f"Power spectra beside real images. {'; '.join(said)}", "".join(parts))

@@ -7,9 +7,11 @@ import statistics
 from html import escape
 from typing import Any
 
+from trilemma import number
 from trilemma.evaluation.standing import leaders
+from trilemma.number import Number
 from trilemma.report.marks import badge
-from trilemma.report.scores import COLUMNS, Score, number
+from trilemma.report.scores import column, read
 from trilemma.report.verdicts import told_apart
 
 UNLEARNT = 0.15
@@ -52,7 +54,7 @@ def sentence(family: dict[str, Any]) -> str:
         if coverage.defined and coverage.value is not None:
             parts.append(f"reaches {_worth(coverage, 'as much of the data')}")
     if speed.defined and speed.value is not None:
-        parts.append(f"{number(speed.value, digits=2)} images a second")
+        parts.append(f"{number.text(speed.value, digits=2)} images a second")
     copied = _score(family, "memorised")
     if copied.flag and copied.value:
         parts.append(f"{100 * copied.value:.2g} % copies of training images")
@@ -79,9 +81,8 @@ def _leaders(report: dict[str, Any]) -> str:
     """Who leads on each corner, by the one rule of `standing.leaders`: a draw is called a draw."""
     said = []
     for key, word in CORNERS.items():
-        column = next(column for column in COLUMNS if column.key == key)
         scores = [_score(family, key) for family in report["families"]]
-        best = leaders(scores, told_apart(report, column), Score.read(report.get("floor") or {}, key))
+        best = leaders(scores, told_apart(report, column(key)), read(report.get("floor") or {}, key))
         titles = [report["families"][i]["title"] for i in sorted(best)]
         said.append(f"{word}: {_listed(titles) if titles else 'none can be told from the others'}.")
     return " ".join(said)
@@ -125,15 +126,15 @@ def spoken(budget: Any) -> str:
     return f"{count:g} {unit}{'' if count == 1 else 's'}" if unit else text
 
 
-def _score(family: dict[str, Any], key: str) -> Score:
-    return Score.read(family["metrics"], key)
+def _score(family: dict[str, Any], key: str) -> Number:
+    return read(family["metrics"], key)
 
 
-def _unlearnt(score: Score) -> bool:
+def _unlearnt(score: Number) -> bool:
     return score.defined and score.value is not None and score.value + 2 * (score.error or 0.0) < UNLEARNT
 
 
-def _as_good(score: Score) -> bool:
+def _as_good(score: Number) -> bool:
     return (
         score.defined
         and not score.flag
@@ -142,11 +143,11 @@ def _as_good(score: Score) -> bool:
     )
 
 
-def _worth(score: Score, words: str) -> str:
+def _worth(score: Number, words: str) -> str:
     return words if _as_good(score) else f"{_share(score)} {words}"
 
 
-def _share(score: Score) -> str:
+def _share(score: Number) -> str:
     value = 100 * (score.value or 0.0)
     return f"{value:.0f} %" if value >= 1 or value == 0 else "less than 1 %"
 

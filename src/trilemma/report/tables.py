@@ -11,21 +11,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from trilemma import number
+from trilemma.evaluation.metric import Metric
 from trilemma.evaluation.standing import beyond_real, leaders
+from trilemma.number import Number
 from trilemma.report.marks import ANSWER_MARKS, answer_mark, named
-from trilemma.report.scores import (
-    COLUMNS,
-    MORE,
-    Column,
-    Score,
-    check,
-    column_head,
-    compact,
-    error_text,
-    measured,
-    number,
-    sample_size,
-)
+from trilemma.report.scores import ABSENT, check, column_head, columns, compact, measured, more, read, sample_size
 from trilemma.report.verdicts import lines, told_apart
 from trilemma.text import printable
 
@@ -49,21 +40,23 @@ class Notes:
         return f'<ol class="notes">{items}</ol>' if items else ""
 
 
-def column_scores(report: dict[str, Any], column: Column) -> list[Score]:
+def column_scores(report: dict[str, Any], column: Metric) -> list[Number]:
     """One score per family, in the order of the report."""
-    return [Score.read(family["metrics"], column.key) for family in report["families"]]
+    return [read(family["metrics"], column.name) for family in report["families"]]
 
 
-def _leading(report: dict[str, Any], columns: Sequence[Column], by_column: Sequence[Sequence[Score]]) -> list[set[int]]:
+def _leading(
+    report: dict[str, Any], columns: Sequence[Metric], by_column: Sequence[Sequence[Number]]
+) -> list[set[int]]:
     """Who is printed bold in each column."""
     floor = report.get("floor") or {}
     return [
-        leaders(scores, told_apart(report, column), Score.read(floor, column.key))
+        leaders(scores, told_apart(report, column), read(floor, column.name))
         for scores, column in zip(by_column, columns, strict=True)
     ]
 
 
-def _arrow(scores: Sequence[Score]) -> str:
+def _arrow(scores: Sequence[Number]) -> str:
     better = next((score.better for score in scores if score.better != "none"), "none")
     return {"lower": "↓", "higher": "↑"}.get(better, "")
 
@@ -74,17 +67,17 @@ def _arrow(scores: Sequence[Score]) -> str:
 def comparison(report: dict[str, Any]) -> str:
     """The comparison table, a second one of what else was measured, and the notes of both, as HTML."""
     notes = Notes()
-    first = _grid(report, COLUMNS, notes, "Comparison table", with_costs=True)
-    more = measured(report, MORE)
-    second = _grid(report, more, notes, "Second comparison table", with_costs=False) if more else ""
-    heading = '<h3 class="subhead">More of the same, and copies</h3>' if more else ""
+    first = _grid(report, columns(), notes, "Comparison table", with_costs=True)
+    rest = measured(report, more())
+    second = _grid(report, rest, notes, "Second comparison table", with_costs=False) if rest else ""
+    heading = '<h3 class="subhead">More of the same, and copies</h3>' if rest else ""
     return f"{first}{heading}{second}{notes.html()}"
 
 
-def _grid(report: dict[str, Any], columns: Sequence[Column], notes: Notes, label: str, with_costs: bool) -> str:
+def _grid(report: dict[str, Any], columns: Sequence[Metric], notes: Notes, label: str, with_costs: bool) -> str:
     """One table: a row for each family, then one for held-out real images."""
     by_column = [column_scores(report, column) for column in columns]
-    floor = [Score.read(report.get("floor") or {}, column.key) for column in columns]
+    floor = [read(report.get("floor") or {}, column.name) for column in columns]
     leading = _leading(report, columns, by_column)
     rows = []
     for i, family in enumerate(report["families"]):
@@ -95,7 +88,7 @@ def _grid(report: dict[str, Any], columns: Sequence[Column], notes: Notes, label
         if with_costs:
             cells += f"<td>{compact(family['parameters'])}</td><td>{compact(family['training']['images'])}</td>"
         rows.append(f'<tr><th scope="row">{named(i, family["title"])}</th>{cells}</tr>')
-    cells = "".join(_cell(score, False, notes) if score != Score() else "<td></td>" for score in floor)
+    cells = "".join(_cell(score, False, notes) if score != ABSENT else "<td></td>" for score in floor)
     costs = "<td></td><td></td>" if with_costs else ""
     rows.append(f'<tr class="floor-row"><th scope="row">{FLOOR}</th>{cells}{costs}</tr>')
     return (
@@ -106,37 +99,37 @@ def _grid(report: dict[str, Any], columns: Sequence[Column], notes: Notes, label
 
 
 def _heads(
-    report: dict[str, Any], columns: Sequence[Column], by_column: Sequence[Sequence[Score]], with_costs: bool
+    report: dict[str, Any], columns: Sequence[Metric], by_column: Sequence[Sequence[Number]], with_costs: bool
 ) -> str:
     heads = []
     for column, scores in zip(columns, by_column, strict=True):
         head = escape(column_head(column, report["protocol"]["features"]))
         heads.append(
-            f'<th scope="col"><a href="#means-{column.key}">{head}</a>&nbsp;{_arrow(scores)}'
+            f'<th scope="col"><a href="#means-{column.name}">{head}</a>&nbsp;{_arrow(scores)}'
             f"<small>{_size(scores)}</small></th>"
         )
     costs = '<th scope="col">Para&shy;meters</th><th scope="col">Trained on<small>images</small></th>'
     return "".join(heads) + (costs if with_costs else "")
 
 
-def _size(scores: Sequence[Score]) -> str:
+def _size(scores: Sequence[Number]) -> str:
     """N, and out of how many a count is."""
     units = {score.unit for score in scores if score.unit.startswith("of ")}
     return " ".join(filter(None, (*units, sample_size(scores)))) if len(units) == 1 else sample_size(scores)
 
 
-def _cell(score: Score, leads: bool, notes: Notes, floor: Score | None = None) -> str:
+def _cell(score: Number, leads: bool, notes: Notes, floor: Number | None = None) -> str:
     if not score.defined or score.value is None:
         text = "not defined" if score.kind == "undefined" else "no value"
         return f'<td class="absent">{text}{_reference(notes.add(score.reason))}</td>'
-    value = ("≤ " if score.kind == "bound" else "") + number(score.value, score.error)
+    value = ("≤ " if score.kind == "bound" else "") + number.text(score.value, score.error)
     value = f"<strong>{value}</strong>" if leads else value
     how = _reference(notes.add(score.note)) if score.kind and score.note else ""
     kind = f"<small>{escape(score.kind)}{how}</small>" if score.kind else ""
     flag = f'<span class="flag">flag{_reference(notes.add(score.flag))}</span>' if score.flag else ""
     if beyond_real(score, floor):
         flag += f'<span class="flag">warning{_reference(notes.add(BEYOND))}</span>'
-    return f"<td>{value}<small>{error_text(score.value, score.error)}</small>{kind}{flag}</td>"
+    return f"<td>{value}<small>{number.error_text(score.value, score.error)}</small>{kind}{flag}</td>"
 
 
 def _reference(note: int) -> str:
@@ -177,35 +170,36 @@ def table(report: dict[str, Any]) -> Group:
     """
     check(report)
     notes = Notes()
-    by_column = [column_scores(report, column) for column in COLUMNS]
-    leading = _leading(report, COLUMNS, by_column)
+    first = columns()
+    by_column = [column_scores(report, column) for column in first]
+    leading = _leading(report, first, by_column)
     floor = report.get("floor") or {}
     title = Text(printable(report["title"]), style="bold")
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False, title=title)
     drawn.add_column("", overflow="fold")
-    for column, scores in zip(COLUMNS, by_column, strict=True):
+    for column, scores in zip(first, by_column, strict=True):
         head = column_head(column, report["protocol"]["features"]).replace("-", "-\n")
         drawn.add_column(f"{head}\n{_arrow(scores)}", justify="right", overflow="fold")
     for i, family in enumerate(report["families"]):
         cells = [
-            _terminal_cell(s[i], i in best, notes, Score.read(floor, c.key))
-            for s, best, c in zip(by_column, leading, COLUMNS, strict=True)
+            _terminal_cell(s[i], i in best, notes, read(floor, c.name))
+            for s, best, c in zip(by_column, leading, first, strict=True)
         ]
         drawn.add_row(Text(family["name"]), *cells)
     drawn.add_section()
-    real = [_terminal_cell(Score.read(floor, c.key), False, notes) if floor.get(c.key) else Text() for c in COLUMNS]
+    real = [_terminal_cell(read(floor, c.name), False, notes) if floor.get(c.name) else Text() for c in first]
     drawn.add_row(Text("real images"), *real)
     explained = [Text(f"{i}: {text}", style="dim") for i, text in enumerate(notes.texts, 1)]
     return Group(drawn, *explained, *(Text(printable(line)) for line in lines(report)))
 
 
-def _terminal_cell(score: Score, leads: bool, notes: Notes, floor: Score | None = None) -> Text:
+def _terminal_cell(score: Number, leads: bool, notes: Notes, floor: Number | None = None) -> Text:
     if not score.defined or score.value is None:
         return Text(f"— {notes.add(score.reason)}", style="dim")
-    value = ("≤" if score.kind == "bound" else "") + number(score.value, score.error)
+    value = ("≤" if score.kind == "bound" else "") + number.text(score.value, score.error)
     text = Text(value, style="bold" if leads else "")
     if score.error:
-        text.append(f"\n{error_text(score.value, score.error)}", style="not bold dim")
+        text.append(f"\n{number.error_text(score.value, score.error)}", style="not bold dim")
     if score.kind:
         text.append(f"\n{score.kind}{f' {notes.add(score.note)}' if score.note else ''}", style="not bold dim")
     if score.flag:

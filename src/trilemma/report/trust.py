@@ -6,8 +6,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from trilemma import number
+from trilemma.number import Number
 from trilemma.report.pictures import load
-from trilemma.report.scores import Score, number
+from trilemma.report.scores import read
 
 SPACES = {"pixels": "grey levels, root mean square", "features": "distance in the feature space"}
 HEADS = {"fid": "FID", "frechet": "Fréchet", "precision": "precision", "recall": "recall"}
@@ -48,7 +50,7 @@ def classes(family: dict[str, Any]) -> str:
         return ""
     rows = []
     for label, scores in by_class.items():
-        cells = "".join(f"<td>{_cell(Score.read(scores, key))}</td>" for key in keys)
+        cells = "".join(f"<td>{_cell(read(scores, key))}</td>" for key in keys)
         rows.append(f'<tr><th scope="row">{escape(label)}</th><td>{scores["n"]:,}</td>{cells}</tr>')
     heads = "".join(f'<th scope="col">{HEADS[key]}</th>' for key in keys)
     return (
@@ -59,7 +61,7 @@ def classes(family: dict[str, Any]) -> str:
     )
 
 
-def _cell(score: Score) -> str:
+def _cell(score: Number) -> str:
     if score.value is None:
         return "refused"
-    return f"{number(score.value, score.error)}{' *' if score.flag else ''}"
+    return f"{number.text(score.value, score.error)}{' *' if score.flag else ''}"

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
+from trilemma import number
+from trilemma.evaluation.metric import Metric
 from trilemma.report.marks import badge
-from trilemma.report.scores import COLUMNS, MORE, Column, Score, column_head, measured, number
+from trilemma.report.scores import column_head, columns, measured, more, read
 
 
-def told_apart(report: dict[str, Any], column: Column) -> Callable[[int, int], bool | None]:
+def told_apart(report: dict[str, Any], column: Metric) -> Callable[[int, int], bool | None]:
     """For a column: whether two families, by their numbers, are told apart; None where that was not tested."""
     names = [family["name"] for family in report["families"]]
     tested = {frozenset((d["a"], d["b"])): bool(d["real"]) for d in _of(report, column)}
@@ -21,7 +23,7 @@ def verdicts(report: dict[str, Any]) -> str:
     """A table of what cannot be told apart, as HTML; empty where nothing was tested."""
     numbers = {family["name"]: i for i, family in enumerate(report["families"])}
     rows = []
-    for column in measured(report, (*COLUMNS, *MORE)):
+    for column in measured(report, (*columns(), *more())):
         pairs = _of(report, column)
         if not pairs:
             continue
@@ -50,28 +52,26 @@ def verdicts(report: dict[str, Any]) -> str:
 def lines(report: dict[str, Any]) -> list[str]:
     """The same for a terminal: one line for each score of the first table that leaves a pair undecided."""
     found = []
-    for column in measured(report, COLUMNS):
+    for column in measured(report, columns()):
         pairs = _of(report, column)
         draws = [f"{d['a']} and {d['b']}" for d in pairs if not d["real"]]
         every = len(draws) == len(pairs) > 1
         if draws:
-            n = max(Score.read(family["metrics"], column.key).n for family in report["families"])
+            n = max(read(family["metrics"], column.name).n for family in report["families"])
             head = column_head(column, report["protocol"]["features"])
             said = "; ".join(draws) if not every else "any two"
             found.append(f"{head}: {said} cannot be told apart at N = {n:,}")
     return found
 
 
-def _of(report: dict[str, Any], column: Column) -> list[dict[str, Any]]:
-    names = {column.key, "fid" if column.key == "frechet" else column.key}
-    names |= {"fid_infinity"} if column.key == "frechet_infinity" else set()
-    return [d for d in report.get("differences") or () if d["metric"] in names]
+def _of(report: dict[str, Any], column: Metric) -> list[dict[str, Any]]:
+    return [d for d in report.get("differences") or () if d["metric"] in (column.name, column.official)]
 
 
 def _pair(d: dict[str, Any], numbers: dict[str, int]) -> str:
     """Two markers with names, and the p-value; the difference itself is in the tooltip."""
     a, b = (f"{badge(numbers[d[side]])}&nbsp;{escape(d[side])}" for side in ("a", "b"))
-    gap = f"difference {number(d['difference'], d['error'])} ± {number(d['error'], digits=2)}"
+    gap = f"difference {number.text(d['difference'], d['error'])} ± {number.text(d['error'], digits=2)}"
     paired = ", image by image" if d.get("paired") else ""
-    p = number(d["p"], digits=2) if d["p"] < 0.995 else "1"
+    p = number.text(d["p"], digits=2) if d["p"] < 0.995 else "1"
     return f'<span class="pairing" title="{gap}{paired}">{a} and {b} <small>p&nbsp;=&nbsp;{p}</small></span> '

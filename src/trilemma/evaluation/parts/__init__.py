@@ -1,0 +1,1 @@
+"""One metric, or a few that are computed together, in one file; `trilemma.evaluation.metric` finds them."""
