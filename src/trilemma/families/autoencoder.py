@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from trilemma.blocks import Progress
 from trilemma.families.family import (
     Code,
     Density,
@@ -23,7 +24,6 @@ from trilemma.families.family import (
     Likelihood,
     Loss,
     Objective,
-    Progress,
 )
 from trilemma.families.observation import at_least_float32
 from trilemma.images import Spec

@@ -23,6 +23,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from trilemma.blocks import Progress
 from trilemma.families.family import (
     ACTIVE,
     Code,
@@ -33,7 +34,6 @@ from trilemma.families.family import (
     Loss,
     Objective,
     Observes,
-    Progress,
     latent_kl,
 )
 from trilemma.families.observation import L2, Bernoulli, DiscretisedLogistic, Gaussian, Observation, at_least_float32

@@ -255,6 +255,7 @@ def _anneal(
         mean = torch.zeros(len(rows), model.latent, device=model.device)
         std = torch.ones_like(mean)
         if settings.start == "encoder":
+            assert isinstance(model, Encodes)
             with torch.no_grad():
                 code = model.encode(images, y)
             assert code.std is not None

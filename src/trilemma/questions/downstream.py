@@ -37,8 +37,8 @@ class Downstream(Question):
 
     def answer(self, context: Context) -> Answer:
         data, batches = context.data, []
-        for rows, n in ((data.train, self.n), (data.test, max(1, self.n // 2))):
-            indices = subset(rows, n, context.seed)
+        for side, n in ((data.train, self.n), (data.test, max(1, self.n // 2))):
+            indices = subset(side, n, context.seed)
             batches.append(Batch(data.batch(indices), None, data.name, indices.tolist(), data))
         train, test = batches
         sides = [(batch.x, batch.true_labels) for batch in batches]

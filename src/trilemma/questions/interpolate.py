@@ -109,11 +109,13 @@ class Interpolate(AboutImages):
         )
 
     def draw(self, answer: Answer) -> Mapping[str, Picture]:
-        name = answer.protocol["images"]
+        name, levels = answer.protocol["images"], answer.run.config.spec.levels
         if isinstance(answer.found[0], Interpolation):
-            return {"interpolation": draw_interpolations(*answer.found, answer.title(f"interpolation, {name}"))}
-        title, levels = answer.title(f"between pairs of {name}, in noise space"), answer.run.config.spec.levels
-        return {"interpolation": invert.draw_interpolation(*answer.found, levels, title)}
+            found, a, b = answer.found
+            return {"interpolation": draw_interpolations(found, a, b, answer.title(f"interpolation, {name}"))}
+        rows, images = answer.found
+        title = answer.title(f"between pairs of {name}, in noise space")
+        return {"interpolation": invert.draw_interpolation(rows, images, levels, title)}
 
 
 def straight(a: Tensor, b: Tensor, steps: int) -> Tensor:

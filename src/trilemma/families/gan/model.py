@@ -19,7 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Observes, Plays, Progress
+from trilemma.blocks import Progress
+from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Observes, Plays
 from trilemma.families.gan.losses import PROBABILITIES, discriminator_loss, generator_loss
 from trilemma.families.gan.options import GANConfig
 from trilemma.families.gan.packing import by_class, filled, packed
