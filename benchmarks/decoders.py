@@ -31,12 +31,12 @@ from torch import Tensor, nn
 import trilemma
 from trilemma.data import Dataset
 from trilemma.families.gan import GAN, GANConfig
+from trilemma.families.gan.model import unit_interval
 from trilemma.images import Spec, to_unit
 from trilemma.machine import autocast, described
 from trilemma.nets.dense import layers
 from trilemma.noise import derive_seed
 from trilemma.questions.annealed import Annealed, Settings, annealed, bracket
-from trilemma.questions.decoders import unit_interval
 from trilemma.run import write_json
 
 SPEC = Spec((1, 28, 28))

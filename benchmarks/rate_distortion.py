@@ -17,8 +17,8 @@ from typing import Any
 
 import trilemma
 from trilemma.data import DataConfig
-from trilemma.evaluation.rates import in_words, rates
-from trilemma.questions.rate_distortion import draw_rate_distortion, draw_spectra
+from trilemma.drawing import save
+from trilemma.questions.rates import draw_rate_distortion, draw_spectra, rates
 from trilemma.run import Run, is_run
 from trilemma.training import train
 
@@ -45,10 +45,11 @@ def main() -> None:
         )  # fmt: skip
         runs.append(run)
     found = rates(runs, data, rows, seed=args.seed)
-    print("\n".join(map(in_words, found.points)))
+    print("\n".join(point.text for point in found.points))
     title, picture = f"{data.name}, {args.budget} each", args.out / "rate-distortion.png"
-    print(draw_rate_distortion(found.points, picture, f"Rate and distortion: {title}", found.samples, data.levels))
-    print(draw_spectra(found.spectra, args.out / "spectra.png", f"Power spectra: {title}"))
+    curve = draw_rate_distortion(found.points, f"Rate and distortion: {title}", found.samples, data.levels)
+    print(save(curve, picture))
+    print(save(draw_spectra(found.spectra, f"Power spectra: {title}"), args.out / "spectra.png"))
     record = {"data": data.name, "budget": args.budget, "n": len(rows), "points": [asdict(p) for p in found.points]}
     (args.out / "rate-distortion.json").write_text(json.dumps(record, indent=1) + "\n")
 

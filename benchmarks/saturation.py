@@ -15,13 +15,11 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from PIL import Image
-
+from trilemma import drawing
 from trilemma.data import Dataset, load
 from trilemma.families.gan.losses import LossName
 from trilemma.parallel import ranks
-from trilemma import drawing
-from trilemma.questions.saturation import COLOURS
+from trilemma.questions.gradients import COLOURS
 from trilemma.run import Run
 from trilemma.training import Progress, make_config, steps
 from trilemma.training.loop import Learner
@@ -46,7 +44,7 @@ def curve(data: Dataset, loss: LossName, seed: int, count: int, width: int, fold
 
 def draw(curves: dict[LossName, list[Curve]], count: int, path: Path, title: str) -> Path:
     """Each seed a line."""
-    plots: list[Image.Image] = []
+    plots = []
     for name, words, read in ((NORM, "log10 of the gradient norm of G", log10), (FAKE, FAKE, float)):
         lines = {loss: [[read(value) for value in run[name]] for run in runs] for loss, runs in curves.items()}
         values = [value for runs in lines.values() for run in runs for value in run]

@@ -20,7 +20,7 @@ def test_autoencoder_tracks_its_codes_and_samples_with_their_spread() -> None:
     (objective,) = model.objectives()
     for step in range(3):
         objective.loss(x, None, batch_noise(step, 64))
-    z = model.encode(x).detach()
+    z = model.encode(x).mean.detach()
     assert torch.allclose(model.code_mean, z.mean(0), atol=1e-5)
     assert torch.allclose(model.code_square, z.square().mean(0), atol=1e-5)
     before = model.code_mean.clone()
@@ -45,7 +45,7 @@ def remembering(codes: Tensor) -> Autoencoder:
 
 
 def drawn_codes(model: Autoencoder, what: str, count: int = 4000) -> Tensor:
-    return model._draw(ImageNoise(0, range(count)), what)
+    return model.draw_codes(what, model.codes, ImageNoise(0, range(count)))
 
 
 def test_autoencoder_remembers_the_last_codes_bit_by_bit() -> None:

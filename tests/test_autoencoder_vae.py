@@ -167,7 +167,7 @@ def test_importance_weighted_loss_is_minus_the_bound_and_has_its_gradient() -> N
     x = blobs(spec, 3)
     (objective,) = model.objectives()
     loss = objective.loss(x, None, batch_noise(0, 3))
-    mu, logvar = model.encode(x)
+    mu, logvar = model.moments(x)
     std = (0.5 * logvar).exp()
     z = mu[:, None] + std[:, None] * batch_noise(0, 3).normal(k, 3)
     normal = torch.distributions.Normal

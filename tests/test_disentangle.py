@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import blobs
-from test_cli import call
 from torch import Tensor
 
+import trilemma
 from trilemma.data import load
 from trilemma.questions.disentangle import (
     dci,
@@ -153,7 +152,7 @@ def test_sparse_linear_is_the_lasso() -> None:
     assert float(bias) == pytest.approx(2.0, abs=1e-4)
 
 
-def test_factors_from_a_file_and_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_factors_from_a_file_and_the_question(tmp_path: Path) -> None:
     images, labels = blobs(120)
     path = tmp_path / "shapes.npz"
     factors = np.stack([labels, np.zeros(120, np.int64)], 1)
@@ -164,17 +163,16 @@ def test_factors_from_a_file_and_the_command_line(tmp_path: Path, capsys: pytest
     data = load(str(path), progress=False)
     run = train("vae", data, out=tmp_path / "run", budget="2steps", settings={"batch": 8, "pictures": 0},
                 model={"width": 8, "latent": 3}, say=print)  # fmt: skip
-    code, out, err = call(capsys, "query", run.path, "--disentangle", path, "-n", 100, "--json")
-    assert code == 0, err
-    record = json.loads(out)
-    assert record["factors"] == ["corner"]
-    assert len(record["information"]) == 3
-    assert 0 <= record["mutual_information_gap"] <= 1
-    assert Path(record["picture"]).exists()
+    found = trilemma.ask(run, "disentangle", factors=str(path), n=100)
+    assert found.values["factors"] == ["corner"]
+    assert len(found.values["information"]) == 3
+    gap = found.numbers["mutual_information_gap"].value
+    assert gap is not None and 0 <= gap <= 1
+    record = found.save(tmp_path / "asked")
+    assert (tmp_path / "asked" / record["figures"]["disentanglement"]).exists()
     np.savez(tmp_path / "plain.npz", images=images)
-    code, _, err = call(capsys, "query", run.path, "--disentangle", tmp_path / "plain.npz")
-    assert code != 0
-    assert "has no array 'factors'" in err
+    with pytest.raises(ValueError, match="has no array 'factors'"):
+        trilemma.ask(run, "disentangle", factors=str(tmp_path / "plain.npz"))
 
 
 def test_errors_are_one_line() -> None:

@@ -1,4 +1,4 @@
-"""Why non-saturating: the closed forms, and the pull that is measured on a generator."""
+"""Why non-saturating: the closed forms, and the gradient norms that are measured on a generator."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from trilemma import drawing
 from trilemma.cli import main
 from trilemma.data import load
 from trilemma.families.gan import GAN, GANConfig, generator_loss
-from trilemma.families.vae import VAE, VAEConfig
+from trilemma.families.vae import VAE
 from trilemma.images import Spec
-from trilemma.questions.saturation import draw_pull, loss_of, pull, slope_of
+from trilemma.questions.gradients import GradientNorms, draw_gradients, gradients, loss_of, slope_of
 from trilemma.training import train
 
 SPEC = Spec((1, 12, 12))
@@ -41,9 +42,9 @@ def test_the_curves_are_those_of_the_losses(d: float, loss: str) -> None:
 
 
 @pytest.mark.parametrize("bias", [-6.0, 0.0, 3.0])
-def test_the_ratio_of_the_pulls_is_that_of_the_slopes(bias: float) -> None:
+def test_the_ratio_of_the_norms_is_that_of_the_slopes(bias: float) -> None:
     """Where D says d of every sample, both gradients point alike and their norms are as (1 - d) to d."""
-    found = pull(gan(bias), batches=2, batch=16)
+    found = gradients(gan(bias), batches=2, batch=16)
     d = 1 / (1 + math.exp(-bias))
     assert found.d == pytest.approx(d, rel=0.01)
     assert found.ratio == pytest.approx((1 - d) / d, rel=0.02)
@@ -54,23 +55,22 @@ def test_measuring_changes_nothing() -> None:
     model = gan(spectral_norm=True, discriminator_norm="batch", pack=2, spec=Spec((1, 16, 16), classes=2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     training = model.training
-    assert pull(model, batches=2, batch=8) == pull(model, batches=2, batch=8)
+    assert gradients(model, batches=2, batch=8) == gradients(model, batches=2, batch=8)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert model.training == training and all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
 def test_what_has_no_such_answer_says_so() -> None:
-    with pytest.raises(ValueError, match="for a gan"):
-        pull(VAE(VAEConfig(width=8, depth=1, latent=2), SPEC))
+    assert not issubclass(VAE, GradientNorms.capabilities)
     with pytest.raises(ValueError, match="D is a critic"):
-        pull(gan(loss="wasserstein"))
+        gradients(gan(loss="wasserstein"))
     with pytest.raises(ValueError, match="at least 2 batches"):
-        pull(gan(), batches=1)
+        gradients(gan(), batches=1)
 
 
-def test_the_picture_marks_where_the_generator_stands(tmp_path: Path) -> None:
-    sizes = [draw_pull(pull(gan(bias), 2, 8), tmp_path / f"{bias}.png", "x").read_bytes() for bias in (-3.0, 2.0)]
-    assert sizes[0] != sizes[1]
+def test_the_picture_marks_where_the_generator_stands() -> None:
+    drawn = [drawing.as_pixels(draw_gradients(gradients(gan(bias), 2, 8), "x")).tobytes() for bias in (-3.0, 2.0)]
+    assert drawn[0] != drawn[1]
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,10 +83,8 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         settings={"batch": 8, "pictures": 0},
         say=str,
     )
-    with pytest.raises(SystemExit) as end:
-        main(["query", str(run.path), "--gradients", "-n", "2", "--json"])
-    assert not end.value.code
+    main(["query", "gradients", str(run.path), "-n", "2", "--json"])
     record = json.loads(capsys.readouterr().out)
-    assert record["question"] == "gradients" and record["batches"] == 2
-    assert set(record["gradient_norms"]) == {"nonsaturating", "minimax"}
-    assert Path(record["picture"]).exists()
+    assert record["question"] == "gradients" and record["values"]["batches"] == 2
+    assert set(record["values"]["gradient_norms"]) == {"nonsaturating", "minimax"}
+    assert (run.answers / record["figures"]["gradients"]).exists()

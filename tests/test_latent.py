@@ -11,25 +11,27 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_blobs
-from test_annealed import Linear
-from test_cli import call
+from tiny import Linear
 from torch import Tensor
-from trilemma.cli.query_latent import parse_arithmetic
 
-from trilemma.cli import query_latent
+import trilemma
+from trilemma.cli import main
 from trilemma.data import load
 from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
 from trilemma.families.gan import GAN, GANConfig
-from trilemma.families.pixelcnn import PixelCNN, PixelCNNConfig
+from trilemma.families.pixelcnn import PixelCNN
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec, from_unit
-from trilemma.questions import projection
-from trilemma.questions.arithmetic import arithmetic
+from trilemma.questions import interpolate as between
+from trilemma.questions import manifold as plane
+from trilemma.questions import posterior as coded
+from trilemma.questions.arithmetic import arithmetic, parse_arithmetic
+from trilemma.questions.codes import Codes, decoded_codes
 from trilemma.questions.downstream import downstream, downstream_check, linear_probe, vote
-from trilemma.questions.latent import Interpolation, interpolate, manifold, spherical, straight, traverse
-from trilemma.questions.posterior import decode, posterior, save_codes
-from trilemma.questions.projection import codes, project
-from trilemma.questions.samplers import samplers
+from trilemma.questions.interpolate import Interpolate, Interpolation, interpolate, spherical, straight
+from trilemma.questions.manifold import manifold
+from trilemma.questions.posterior import codes, decode, posterior, project
+from trilemma.questions.traverse import Traverse, traverse
 from trilemma.run import Run
 from trilemma.training import train
 
@@ -107,33 +109,16 @@ def test_an_autoencoder_has_one_code() -> None:
     assert (answer.std == 0).all()
     assert torch.equal(answer.draw(2)[:, 0], answer.mean)
     with torch.no_grad():
-        assert torch.allclose(answer.mean, model.encode(x), atol=1e-5)
-        assert torch.allclose(answer.distortion, model.distortion(x, model.encode(x)).double(), rtol=1e-4)
+        assert torch.allclose(answer.mean, model.encode(x).mean, atol=1e-5)
+        assert torch.allclose(answer.distortion, model.distortion(x, model.encode(x).mean).double(), rtol=1e-4)
     assert torch.equal(decode(model, answer.mean), answer.reconstructions)
-
-
-def test_codes_are_saved_as_plain_arrays(tmp_path: Path) -> None:
-    answer = posterior(linear_vae([0.5, 1.0], [-1.0, -1.0]), noise_images(4))
-    path = save_codes(
-        answer, tmp_path / "new" / "codes.npz", indices=[5, 6, 7, 9], labels=torch.tensor([0, 1, 1, 0]),
-        class_names=["a", "b"],
-    )  # fmt: skip
-    with np.load(path, allow_pickle=False) as file:
-        assert np.array_equal(file["mean"], answer.mean.numpy())
-        assert np.array_equal(file["std"], answer.std.numpy())
-        assert file["indices"].tolist() == [5, 6, 7, 9]
-        assert file["classes"].tolist() == ["a", "b"]
-        assert file["labels"].tolist() == [0, 1, 1, 0]
-        assert file["order"].tolist() == answer.order.tolist()
 
 
 def test_errors_are_one_line() -> None:
     x = noise_images(2)
     gan = GAN(GANConfig(width=4, latent=2), SPEC)
-    with pytest.raises(ValueError, match="gan has none, autoencoder and vae do"):
-        posterior(gan, x)
-    with pytest.raises(ValueError, match="pixelcnn has none, autoencoder, vae and gan do"):
-        interpolate(PixelCNN(PixelCNNConfig(features=4, layers=2, head=4), SPEC), x, x)
+    assert not any(issubclass(PixelCNN, each) for each in Interpolate.capabilities)
+    assert not issubclass(GAN, Traverse.capabilities[0]) and issubclass(GAN, Interpolate.capabilities[0])
     with pytest.raises(ValueError, match="at least 2 steps"):
         interpolate(gan, x, x, 1)
     with pytest.raises(ValueError, match="this has 3 dimensions"):
@@ -142,8 +127,6 @@ def test_errors_are_one_line() -> None:
         decode(gan, torch.zeros(3, 4))
     with pytest.raises(ValueError, match="three groups"):
         arithmetic(gan, [x, x], x)
-    with pytest.raises(ValueError, match="for a gan"):
-        project(linear_vae([1.0], [0.0]), x)
     with pytest.raises(ValueError, match="two classes"):
         downstream(torch.zeros(3, 2), torch.zeros(3).long(), torch.zeros(1, 2), torch.zeros(1).long())
 
@@ -270,7 +253,7 @@ def test_projection_finds_the_code_behind_an_image(monkeypatch: pytest.MonkeyPat
         ends = model.generator(answer.starts.flatten(0, 1)).view(4, 3, 16)
     target = (x.flatten(1).float() / 127.5 - 1)[:, None]
     assert torch.allclose((ends - target).square().mean(2).double(), answer.error, atol=1e-6)
-    monkeypatch.setattr(projection, "TOGETHER", 3)  # an image at a time
+    monkeypatch.setattr(coded, "TOGETHER", 3)  # an image at a time
     alone = project(model, x, starts=3, steps=300)
     assert torch.allclose(alone.starts, answer.starts, atol=1e-3)
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -279,7 +262,7 @@ def test_projection_finds_the_code_behind_an_image(monkeypatch: pytest.MonkeyPat
 # --- why an autoencoder is no generative model ------------------------------------------------------------------------
 
 
-def test_samplers_are_ranked_by_how_much_they_know_of_the_codes() -> None:
+def test_laws_of_codes_are_ranked_by_how_much_they_know_of_the_codes() -> None:
     """Codes on two far clouds and an exact decoder: N(0, I) and a large box miss what real codes hit."""
     torch.manual_seed(0)
     spec = Spec((1, 8, 8))
@@ -293,7 +276,7 @@ def test_samplers_are_ranked_by_how_much_they_know_of_the_codes() -> None:
         torch.rand(700, 1, generator=generator) < 0.5, 3, -3
     )
     images = model.decode(z)
-    answer = samplers(model, images[:500], images[500:], n=300)
+    answer = decoded_codes(model, images[:500], images[500:], n=300)
     assert answer.n == 200  # no more held-out images than there are
     kept = posterior(model, images[500:]).reconstructions[:10]
     assert torch.equal(answer.kinds["real"].images, kept)  # their codes, not those of the training images
@@ -308,8 +291,7 @@ def test_samplers_are_ranked_by_how_much_they_know_of_the_codes() -> None:
     assert near["box"] < 0.1
     assert near["prior"] < 0.1
     assert int(model.seen) == 0  # as it was
-    with pytest.raises(ValueError, match="vae has one of its own"):
-        samplers(linear_vae([1.0], [0.0]), noise_images(20), noise_images(20))
+    assert not all(issubclass(VAE, each) for each in Codes.capabilities)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
@@ -336,48 +318,42 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 @pytest.mark.parametrize("name", ["vae", "gan", "autoencoder"])
 @pytest.mark.parametrize(
-    "question",
+    ("question", "fields"),
     [
-        ["--interpolate", "-n", 4],
-        ["--traverse", "-n", 9],
-        ["--manifold", "-n", 9],
-        ["--arithmetic", "@1,2-@3+@4", "-n", 2],
+        ("interpolate", {"n": 4}),
+        ("traverse", {"n": 9}),
+        ("manifold", {"n": 9}),
+        ("arithmetic", {"expression": "@1,2-@3+@4", "n": 2}),
     ],
 )
-def test_pictures_from_the_command_line(
-    name: str, question: list[object], runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_pictures_of_questions(
+    name: str, question: str, fields: dict[str, object], runs: dict[str, Run], tmp_path: Path
 ) -> None:
-    picture = tmp_path / "picture.png"
-    code, out, err = call(capsys, "query", runs[name].path, *question, "--out", picture, "--json")
-    if name == "gan" and question[0] == "--traverse":
-        assert code != 0
-        assert "needs an encoder; gan has none" in err
+    if name == "gan" and question == "traverse":
+        with pytest.raises(ValueError, match="it needs an encoder, which gan does not have; autoencoder and vae do"):
+            trilemma.ask(runs[name], question, **fields)
         return
-    assert code == 0, err
-    record = json.loads(out)
-    assert record["question"] == str(question[0])[2:]
-    assert picture.exists()
+    record = trilemma.ask(runs[name], question, **fields).save(tmp_path / "picture.png")
+    assert record["question"] == question
+    assert (tmp_path / "picture.png").exists()
 
 
-def test_samplers_from_the_command_line_have_errors_and_a_flag(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_laws_of_codes_have_errors_and_a_flag(tmp_path: Path) -> None:
     data = load(write_blobs(tmp_path / "blobs.npz", count=1500), progress=False)
     run = train(
         "autoencoder", data, out=tmp_path / "run", budget="2steps", settings={"batch": 8, "pictures": 0},
         model={"latent": 2, "width": 4}, say=print,
     )  # fmt: skip
-    code, out, err = call(capsys, "query", run.path, "--samplers", "-n", 1000, "--json")
-    assert code == 0, err
-    record = json.loads(out)
+    found = trilemma.ask(run, "codes", n=1000)
+    record = found.values
     assert set(record["kinds"]) == {"real", "mixture", "gaussian", "marginal", "prior", "box"}
     assert record["n"] == len(data.test)
     assert record["flag"].startswith("warning")
     assert record["floor"]["standard_error"] > 0
     assert record["kinds"]["mixture"]["frechet"]["standard_error"] > 0
-    lines = call(capsys, "query", run.path, "--samplers", "-n", 1000)[1].splitlines()
+    lines = found.lines()
     assert " ± " in lines[0]
-    assert any(line.startswith(f"warning: {len(data.test)} images") for line in lines)
+    assert any(f"warning: {len(data.test)} images" in line for line in lines)
 
 
 @pytest.fixture(scope="module")
@@ -391,7 +367,7 @@ def classed(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_interpolation_with_true_labels_is_between_images_of_one_class(
-    classed: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    classed: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Tensor | None] = []
 
@@ -400,10 +376,8 @@ def test_interpolation_with_true_labels_is_between_images_of_one_class(
         way = a[:, None].expand(-1, steps, -1, -1, -1)
         return Interpolation(way, way, 256)
 
-    monkeypatch.setattr(query_latent, "interpolate", spy)
-    code, out, err = call(capsys, "query", classed.path, "--interpolate", "-n", 8, "--labels", "true", "--json")
-    assert code == 0, err
-    record = json.loads(out)
+    monkeypatch.setattr(between, "interpolate", spy)
+    record = trilemma.ask(classed, "interpolate", n=8, labels="true").values
     data = load(classed.config.data)
     first, second = (data.label_batch(np.array(record[end])) for end in ("from", "to"))
     assert first is not None and second is not None
@@ -414,24 +388,25 @@ def test_interpolation_with_true_labels_is_between_images_of_one_class(
     assert not set(record["from"]) & set(record["to"])
 
 
-def test_one_plane_is_of_one_class_and_says_which(
-    classed: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    titles = []
-    monkeypatch.setattr(query_latent, "draw_manifold", lambda images, levels, path, title, words: titles.append(title))
-    known = []
+def test_one_plane_is_of_one_class_and_says_which(classed: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles, known = [], []
+    drawn = plane.draw_manifold
     monkeypatch.setattr(
-        query_latent, "posterior", lambda model, x, y, **rest: known.append(y) or posterior(model, x, y, **rest)
+        plane,
+        "draw_manifold",
+        lambda images, levels, title, words: titles.append(title) or drawn(images, levels, title, words),
     )
-    code, _, err = call(capsys, "query", classed.path, "--manifold", "--labels", "1", "-n", 30)
-    assert code == 0, err
+    monkeypatch.setattr(
+        plane, "posterior", lambda model, x, y, **rest: known.append(y) or posterior(model, x, y, **rest)
+    )
+    found = trilemma.ask(classed, "manifold", labels="1", n=30)
+    assert set(found.figures) == {"manifold", "codes"}
     assert "the latent plane of class 1" in titles[0]
     assert 0 < len(known[0]) < 30
     assert (known[0] == 1).all()
     for labels, words in (("true", "name one class"), ("0,1", "one class, not 2")):
-        code, _, err = call(capsys, "query", classed.path, "--manifold", "--labels", labels, "-n", 9)
-        assert code != 0
-        assert words in err
+        with pytest.raises(ValueError, match=words):
+            trilemma.ask(classed, "manifold", labels=labels, n=9)
 
 
 @pytest.mark.parametrize(
@@ -462,52 +437,53 @@ def test_arithmetic_that_can_be_read_twice_is_refused() -> None:
         parse_arithmetic("x-b+c", data, 3, 0)
 
 
-def test_posterior_of_a_gan_is_points_found_by_search(
-    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file, picture = tmp_path / "codes.npz", tmp_path / "found.png"
-    asked = ["query", runs["gan"].path, "--posterior", "-n", 2, "--codes", file, "--out", picture]
-    code, out, err = call(capsys, *asked, "--json")
-    assert code == 0, err
-    record = json.loads(out)
-    assert record["kind"] == "search"
-    assert "not draws of p(z|x)" in record["reason"]
-    with np.load(file, allow_pickle=False) as saved:
-        assert np.allclose(saved["z"], record["z"])
+def test_posterior_of_a_gan_is_points_found_by_search(runs: dict[str, Run], tmp_path: Path) -> None:
+    found = trilemma.ask(runs["gan"], "posterior", n=2)
+    record = found.save(tmp_path / "found.png")
+    values = record["values"]
+    assert values["kind"] == "search" and found.kind == "point"
+    assert "not draws of p(z|x)" in values["reason"]
+    with np.load(tmp_path / record["file"], allow_pickle=False) as saved:
+        assert np.allclose(saved["z"], values["z"])
         assert saved["starts"].shape == (2, 8, 2)
-        assert np.allclose(saved["error"], record["error"])
-        assert saved["indices"].tolist() == record["indices"]
+        assert np.allclose(saved["error"], values["error"])
+        assert saved["indices"].tolist() == record["protocol"]["indices"]
         assert len(saved["labels"]) == 2
-    assert picture.exists()
-    assert "points found by search" in call(capsys, *asked)[1]
+    assert (tmp_path / "found.png").exists()
+    assert "points found by search" in found.lines()[0]
 
 
-def test_posterior_downstream_and_annealing_from_the_command_line(
+def test_posterior_downstream_and_annealing_of_runs(runs: dict[str, Run], tmp_path: Path) -> None:
+    found = trilemma.ask(runs["vae"], "posterior", n=5)
+    record = found.save(tmp_path)
+    with np.load(tmp_path / record["file"], allow_pickle=False) as saved:
+        assert np.allclose(saved["mean"], record["values"]["mean"])
+        assert np.allclose(saved["std"], record["values"]["std"])
+        assert saved["order"].tolist() == record["values"]["order"]
+        assert saved["indices"].tolist() == record["protocol"]["indices"]
+        data = load(runs["vae"].config.data)
+        assert saved["classes"].tolist() == list(data.class_names)
+        labels = data.label_batch(saved["indices"])
+        assert labels is not None and saved["labels"].tolist() == labels.tolist()
+    with pytest.raises(ValueError, match="refused: 10 images do not determine the covariance of 128 features"):
+        trilemma.ask(runs["autoencoder"], "codes", n=20)
+    assert set(trilemma.ask(runs["autoencoder"], "downstream", n=40).values["features"]) == {"codes", "pixels"}
+    for name, kind in (("vae", "bound"), ("gan", "estimate")):
+        answer = trilemma.ask(runs[name], "annealed", n=2, temperatures=3, chains=2)
+        assert answer.kind == kind
+        assert len(answer.values["forward"]) == len(answer.values["simulated"]["backward"]) == 2
+    with pytest.raises(ValueError, match="sigma must be above 0"):
+        trilemma.ask(runs["gan"], "annealed", n=1, sigma=0.0)
+    with pytest.raises(TypeError, match="interpolate has no 'chains'"):
+        trilemma.ask(runs["vae"], "interpolate", chains=2)
+    with pytest.raises(ValueError, match=r"write A-B\+C"):
+        trilemma.ask(runs["vae"], "arithmetic", expression="a+b")
+
+
+def test_the_command_writes_picture_and_codes(
     runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "codes.npz"
-    code, out, err = call(capsys, "query", runs["vae"].path, "--posterior", "-n", 5, "--codes", file, "--json")
-    assert code == 0, err
-    record = json.loads(out)
-    with np.load(file) as saved:
-        assert np.allclose(saved["mean"], record["mean"])
-        assert saved["indices"].tolist() == record["indices"]
-    code, _, err = call(capsys, "query", runs["autoencoder"].path, "--samplers", "-n", 20)
-    assert code != 0
-    assert "refused: 10 images do not determine the covariance of 128 features" in err
-    code, out, err = call(capsys, "query", runs["autoencoder"].path, "--downstream", "-n", 40, "--json")
-    assert code == 0, err
-    assert set(json.loads(out)["features"]) == {"codes", "pixels"}
-    for name, kind in (("vae", "bound"), ("gan", "estimate")):
-        quick = ["--annealed", "-n", 2, "--temperatures", 3, "--chains", 2]
-        code, out, err = call(capsys, "query", runs[name].path, *quick, "--json")
-        assert code == 0, err
-        record = json.loads(out)
-        assert record["kind"] == kind
-        assert len(record["forward"]) == len(record["simulated"]["backward"]) == 2
-    assert call(capsys, "query", runs["gan"].path, "--annealed", "-n", 1, "--sigma", 0)[0] != 0
-    code, _, err = call(capsys, "query", runs["vae"].path, "--interpolate", "--chains", 2)
-    assert code != 0
-    assert "--chains says nothing to --interpolate" in err
-    code, _, err = call(capsys, "query", runs["vae"].path, "--arithmetic", "a+b")
-    assert "write A-B+C" in err
+    main(["query", "posterior", str(runs["gan"].path), "-n", "2", "--out", str(tmp_path / "found.png"), "--json"])
+    record = json.loads(capsys.readouterr().out)
+    assert record["values"]["kind"] == "search"
+    assert (tmp_path / "found.png").exists() and (tmp_path / record["file"]).exists()

@@ -128,7 +128,7 @@ def test_loss_sums_over_dims_and_means_over_the_batch() -> None:
     x = blobs(spec, 4)
     (objective,) = model.objectives()
     loss = objective.loss(x, None, batch_noise(0, 4))
-    mu, logvar = model.encode(x)
+    mu, logvar = model.moments(x)
     z = mu + (0.5 * logvar).exp() * batch_noise(0, 4).normal(3)
     logits = model.decoder(z)
     expected = -torch.distributions.Bernoulli(logits=logits).log_prob(x.float()).sum() / 4

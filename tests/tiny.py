@@ -42,3 +42,14 @@ def build(
 def random_images(spec: Spec, count: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(spec.levels, (count, *spec.shape), generator=generator).to(torch.uint8)
+
+
+class Linear(torch.nn.Module):
+    """x = W z + b as an image, in the place of a generator or a decoder."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.weight, self.bias, self.shape = torch.nn.Parameter(weight), torch.nn.Parameter(bias), shape
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return (z @ self.weight.T + self.bias).view(-1, *self.shape)

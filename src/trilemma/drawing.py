@@ -262,6 +262,16 @@ def captioned(rows: Sequence[tuple[str, Tensor]], levels: int, columns: int = 10
     return framed(below(pictures, 8))
 
 
+def tile(image: Tensor, levels: int, wanted: int = 56) -> Image.Image:
+    """uint8 [C, H, W] as a picture of about that size."""
+    return magnified(rgb(image[None], levels)[0], scale_for(max(image.shape[1:]), wanted))
+
+
+def tiles(images: Tensor, levels: int, wanted: int = 56, gap: int = 3) -> Sheet:
+    """Images uint8 [N, C, H, W] side by side, each of about that size."""
+    return beside([tile(image, levels, wanted) for image in images], gap)
+
+
 def colour_bar(width: int, ticks: Sequence[tuple[float, str]]) -> Sheet:
     """The colours of `ramp` from left to right, with words at places on [0, 1]."""
     sheet, face = Sheet(width, 34), font(12)

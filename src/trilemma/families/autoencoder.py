@@ -14,7 +14,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
+from trilemma.blocks import Progress
+from trilemma.families.family import (
+    Code,
+    Density,
+    Encodes,
+    Family,
+    FitsCodes,
+    Likelihood,
+    Loss,
+    Objective,
+)
 from trilemma.families.observation import at_least_float32
 from trilemma.images import Spec
 from trilemma.metrics import Gaussian
@@ -57,7 +67,7 @@ class AutoencoderOptions:
     ``mixture``: of ten Gaussians, fitted to them; ``real``: those codes themselves, so no new images at all."""
 
 
-class Autoencoder(Family):
+class Autoencoder(Family, Encodes, FitsCodes):
     """Encoder and decoder trained on the squared error of the reconstruction.
 
     The loss term ``reconstruction`` is ‖x - x̂‖² on [-1, 1], summed over the pixels of an image. The mean and the
@@ -86,6 +96,7 @@ class Autoencoder(Family):
     gives_up: ClassVar[str] = "being a sampler"
     Config: ClassVar[type] = AutoencoderConfig
     Options: ClassVar[type] = AutoencoderOptions
+    distortion_unit = "squared error on [-1, 1]"
 
     code_mean: Tensor
     code_square: Tensor
@@ -104,26 +115,32 @@ class Autoencoder(Family):
         self.register_buffer("memory", torch.zeros(MEMORY, config.latent))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
-    def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Codes ``[B, latent]`` of uint8 ``[B, C, H, W]`` images."""
-        return at_least_float32(self.encoder(self.spec.to_unit(x).to(self._dtype), labels))
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> Code:
+        return Code(at_least_float32(self.encoder(self.spec.to_unit(x).to(self._dtype), labels)))
+
+    @property
+    def latent(self) -> int:
+        return int(self.config.latent)
+
+    def render(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        # Linear, not tanh: on images that are mostly black a tanh saturates within a few steps, and never comes back.
+        return at_least_float32(self.decoder(z.to(self._dtype), labels))
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images, uint8 ``[B, C, H, W]``, of codes ``[B, latent]``."""
-        return self.spec.from_unit(self._decode(z, labels))
+        return self.spec.from_unit(self.render(z, labels))
 
     def objectives(self) -> list[Objective]:
         return [Objective("reconstruction", list(self.parameters()), self._loss)]
 
     def _loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
-        z = self.encode(x, labels)
+        z = self.encode(x, labels).mean
         if self.training and not z.is_meta:  # where operations are counted on shapes, there is nothing to remember
             self._track(z.detach())
         return Loss({"reconstruction": self.distortion(x, z, labels).mean()})
 
     def distortion(self, x: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """‖x - x̂(z)‖² on [-1, 1], summed over the pixels: ``[B]``."""
-        return (self.spec.to_unit(x) - self._decode(z, labels)).square().flatten(1).sum(1)
+        return (self.spec.to_unit(x) - self.render(z, labels)).square().flatten(1).sum(1)
 
     @torch.no_grad()
     def _track(self, z: Tensor) -> None:
@@ -155,29 +172,12 @@ class Autoencoder(Family):
         options: AutoencoderOptions | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
-        return self.decode(self._draw(noise, (options or AutoencoderOptions()).codes), labels)
+        law = (options or AutoencoderOptions()).codes
+        return self.decode(_draw_codes(law, self.code_mean, self.code_square, self.codes, noise), labels)
 
-    def _draw(self, noise: Noise, what: str) -> Tensor:
-        """Codes ``[B, latent]`` of the kind that the option names."""
-        eps = noise.normal(self.config.latent)
-        if what == "prior":
-            return eps
-        if what == "marginal":
-            std = (self.code_square - self.code_mean.square()).clamp(min=0).sqrt()
-            return self.code_mean + std * eps
-        codes = self.codes
-        if len(codes) < 2:
-            raise ValueError(f"codes '{what}' needs codes of training images, and this model has seen none: train it")
-        if what == "real":
-            return codes[noise.integers(len(codes))]
-        if what == "gaussian":
-            law = Gaussian.fit(codes.cpu())
-            spread = torch.linalg.eigh(law.covariance)
-            factor = spread.eigenvectors * spread.eigenvalues.clamp(min=0).sqrt()
-            drawn: Tensor = law.mean + eps.cpu().double() @ factor.T
-        else:
-            drawn = Mixture.fit(codes, COMPONENTS).draw(noise.uniform(), eps)
-        return drawn.float().to(eps)
+    def draw_codes(self, law: str, codes: Tensor, noise: Noise) -> Tensor:
+        """As the contract; a Gaussian and the mixture are fitted to the last `MEMORY` codes, as of a trained model."""
+        return _draw_codes(law, codes.mean(0), codes.square().mean(0), codes[-MEMORY:], noise)
 
     def log_likelihood(self, x: Tensor, labels: Tensor | None, noise: Noise, samples: int | None = None) -> Likelihood:
         return Likelihood("undefined", None, "an autoencoder has no distribution over codes, hence none over images")
@@ -186,6 +186,23 @@ class Autoencoder(Family):
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def _decode(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        # Linear, not tanh: on images that are mostly black a tanh saturates within a few steps, and never comes back.
-        return at_least_float32(self.decoder(z.to(self._dtype), labels))
+
+def _draw_codes(law: str, mean: Tensor, square: Tensor, codes: Tensor, noise: Noise) -> Tensor:
+    """Codes ``[B, latent]`` by a law of `AutoencoderOptions`, given the mean of z and of z² ``[latent]`` and codes."""
+    eps = noise.normal(len(mean))
+    if law == "prior":
+        return eps
+    if law == "marginal":
+        return mean + (square - mean.square()).clamp(min=0).sqrt() * eps
+    if len(codes) < 2:
+        raise ValueError(f"codes '{law}' needs codes of training images, and this model has seen none: train it")
+    if law == "real":
+        return codes[noise.integers(len(codes))]
+    if law == "gaussian":
+        fitted = Gaussian.fit(codes.cpu())
+        spread = torch.linalg.eigh(fitted.covariance)
+        factor = spread.eigenvectors * spread.eigenvalues.clamp(min=0).sqrt()
+        drawn: Tensor = fitted.mean + eps.cpu().double() @ factor.T
+    else:
+        drawn = Mixture.fit(codes, COMPONENTS).draw(noise.uniform(), eps)
+    return drawn.float().to(eps)

@@ -6,8 +6,9 @@ what it knows of p(x) (`log_likelihood`). Training, sampling, evaluation, the re
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -126,6 +127,18 @@ class Family(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Batch norm by its running statistics, and no gradient for any weight, inside; as it was, after."""
+        training, wanted = self.training, [parameter.requires_grad for parameter in self.parameters()]
+        self.eval().requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.train(training)
+            for parameter, flag in zip(self.parameters(), wanted, strict=True):
+                parameter.requires_grad_(flag)
+
     @abstractmethod
     def objectives(self) -> Sequence[Objective]:
         """What training minimises, in the order of one step."""
@@ -204,11 +217,22 @@ class Code:
     std: Tensor | None = None
 
 
+ACTIVE = 0.01
+"""A latent is active when the variance over images of its mean E_q[z] exceeds this (Burda et al. 2015, section 5)."""
+
+
+def latent_kl(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(0, 1)) of each latent in nats: [N, latent] (Kingma & Welling 2013, appendix B)."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
+
+
 class Encodes(ABC):
     """an encoder: images → codes."""
 
-    distortion_unit: str
-    """What `distortion` is measured in: ``nats`` of -log p(x|z), or another error."""
+    @property
+    @abstractmethod
+    def distortion_unit(self) -> str:
+        """What `distortion` is measured in: ``nats`` of -log p(x|z), or another error."""
 
     @abstractmethod
     def encode(self, x: Tensor, labels: Tensor | None = None) -> Code:
@@ -220,7 +244,7 @@ class Encodes(ABC):
 
 
 class Decodes(ABC):
-    """a latent space: codes → images."""
+    """a latent space: codes → images. The family's ``Config`` has its dimensions as ``latent``."""
 
     prior: ClassVar[bool] = True
     """Whether the model draws z ~ N(0, I); else codes have no law."""
@@ -248,6 +272,11 @@ class Observes(Decodes):
     defined: ClassVar[bool]
     """Whether the family defines p(x|z) itself, so that ``sigma`` is not read and x are images as they are."""
 
+    @classmethod
+    def lacks_density(cls, config: Any) -> str | None:
+        """Why a model of this config has no p(x|z) after all; None where it has one."""
+        return None
+
     @abstractmethod
     def observed(self, x: Tensor, noise: Noise) -> Tensor:
         """Images [N, C, H, W] as p(x|z) speaks of them: themselves, or dequantised values on [0, 1]."""
@@ -259,6 +288,20 @@ class Observes(Decodes):
     @abstractmethod
     def draw_observation(self, z: Tensor, labels: Tensor | None, noise: Noise, sigma: float) -> Tensor:
         """x ~ p(x|z), in the form of `observed`."""
+
+
+class FitsCodes(Decodes):
+    """a decoder without a prior, for whose codes laws are fitted: codes → draws of more."""
+
+    prior: ClassVar[bool] = False
+
+    @abstractmethod
+    def draw_codes(self, law: str, codes: Tensor, noise: Noise) -> Tensor:
+        """Codes [N, latent] drawn by a law fitted to the codes [M, latent] of training images.
+
+        ``prior`` is N(0, I), whatever the codes; ``marginal`` has the mean and the spread of each dimension,
+        ``gaussian`` their correlations too, ``mixture`` is one of Gaussians, and ``real`` draws among the codes.
+        """
 
 
 class Orders(ABC):
@@ -312,10 +355,17 @@ class Plays(ABC):
     def player(self) -> nn.Module:
         """The generator."""
 
-    @property
+    @classmethod
     @abstractmethod
-    def probabilities(self) -> bool:
-        """Whether the discriminator gives probabilities, and not the values of a critic."""
+    def probabilities(cls, config: Any) -> bool:
+        """Whether the discriminator of a model of this config gives probabilities, and not the values of a critic."""
+
+    @abstractmethod
+    def generator_losses(self, logits: Tensor) -> Mapping[str, Tensor]:
+        """What the generator may minimise where the discriminator gives probabilities, by name: scalars of its logits.
+
+        ``nonsaturating`` is the mean of -log D(G(z)), ``minimax`` that of log(1 - D(G(z))).
+        """
 
 
 class Denoises(ABC):

@@ -36,6 +36,10 @@ class Observation(nn.Module, ABC):
         """-log p(x|z) of uint8 ``[B, C, H, W]`` images, summed over the pixels: ``[B]``."""
 
     @abstractmethod
+    def centre(self, decoded: Tensor) -> Tensor:
+        """The centre of p(x|z) before rounding, on [-1, 1]: float ``[B, C, H, W]``."""
+
+    @abstractmethod
     def mean(self, decoded: Tensor) -> Tensor:
         """The centre of p(x|z), uint8 ``[B, C, H, W]``."""
 
@@ -59,6 +63,9 @@ class Bernoulli(Observation):
     def nats(self, x: Tensor, decoded: Tensor) -> Tensor:
         logits = at_least_float32(decoded)
         return F.binary_cross_entropy_with_logits(logits, x.to(logits.dtype), reduction="none").sum((1, 2, 3))
+
+    def centre(self, decoded: Tensor) -> Tensor:
+        return 2 * torch.sigmoid(at_least_float32(decoded)) - 1
 
     def mean(self, decoded: Tensor) -> Tensor:
         return (decoded > 0).to(torch.uint8)
@@ -98,9 +105,12 @@ class DiscretisedLogistic(Observation):
         mu, log_s = self.parts(decoded)
         return -discretised_logistic(x, mu, log_s, self.levels).sum((1, 2, 3))
 
-    def mean(self, decoded: Tensor) -> Tensor:
+    def centre(self, decoded: Tensor) -> Tensor:
         """μ, the mean before the cutting and the median after it."""
-        return from_unit(self.parts(decoded)[0], self.levels)
+        return self.parts(decoded)[0]
+
+    def mean(self, decoded: Tensor) -> Tensor:
+        return from_unit(self.centre(decoded), self.levels)
 
     def draw(self, decoded: Tensor, uniform: Tensor) -> Tensor:
         mu, log_s = self.parts(decoded)
@@ -119,11 +129,13 @@ class L2(Observation):
         self.levels, self.outputs = spec.levels, spec.channels
 
     def nats(self, x: Tensor, decoded: Tensor) -> Tensor:
-        mu = at_least_float32(decoded)  # no tanh: it saturates on images that are mostly black
-        return (to_unit(x, self.levels) - mu).square().sum((1, 2, 3))
+        return (to_unit(x, self.levels) - self.centre(decoded)).square().sum((1, 2, 3))
+
+    def centre(self, decoded: Tensor) -> Tensor:
+        return at_least_float32(decoded)  # no tanh: it saturates on images that are mostly black
 
     def mean(self, decoded: Tensor) -> Tensor:
-        return from_unit(at_least_float32(decoded), self.levels)
+        return from_unit(self.centre(decoded), self.levels)
 
     def draw(self, decoded: Tensor, uniform: Tensor) -> Tensor:
         mu = at_least_float32(decoded)
@@ -162,8 +174,11 @@ class Gaussian(Observation):
         white = (self.spec.to_unit(x).to(mu.dtype) - mu) * torch.exp(-log_s)
         return (0.5 * (white.square() + math.log(2 * math.pi)) + log_s).sum(1) + self.spec.log_volume
 
+    def centre(self, decoded: Tensor) -> Tensor:
+        return self.parts(decoded)[0]
+
     def mean(self, decoded: Tensor) -> Tensor:
-        return self.spec.from_unit(self.parts(decoded)[0])
+        return self.spec.from_unit(self.centre(decoded))
 
     def draw(self, decoded: Tensor, uniform: Tensor) -> Tensor:
         mu, log_s = self.parts(decoded)

@@ -23,7 +23,19 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
+from trilemma.blocks import Progress
+from trilemma.families.family import (
+    ACTIVE,
+    Code,
+    Density,
+    Encodes,
+    Family,
+    Likelihood,
+    Loss,
+    Objective,
+    Observes,
+    latent_kl,
+)
 from trilemma.families.observation import L2, Bernoulli, DiscretisedLogistic, Gaussian, Observation, at_least_float32
 from trilemma.images import Spec
 from trilemma.nets.convnets import Decoder, Encoder
@@ -33,9 +45,6 @@ from trilemma.validate import Count, Limits, NotNegative, Positive, check_limits
 
 PATIENCE = 5
 """Lines of the training log that the KL must stay near 0 before it is an alarm."""
-
-ACTIVE = 0.01
-"""A latent is active when the variance over images of its mean E_q[z] exceeds this (Burda et al. 2015, section 5)."""
 
 DRAWS = 100
 """Codes drawn for each image by which log p(x) is weighed unless another number is asked for."""
@@ -90,7 +99,7 @@ class VAEOptions:
     whose centres alone would be narrower modes than the model has."""
 
 
-class VAE(Family):
+class VAE(Family, Encodes, Observes):
     """Encoder q(z|x, y), decoder p(x|z, y), trained on the evidence lower bound or on an importance-weighted one.
 
     Loss terms, in nats per image: ``reconstruction``, -log p(x|z) summed over the pixels, and ``kl``, the KL summed
@@ -115,6 +124,7 @@ class VAE(Family):
     gives_up: ClassVar[str] = "sample quality"
     Config: ClassVar[type] = VAEConfig
     Options: ClassVar[type] = VAEOptions
+    defined: ClassVar[bool] = True
 
     steps: Tensor
 
@@ -131,22 +141,58 @@ class VAE(Family):
         if config.kl_warmup:  # a whole number, because processes average statistics that are not
             self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def moments(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x, y) for uint8 ``[B, C, H, W]`` images: two ``[B, latent]``."""
         moments = at_least_float32(self.encoder(self.spec.to_unit(x).to(_dtype(self)), labels))
         mu, logvar = moments.chunk(2, dim=1)
         return mu, logvar.clamp(-20, 10)  # e^10 is far beyond any use and keeps exp finite
 
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> Code:
+        mean, logvar = self.moments(x, labels)
+        return Code(mean, torch.exp(0.5 * logvar))
+
+    @property
+    def distortion_unit(self) -> str:
+        return "squared error on [-1, 1]" if isinstance(self.observation, L2) else "nats"
+
+    def distortion(self, x: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """-log p(x|z) in nats, summed over the pixels: ``[B]``; of the L2 distance the squared error."""
+        return self.observation.nats(x, self._decoded(z, labels))
+
+    @property
+    def latent(self) -> int:
+        return int(self.config.latent)
+
+    def _decoded(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        decoded: Tensor = self.decoder(z.to(_dtype(self)), labels)
+        return decoded
+
+    def render(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.observation.centre(self._decoded(z, labels))
+
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mean images of p(x|z, y), uint8 ``[B, C, H, W]``, for codes ``[B, latent]``."""
-        return self.observation.mean(self.decoder(z.to(_dtype(self)), labels))
+        return self.observation.mean(self._decoded(z, labels))
+
+    @classmethod
+    def lacks_density(cls, config: VAEConfig) -> str | None:
+        return "the variance of p(x|z) was dropped by observation 'l2'" if config.observation == "l2" else None
+
+    def observed(self, x: Tensor, noise: Noise) -> Tensor:
+        return x
+
+    def log_observation(self, x: Tensor, z: Tensor, labels: Tensor | None, sigma: float) -> Tensor:
+        return -self.distortion(x, z, labels)
+
+    def draw_observation(self, z: Tensor, labels: Tensor | None, noise: Noise, sigma: float) -> Tensor:
+        return self.observation.draw(self._decoded(z, labels), noise.uniform(*self.spec.shape))
 
     def objectives(self) -> list[Objective]:
         return [Objective("elbo", list(self.parameters()), self._loss)]
 
     def _loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
         weight, k = self._kl_weight(), self.config.importance
-        mu, logvar = self.encode(x, labels)
+        mu, logvar = self.moments(x, labels)
         each = latent_kl(mu, logvar)
         kl = each.sum(1).mean()
         logs = {"rate": kl.detach()}
@@ -181,8 +227,7 @@ class VAE(Family):
         eps = noise.normal(draws, self.config.latent).to(mu.dtype)
         z = mu[:, None] + torch.exp(0.5 * logvar)[:, None] * eps
         many = None if labels is None else labels.repeat_interleave(draws)
-        decoded = self.decoder(z.flatten(0, 1).to(_dtype(self)), many)
-        nats = self.observation.nats(x.repeat_interleave(draws, 0), decoded).view(-1, draws)
+        nats = self.distortion(x.repeat_interleave(draws, 0), z.flatten(0, 1), many).view(-1, draws)
         return nats, 0.5 * (eps.square() + logvar[:, None] - z.square()).sum(2)
 
     @torch.no_grad()
@@ -193,7 +238,7 @@ class VAE(Family):
         options: VAEOptions | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
-        decoded = self.decoder(noise.normal(self.config.latent).to(_dtype(self)), labels)
+        decoded = self._decoded(noise.normal(self.config.latent), labels)
         draw = (options or VAEOptions()).draw
         if draw == "mean" or (draw == "auto" and not self.spec.vector):
             return self.observation.mean(decoded)
@@ -211,7 +256,7 @@ class VAE(Family):
         samples = DRAWS if samples is None else samples
         if samples < 1:
             raise ValueError(f"a VAE's likelihood needs at least 1 importance sample, not {samples}")
-        mu, logvar = self.encode(x, labels)
+        mu, logvar = self.moments(x, labels)
         total = torch.full_like(mu[:, 0], -torch.inf)
         size = max(1, ROWS // max(1, len(x)))
         for start in range(0, samples, size):
@@ -229,7 +274,7 @@ class VAE(Family):
         """
         if isinstance(self.observation, L2) or samples is not None:
             return self.log_likelihood(x, labels, noise, samples)
-        mu, logvar = self.encode(x, labels)
+        mu, logvar = self.moments(x, labels)
         nats = self._weigh(x, labels, mu, logvar, noise, 1)[0][:, 0]
         reason = "evidence lower bound with one draw of the code for each image"
         return Likelihood("bound", -nats - latent_kl(mu, logvar).sum(1), reason)
@@ -246,11 +291,6 @@ class VAE(Family):
             "so the decoder ignores the code and every image of a class looks the same; lower beta (now "
             f"{config.beta:g}), set kl_warmup or free_bits, lower the learning rate or train longer"
         ]
-
-
-def latent_kl(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(μ, σ²) ‖ N(0, 1)) of each latent in nats: ``[B, latent]`` (Kingma & Welling 2013, appendix B)."""
-    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
 
 
 def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:

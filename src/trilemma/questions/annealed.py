@@ -21,21 +21,26 @@ temperatures.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from trilemma.families.family import Family, Progress
-from trilemma.families.gan import GAN
-from trilemma.families.vae import VAE
+from trilemma.blocks import Progress, map_blocks, part_of
+from trilemma.families import FAMILIES
+from trilemma.families.family import Encodes, Family, Observes
+from trilemma.likelihood import checked_labels
+from trilemma.metrics.estimate import mean_of
 from trilemma.noise import ImageNoise, Noise, derive_seed
+from trilemma.number import Number
 from trilemma.parallel import ranks
-from trilemma.questions.decoders import Joint, checked, evaluating, given_labels, in_order, joint, opened, unit_interval
-from trilemma.questions.hamiltonian import Point, move, tuned
+from trilemma.questions.answer import Answer
+from trilemma.questions.hamiltonian import Joint, Point, move, tuned
+from trilemma.questions.posterior import conditions, part
+from trilemma.questions.question import AboutImages, Context
 from trilemma.run import Run
+from trilemma.validate import Count, Positive, check_limits
 
 ROWS = 1024
 """Chains run together, which bounds the memory."""
@@ -49,23 +54,101 @@ class Settings:
         temperatures: T, the number of steps from q to p(x, z); the bracket closes as it grows.
         chains: independent chains for each image.
         leapfrogs: steps of one Hamiltonian move, of which there is one at each temperature.
-        start: q(z): the ``prior`` N(0, I), or the VAE's ``encoder``, which is closer to p(z|x).
-        sigma: standard deviation of the Gaussian noise by which a GAN's generator becomes a density, on [0, 1]; for
-            vectors in standard deviations of each value.
+        start: q(z): the ``prior`` N(0, I), or the model's ``encoder``, which is closer to p(z|x).
+        sigma: standard deviation of the Gaussian noise by which a generator becomes a density, on [0, 1]; for vectors
+            in standard deviations of each value.
     """
 
-    temperatures: int = 500
-    chains: int = 16
-    leapfrogs: int = 10
+    temperatures: Count = 500
+    chains: Count = 16
+    leapfrogs: Count = 10
     start: Literal["prior", "encoder"] = "prior"
-    sigma: float = 0.1
+    sigma: Positive = 0.1
 
     def __post_init__(self) -> None:
-        for name, least in (("temperatures", 1), ("chains", 1), ("leapfrogs", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"annealing needs at least {least} {name}, not {getattr(self, name)}")
-        if not self.sigma > 0:
-            raise ValueError(f"the observation noise sigma must be above 0, not {self.sigma}")
+        check_limits(self)
+
+
+@dataclass(frozen=True)
+class Anneal(AboutImages):
+    """log p(x) by annealed importance sampling, bracketed from both sides."""
+
+    temperatures: Count = 500
+    """Steps from the prior to the posterior; the bracket closes as they grow."""
+    chains: Count = 16
+    """Independent chains for each image."""
+    start: Literal["prior", "encoder"] = "prior"
+    """Where chains start: at draws of N(0, I), or of the encoder's q(z|x), which is closer to p(z|x)."""
+    sigma: Positive = 0.1
+    """Observation noise by which a generator becomes a density, on [0, 1]; of vectors in standard deviations."""
+
+    name: ClassVar[str] = "annealed"
+    title: ClassVar[str] = "Annealed importance sampling"
+    sentence: ClassVar[str] = "Between which two numbers does log p(x) of a decoder lie?"
+    paper: ClassVar[str] = (
+        "Neal 2001, Annealed importance sampling, arXiv:physics/9803008; Wu et al. 2017, On the quantitative analysis "
+        "of decoder-based generative models, arXiv:1611.04273"
+    )
+    capabilities: ClassVar[tuple[type, ...]] = (Observes,)
+    vectors_too: ClassVar[bool] = True
+    most: ClassVar[int] = 16
+
+    @classmethod
+    def unable(cls, run: Run) -> str | None:
+        family = FAMILIES[run.config.family]
+        assert issubclass(family, Observes)
+        return family.lacks_density(run.config.model)
+
+    def answer(self, context: Context) -> Answer:
+        batch, model, seed = context.batch(self), context.model, context.seed
+        settings = Settings(self.temperatures, self.chains, start=self.start, sigma=self.sigma)
+        first, second = (part_of(context.progress, half, 100, 200) for half in (0, 100))
+        real = annealed(model, batch.x, batch.conditions, settings, seed=seed, progress=first)
+        own = bracket(model, len(batch.x), batch.conditions, settings, seed=seed, progress=second)
+        numbers = _numbers(real) | {f"simulated_{name}": number for name, number in _numbers(own).items()}
+        things = "vectors" if batch.dataset.vector else "images"
+        effective = float(real.effective.mean())
+        return Answer(
+            self,
+            context.run,
+            kind=real.kind,
+            numbers=numbers,
+            reading=[
+                f"log p(x) of {batch.words}: forward {numbers['forward']}, backward {numbers['backward']} nats, gap "
+                f"{real.gap:.2f} ({real.kind}: {real.reason})",
+                f"of {len(batch.x)} {things} that the model drew, where the bracket is exact: forward "
+                f"{numbers['simulated_forward']}, backward {numbers['simulated_backward']} nats, gap {own.gap:.2f}",
+                f"accepted moves {real.acceptance:.2f}; effective chains {effective:.1f} of {self.chains}",
+            ],
+            values={
+                "reason": real.reason,
+                "discrete": real.discrete,
+                **_sides(real),
+                "simulated": {"reason": own.reason, **_sides(own)},
+            },
+            found=(real, own),
+            protocol=batch.protocol,
+        )
+
+
+def _numbers(found: Annealed) -> dict[str, Number]:
+    """The mean of either side, and how far they are apart."""
+    sides = {"forward": found.forward, "backward": found.backward, "gap": found.backward - found.forward}
+    n, kind = len(found.forward), found.kind
+    means = {name: mean_of(values) for name, values in sides.items()}
+    return {name: Number(mean.value, mean.error, "nats", n=n, kind=kind) for name, mean in means.items()}
+
+
+def _sides(found: Annealed) -> dict[str, Any]:
+    return {
+        "forward": found.forward.tolist(),
+        "backward": found.backward.tolist(),
+        "mean_forward": float(found.forward.mean()),
+        "mean_backward": float(found.backward.mean()),
+        "gap": found.gap,
+        "acceptance": found.acceptance,
+        "effective_chains": found.effective.tolist(),
+    }
 
 
 @dataclass(frozen=True)
@@ -73,7 +156,7 @@ class Annealed:
     """log p(x) from both sides, in nats per image.
 
     Attributes:
-        kind: ``bound`` for a VAE, whose p(x) is defined; ``estimate`` for a GAN, whose noise was chosen.
+        kind: ``bound`` where the family defines p(x|z); ``estimate`` where its noise was chosen.
         reason: what was computed, and of what.
         forward: float64 [N], at most log p(x) in expectation.
         backward: float64 [N], at least log p(x) in expectation if ``exact``.
@@ -100,41 +183,37 @@ class Annealed:
 
 
 def annealed(
-    run: Run | Family,
+    model: Family,
     images: Tensor,
     labels: Tensor | None = None,
     settings: Settings | None = None,
     *,
     seed: int = 0,
-    device: str = "auto",
     progress: Progress | None = None,
 ) -> Annealed:
     """log p(x) of images by annealing forward, and backward from where the forward chains ended.
 
     Args:
-        run: a run, or a model loaded from one, of a VAE or a GAN.
+        model: of a family that `Observes`, on its device.
         images: uint8 [N, C, H, W], or vectors float32 [N, D].
         labels: int64 [N] for a conditional model, by default "no label".
         settings: the effort.
         seed: of the chains; those of image *i* depend on ``(seed, i)`` and on the settings alone.
-        device: where to compute.
-        progress: told ``(temperatures done, all)`` over all blocks and directions.
+        progress: told ``(images done, N)``.
 
     Raises:
-        ValueError: another family, images or labels that do not fit, in one line.
+        ValueError: a model without p(x|z), images or labels that do not fit, in one line.
     """
-    model, settings = opened(run, ranks(device).device), settings or Settings()
-    return _anneal(model, checked(images, model.spec), labels, None, settings, seed, progress)
+    return _anneal(model, images, conditions(model, images, labels), None, settings or Settings(), seed, progress)
 
 
 def bracket(
-    run: Run | Family,
+    model: Family,
     n: int = 16,
     labels: Tensor | None = None,
     settings: Settings | None = None,
     *,
     seed: int = 0,
-    device: str = "auto",
     progress: Progress | None = None,
 ) -> Annealed:
     """The same of ``n`` images that the model draws itself, whose codes are known: the bracket is exact there.
@@ -142,28 +221,17 @@ def bracket(
     Each image is drawn from p(x|z) with its pixel noise, z ~ N(0, I), so that z is an exact draw of p(z|x). Arguments
     and errors as `annealed`; the gap says what these settings are worth for this model.
     """
-    model, settings = opened(run, ranks(device).device), settings or Settings()
+    assert isinstance(model, Observes)
+    settings = settings or Settings()
     if n < 1:
         raise ValueError(f"the bracket needs at least 1 image, not {n}")
     noise = ImageNoise(derive_seed(seed, "bracket"), range(n), model.device)
-    given = given_labels(model, labels, n)
-    with torch.no_grad(), evaluating(model):
-        z, x = _simulated(model, given, noise, settings)
-    return _anneal(model, x, labels, z, settings, seed, progress)
-
-
-def _simulated(model: Family, labels: Tensor | None, noise: Noise, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Codes [N, latent] and what p(x|z) draws from them; for a GAN of images real values on [0, 1], not images."""
-    if isinstance(model, VAE):
-        z = noise.normal(model.config.latent).to(next(model.parameters()).dtype)
-        return z, model.observation.draw(model.decoder(z, labels), noise.uniform(*model.spec.shape))
-    if isinstance(model, GAN):
-        z = noise.normal(model.config.latent)
-        centre, pixels = model.generator(z, labels), settings.sigma * noise.normal(*model.spec.shape)
-        if model.spec.vector:
-            return z, model.spec.from_unit(centre + pixels)
-        return z, unit_interval(centre, model.spec.levels) + pixels
-    raise ValueError(f"annealed importance sampling needs a decoder of codes z; {model.name} has none, vae and gan do")
+    given = checked_labels(model.spec, labels, n)
+    given = None if given is None else given.to(model.device)
+    with torch.no_grad(), model.frozen():
+        z = noise.normal(model.latent).to(next(model.parameters()).dtype)
+        x = model.draw_observation(z, given, noise, settings.sigma)
+    return _anneal(model, x, given, z, settings, seed, progress)
 
 
 def _anneal(
@@ -175,38 +243,50 @@ def _anneal(
     seed: int,
     progress: Progress | None,
 ) -> Annealed:
-    """All blocks of images; ``posterior`` are exact draws of p(z|x) [N, latent] where they are known."""
-    given = given_labels(model, labels, len(x))
+    """All blocks of images; ``posterior`` are exact draws of p(z|x) [N, latent] where x are the model's own."""
+    assert isinstance(model, Observes)
+    if reason := model.lacks_density(model.config):
+        raise ValueError(f"annealed importance sampling needs p(x|z): {reason}")
+    if settings.start == "encoder" and not isinstance(model, Encodes):
+        raise ValueError(f"{model.name} has no encoder to start the chains from: leave start at prior")
+
+    def both_ways(rows: range, progress: Progress | None) -> tuple[Tensor, ...]:
+        images, y = x[rows.start : rows.stop].to(model.device), part(labels, rows)
+        mean = torch.zeros(len(rows), model.latent, device=model.device)
+        std = torch.ones_like(mean)
+        if settings.start == "encoder":
+            assert isinstance(model, Encodes)
+            with torch.no_grad():
+                code = model.encode(images, y)
+            assert code.std is not None
+            mean, std = code.mean, code.std
+        if posterior is None:
+            noise = ImageNoise(derive_seed(seed, "dequantise"), rows, model.device)
+            images = model.observed(images, noise)
+        target = Joint(model, images, y, mean, std, settings.sigma)
+        return _both_ways(target, part(posterior, rows), settings, seed, rows, progress)
+
     size = max(1, ROWS // settings.chains)
-    starts = range(0, len(x), size)
-    where = ranks(str(model.device))
-    mine: dict[int, list[Tensor]] = {}
-    for done, start in enumerate(starts[where.rank :: where.size]):
-        rows = slice(start, min(start + size, len(x)))
-        numbers = list(range(rows.start, rows.stop))
-        tell = None if progress is None else _part(progress, done, len(starts[where.rank :: where.size]))
-        with evaluating(model):
-            y = None if given is None else given[rows]
-            target = joint(model, x[rows], y, settings.start, settings.sigma, seed, numbers)
-            known = None if posterior is None else posterior[rows]
-            mine[start] = _both_ways(target, known, settings, seed, numbers, tell)
-    forward, backward, effective, acceptance = in_order(where, mine)
-    vae, c = isinstance(model, VAE), settings
+    with model.frozen():
+        forward, backward, effective, acceptance = map_blocks(
+            both_ways, len(x), ranks(str(model.device)), block=size, progress=progress
+        )
+    c, vector = settings, model.spec.vector
     how = f"{c.temperatures} temperatures, {c.chains} chains of {c.leapfrogs} leapfrog steps from the {c.start}"
-    vector = model.spec.vector
     unit = "vectors, sigma in standard deviations of each value," if vector else "dequantised pixels on [0, 1]"
-    of = "" if vae else f"; density of {unit} with the observation noise sigma = {c.sigma:g}"
+    of = "" if model.defined else f"; density of {unit} with the observation noise sigma = {c.sigma:g}"
     exact = posterior is not None
     why = "from exact draws of p(z|x)" if exact else "from the ends of the forward chains, exact in the limit of many"
-    reason = f"annealed importance sampling, {how}; backward chains {why}{of}"
     return Annealed(
-        "bound" if vae else "estimate", reason, forward, backward, exact, float(acceptance.mean()), effective,
-        vae and not vector,
-    )  # fmt: skip
-
-
-def _part(progress: Progress, done: int, blocks: int) -> Progress:
-    return lambda step, of: progress(done * of + step, blocks * of)
+        "bound" if model.defined else "estimate",
+        f"annealed importance sampling, {how}; backward chains {why}{of}",
+        forward,
+        backward,
+        exact,
+        float(acceptance.mean()),
+        effective,
+        model.defined and not vector,
+    )
 
 
 def schedule(temperatures: int, delta: float = 4.0) -> Tensor:
@@ -224,9 +304,9 @@ def _both_ways(
     posterior: Tensor | None,
     settings: Settings,
     seed: int,
-    numbers: Sequence[int],
+    numbers: range,
     progress: Progress | None,
-) -> list[Tensor]:
+) -> tuple[Tensor, ...]:
     """Forward and backward bound, effective chains and acceptance of each image: four [N] on the CPU."""
     chains, count = settings.chains, len(target.mean)
     betas = schedule(settings.temperatures)
@@ -239,13 +319,13 @@ def _both_ways(
     def start(source: Noise) -> Tensor:
         return target.mean[rows] + target.std[rows] * source.normal(target.mean.shape[1]).to(target.mean.dtype)
 
-    def tell(stage: int) -> Progress | None:
-        return None if progress is None else lambda step, of: progress(stage * of + step, 3 * of)
+    def stage(which: int) -> Progress | None:
+        return part_of(progress, which * settings.temperatures, settings.temperatures, 3 * settings.temperatures)
 
     pilot = noise("pilot")
-    steps = tuned(target, rows, start(pilot), betas, settings.leapfrogs, chains, pilot, tell(0))
+    steps = tuned(target, rows, start(pilot), betas, settings.leapfrogs, chains, pilot, stage(0))
     source = noise("forward")
-    z, weights, accepted = _chain(target, rows, start(source), betas, steps, settings.leapfrogs, source, tell(1))
+    z, weights, accepted = _chain(target, rows, start(source), betas, steps, settings.leapfrogs, source, stage(1))
     weights = weights.view(count, chains)
     shares = weights.softmax(1)
     if posterior is None:  # one of the forward chains' ends, by weight, the same for all backward chains of an image
@@ -254,11 +334,11 @@ def _both_ways(
         posterior = z[torch.arange(count) * chains + chosen]
     source = noise("backward")
     order = betas.flip(0)
-    _, back, _ = _chain(target, rows, posterior[rows], order, steps.flip(0), settings.leapfrogs, source, tell(2))
+    _, back, _ = _chain(target, rows, posterior[rows], order, steps.flip(0), settings.leapfrogs, source, stage(2))
     back = back.view(count, chains)
     forward = weights.logsumexp(1) - math.log(chains)
     backward = math.log(chains) - back.logsumexp(1)
-    return [part.cpu() for part in (forward, backward, 1 / shares.square().sum(1), accepted.view(count, -1).mean(1))]
+    return forward, backward, 1 / shares.square().sum(1), accepted.view(count, -1).mean(1)
 
 
 def _chain(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +21,13 @@ from torch import Tensor
 
 from trilemma import drawing
 from trilemma.data.arrays import read_npz
+from trilemma.drawing import Picture
+from trilemma.families.family import Decodes, Encodes
+from trilemma.number import Number
+from trilemma.questions.answer import Answer
+from trilemma.questions.posterior import posterior
+from trilemma.questions.question import Context, Question
+from trilemma.validate import MOST_IMAGES, Limits
 
 BINS = 20
 """Bins of equal width into which a code is cut, more where a factor has more values than that; and a factor that has
@@ -31,6 +39,61 @@ CLASSES = 64
 ORDERED = 10
 """A factor of more values is predicted as a number. Above that a logistic regression, linear in the code, no longer
 tells neighbouring values apart; up to it, it reads each off a code that equals the factor."""
+
+
+@dataclass(frozen=True)
+class Disentangle(Question):
+    """The mutual information gap and DCI of codes, on images whose factors are known."""
+
+    factors: str
+    """An .npz of 'images' with 'factors', numbers [N, K], and if they have names 'factor_names' [K]."""
+    n: Annotated[int, Limits(1, MOST_IMAGES)] = 5000
+    """At most so many of its images."""
+
+    name: ClassVar[str] = "disentangle"
+    title: ClassVar[str] = "Disentanglement"
+    sentence: ClassVar[str] = "Does each latent stand for one factor of the data?"
+    paper: ClassVar[str] = (
+        "Chen et al. 2018, Isolating sources of disentanglement in variational autoencoders, arXiv:1802.04942; "
+        "Eastwood & Williams 2018, A framework for the quantitative evaluation of disentangled representations"
+    )
+    capabilities: ClassVar[tuple[type, ...]] = (Encodes, Decodes)
+    argument: ClassVar[str] = "factors"
+
+    def answer(self, context: Context) -> Answer:
+        factors, names = read_factors(self.factors)
+        batch = context.source(self.factors, self.n, self.n)
+        if len(factors) != len(batch.dataset.images):
+            count = len(batch.dataset.images)
+            raise ValueError(f"{self.factors} has factors of {len(factors)} images and {count} images")
+        codes = posterior(context.model, batch.x, progress=context.progress).mean
+        found, n = disentanglement(codes, factors[torch.tensor(batch.indices)], names), len(batch.x)
+        scores = {
+            "mutual_information_gap": found.gap,
+            "disentanglement": found.disentanglement,
+            "completeness": found.completeness,
+            "informativeness": found.informativeness,
+        }
+        return Answer(
+            self,
+            context.run,
+            numbers={name: Number(value, better="higher", n=n) for name, value in scores.items()},
+            reading=[f"{_scores(found)} ({batch.words}; factors {', '.join(found.names)})"],
+            values={
+                "n": n,
+                "factors": list(found.names),
+                "gaps": found.gaps.tolist(),
+                "informativeness_of_each": found.scores.tolist(),
+                "information": found.information.tolist(),
+                "importance": found.importance.tolist(),
+            },
+            found=found,
+            protocol=batch.protocol,
+        )
+
+    def draw(self, answer: Answer) -> Mapping[str, Picture]:
+        title = answer.title(answer.protocol["images"])
+        return {"disentanglement": draw_disentanglement(answer.found, title)}
 
 
 @dataclass(frozen=True)
@@ -255,26 +318,25 @@ def read_factors(path: str | os.PathLike[str]) -> tuple[Tensor, tuple[str, ...]]
     return factors, names if len(names) == factors.shape[1] else tuple(f"factor {k}" for k in range(factors.shape[1]))
 
 
-def draw_disentanglement(answer: Disentangled, path: str | os.PathLike[str], title: str) -> Path:
-    """A PNG: mutual information (as a share of each factor's largest) and importance, latents down, factors across."""
+def draw_disentanglement(found: Disentangled, title: str) -> Picture:
+    """Mutual information (as a share of each factor's largest) and importance, latents down, factors across."""
     maps = []
-    for name, matrix in (("mutual information", answer.information), ("importance (DCI)", answer.importance)):
+    for name, matrix in (("mutual information", found.information), ("importance (DCI)", found.importance)):
         shares = matrix / matrix.amax(0, keepdim=True).clamp(min=1e-12)
         cells = drawing.magnified(drawing.ramp(shares), 36)
-        heads = drawing.beside([drawing.words([head[:6]], 11, 36) for head in answer.names], 0)
-        left = drawing.below([drawing.words([f"z{j}"], 12, 24).resize((24, 17)) for j in range(len(matrix))], 19)
-        maps.append(
-            drawing.below([drawing.words([name], 12), drawing.beside([drawing.swatch(drawing.PAPER, 24), heads], 4),
-                           drawing.beside([left, cells], 4)], 4)
-        )  # fmt: skip
-    lines = [
-        f"mutual information gap {answer.gap:.3f}; disentanglement {answer.disentanglement:.3f}, completeness "
-        f"{answer.completeness:.3f}, informativeness {answer.informativeness:.3f}",
-        "colours: shares of the largest in each column, dark 0 to bright 1",
-    ]
-    return drawing.save(
-        drawing.framed(
-            drawing.below([drawing.words([title], 16), drawing.words(lines, 12), drawing.beside(maps, 30)], 10)
-        ),
-        path,
+        heads = drawing.beside([drawing.words([head[:6]], 11, 36) for head in found.names], 0)
+        left = drawing.Sheet(24, 36 * len(matrix) - 19)
+        for j in range(len(matrix)):
+            left.text((0, 36 * j), f"z{j}")
+        above = drawing.beside([drawing.swatch(drawing.PAPER, 24), heads], 4)
+        maps.append(drawing.below([drawing.words([name], 12), above, drawing.beside([left, cells], 4)], 4))
+    lines = [_scores(found), "colours: shares of the largest in each column, dark 0 to bright 1"]
+    parts = [drawing.words([title], 16), drawing.words(lines, 12), drawing.beside(maps, 30)]
+    return drawing.framed(drawing.below(parts, 10))
+
+
+def _scores(found: Disentangled) -> str:
+    return (
+        f"mutual information gap {found.gap:.3f}; disentanglement {found.disentanglement:.3f}, completeness "
+        f"{found.completeness:.3f}, informativeness {found.informativeness:.3f}"
     )

@@ -4,23 +4,82 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trilemma.families.family import Family, Progress
-from trilemma.parallel import ranks
-from trilemma.questions.decoders import encoding, opened
+from trilemma.blocks import Progress
+from trilemma.data import subset
+from trilemma.families.family import Decodes, Encodes, Family
+from trilemma.number import Number
+from trilemma.questions.answer import Answer, Table
 from trilemma.questions.posterior import posterior
-from trilemma.run import Run
+from trilemma.questions.question import Batch, Context, Question
+from trilemma.validate import MOST_IMAGES, Limits
 
 NEIGHBOURS = 5
 """Neighbours that vote for a class."""
 
 
 @dataclass(frozen=True)
-class Downstream:
+class Downstream(Question):
+    """Simple classifiers on codes against the same classifiers on raw pixels."""
+
+    n: Annotated[int, Limits(1, MOST_IMAGES)] = 2000
+    """Training images of the classifiers; half as many held-out ones judge them."""
+
+    name: ClassVar[str] = "downstream"
+    title: ClassVar[str] = "Downstream accuracy of codes"
+    sentence: ClassVar[str] = "What are the codes worth to simple classifiers, against raw pixels?"
+    capabilities: ClassVar[tuple[type, ...]] = (Encodes, Decodes)
+
+    def answer(self, context: Context) -> Answer:
+        data, batches = context.data, []
+        for side, n in ((data.train, self.n), (data.test, max(1, self.n // 2))):
+            indices = subset(side, n, context.seed)
+            batches.append(Batch(data.batch(indices), None, data.name, indices.tolist(), data))
+        train, test = batches
+        sides = [(batch.x, batch.true_labels) for batch in batches]
+        found = downstream_check(context.model, sides[0], sides[1], progress=context.progress)
+        numbers = {
+            f"{name}_{which}": Number(*value, unit="accuracy", better="higher", n=len(test.x))
+            for name, each in found.items()
+            for which, value in (("linear", each.linear), ("neighbours", each.neighbours))
+        }
+        rows = [
+            (name, str(each.dims), str(numbers[f"{name}_linear"]), str(numbers[f"{name}_neighbours"]))
+            for name, each in found.items()
+        ]
+        return Answer(
+            self,
+            context.run,
+            numbers=numbers,
+            reading=[f"accuracy on {len(test.x)} held-out images of {data.name}, {len(train.x)} training images"],
+            values={
+                "train": len(train.x),
+                "test": len(test.x),
+                "features": {
+                    name: {
+                        "dims": each.dims,
+                        "linear": each.linear[0],
+                        "linear_standard_error": each.linear[1],
+                        "neighbours": each.neighbours[0],
+                        "neighbours_standard_error": each.neighbours[1],
+                    }
+                    for name, each in found.items()
+                },
+            },
+            tables={
+                "": Table(("features", "numbers", "linear probe", f"{NEIGHBOURS} nearest neighbours"), tuple(rows))
+            },
+            protocol={"images": data.name},
+        )
+
+
+@dataclass(frozen=True)
+class Worth:
     """What a representation is worth: held-out accuracy of simple classifiers on it.
 
     Attributes:
@@ -34,7 +93,7 @@ class Downstream:
     dims: int
 
 
-def downstream(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> Downstream:
+def downstream(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> Worth:
     """Judge features [N, d] by how well simple classifiers find the classes int64 [N] of held-out ones [M, d].
 
     Raises:
@@ -50,7 +109,7 @@ def downstream(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: T
     linear = linear_probe(a, train_labels, b)
     right = [float((answer == test_labels).double().mean()) for answer in (linear, vote(train, train_labels, test))]
     errors = [math.sqrt(share * (1 - share) / len(test)) for share in right]
-    return Downstream((right[0], errors[0]), (right[1], errors[1]), train.shape[1])
+    return Worth((right[0], errors[0]), (right[1], errors[1]), train.shape[1])
 
 
 def linear_probe(train: Tensor, labels: Tensor, test: Tensor, decay: float = 1e-3) -> Tensor:
@@ -89,26 +148,17 @@ def vote(train: Tensor, labels: Tensor, test: Tensor, k: int = NEIGHBOURS) -> Te
 
 
 def downstream_check(
-    run: Run | Family,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    *,
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> dict[str, Downstream]:
+    model: Family, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], *, progress: Progress | None = None
+) -> dict[str, Worth]:
     """``codes`` against raw ``pixels`` as features for a classifier; a conditional encoder is told no label.
 
     Args:
-        run: a run, or a model loaded from one, of an autoencoder or a VAE.
+        model: of a family that `Encodes` and `Decodes`, on its device.
         train, test: images uint8 [N, C, H, W] and their classes int64 [N].
     """
-    model = encoding(opened(run, ranks(device).device), "a downstream check of codes")
-    codes = [
-        posterior(model, x, device=str(model.device), progress=progress if i == 0 else None).mean
-        for i, (x, _) in enumerate((train, test))
-    ]
+    codes = [posterior(model, x, progress=p).mean for (x, _), p in ((train, progress), (test, None))]
     pixels = [x.flatten(1).float() for x, _ in (train, test)]
     return {
-        "codes": downstream(codes[0], train[1], codes[1], test[1]),
-        "pixels": downstream(pixels[0], train[1], pixels[1], test[1]),
+        name: downstream(features[0], train[1], features[1], test[1])
+        for name, features in (("codes", codes), ("pixels", pixels))
     }

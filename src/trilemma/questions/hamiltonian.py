@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from trilemma.families.family import Progress
+from trilemma.blocks import Progress
+from trilemma.families.family import Observes
 from trilemma.noise import Noise
-from trilemma.questions.decoders import Joint
 
 ACCEPTANCE = 0.65
 """Share of accepted moves that the step sizes are tuned to, the optimum in many dimensions (Neal 2011, section 4.4)."""
 
 FIRST_STEP = 0.2
 """Step size that the tuning starts from, in units of the standard deviations of q."""
+
+
+@dataclass(frozen=True)
+class Joint:
+    """log p(x, z) of some images, and the Gaussian q(z) that annealing starts from.
+
+    Attributes:
+        model: that has p(x|z).
+        images: [N, …], as `Observes.observed` gives them.
+        labels: [N], or None.
+        mean, std: of q for each image, [N, latent].
+        sigma: the observation noise of a model that defines none.
+    """
+
+    model: Observes
+    images: Tensor
+    labels: Tensor | None
+    mean: Tensor
+    std: Tensor
+    sigma: float
+
+    def log_likelihood(self, z: Tensor, rows: Tensor) -> Tensor:
+        """log p(x|z) in nats of codes [R, latent] for the images ``rows`` [R]: [R]."""
+        labels = None if self.labels is None else self.labels[rows]
+        return self.model.log_observation(self.images[rows], z, labels, self.sigma)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """log N(z; 0, I): [R]."""
+        return standard_normal(z)
+
+    def log_start(self, z: Tensor, rows: Tensor) -> Tensor:
+        """log q(z) of the Gaussian of each image: [R]."""
+        return standard_normal((z - self.mean[rows]) / self.std[rows]) - self.std[rows].log().sum(1)
+
+
+def standard_normal(z: Tensor) -> Tensor:
+    """log N(z; 0, I), summed over the last dimension."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from types import UnionType
+from typing import Annotated, Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class Question(ABC):
         sentence: what is asked, in one sentence.
         paper: authors, year and title, where there is one.
         caption: how to read its picture.
-        capabilities: what a family must be, besides a `Family`: `Encodes`, `Decodes`, `Denoises`, …
+        capabilities: what a family must be, besides a `Family`: `Encodes`, `Decodes | Denoises`, …
         images, vectors: whether it can be asked of a run that draws images, or vectors.
         argument: the field that the second word on the command line gives; empty for none.
     """
@@ -54,7 +55,7 @@ class Question(ABC):
     sentence: ClassVar[str]
     paper: ClassVar[str] = ""
     caption: ClassVar[str] = ""
-    capabilities: ClassVar[tuple[type, ...]] = ()
+    capabilities: ClassVar[tuple[type | UnionType, ...]] = ()
     images_too: ClassVar[bool] = True
     vectors_too: ClassVar[bool] = False
     argument: ClassVar[str] = ""
@@ -313,8 +314,10 @@ def _plain(value: Any) -> Any:
     return getattr(value, "name", None) or type(value).__name__
 
 
-def _needed(capability: type) -> str:
+def _needed(capability: type | UnionType) -> str:
     """What a capability is, in words: the first line of its docstring up to its first colon."""
+    if isinstance(capability, UnionType):
+        return " or ".join(map(_needed, get_args(capability)))
     return (capability.__doc__ or capability.__name__).strip().split(":")[0]
 
 

@@ -11,14 +11,16 @@ G never sees an image and p(x) is never written down: it can be sampled and noth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Progress
+from trilemma.blocks import Progress
+from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Observes, Plays
 from trilemma.families.gan.losses import PROBABILITIES, discriminator_loss, generator_loss
 from trilemma.families.gan.options import GANConfig
 from trilemma.families.gan.packing import by_class, filled, packed
@@ -54,7 +56,7 @@ class GANOptions:
     """`GAN.sample` has no options."""
 
 
-class GAN(Family):
+class GAN(Family, Observes, Plays):
     """DCGAN's generator and discriminator; with labels, G gets an embedding beside z and D a projection.
 
     Logs: ``D(x)`` and ``D(G(z))``, the mean probabilities that D gives to real and to generated images; ½ both when
@@ -82,6 +84,7 @@ class GAN(Family):
     gives_up: ClassVar[str] = "mode coverage"
     Config: ClassVar[type] = GANConfig
     Options: ClassVar[type] = GANOptions
+    defined: ClassVar[bool] = False
 
     def __init__(self, config: GANConfig, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -127,9 +130,48 @@ class GAN(Family):
     def least_batch(cls, config: GANConfig) -> int:
         return config.pack
 
+    @property
+    def latent(self) -> int:
+        return int(self.config.latent)
+
+    def render(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        images: Tensor = self.generator(z.to(self._dtype), labels)
+        return images
+
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images, uint8 ``[B, C, H, W]``, of ``[B, latent]``."""
-        return self.spec.from_unit(self.generator(z.to(self._dtype), labels))
+        return self.spec.from_unit(self.render(z, labels))
+
+    def observed(self, x: Tensor, noise: Noise) -> Tensor:
+        """Dequantised images (x + u) / levels on [0, 1], u uniform; vectors in standard deviations of each value."""
+        if self.spec.vector:
+            return self.spec.to_unit(x)
+        return (x.float() + noise.uniform(*self.spec.shape)) / self.spec.levels
+
+    def log_observation(self, x: Tensor, z: Tensor, labels: Tensor | None, sigma: float) -> Tensor:
+        """log N(x; G(z), sigma²); of vectors in their own units."""
+        scaled = (x - self._centre(z, labels)).flatten(1).square().sum(1) / sigma**2
+        return -0.5 * scaled - self.spec.dims * math.log(sigma * math.sqrt(2 * math.pi)) - self.spec.log_volume
+
+    def draw_observation(self, z: Tensor, labels: Tensor | None, noise: Noise, sigma: float) -> Tensor:
+        x = self._centre(z, labels) + sigma * noise.normal(*self.spec.shape)
+        # Through float32 in their own units, as vectors of others come.
+        return self.spec.to_unit(self.spec.from_unit(x)) if self.spec.vector else x
+
+    def _centre(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """G(z) where `observed` puts images."""
+        centre = self.render(z, labels)
+        return centre if self.spec.vector else unit_interval(centre, self.spec.levels)
+
+    @property
+    def player(self) -> nn.Module:
+        return self.generator
+
+    @classmethod
+    def probabilities(cls, config: GANConfig) -> bool:
+        return config.loss in PROBABILITIES
+
+    def generator_losses(self, logits: Tensor) -> Mapping[str, Tensor]:
+        return {name: generator_loss(logits, name) for name in PROBABILITIES}
 
     def objectives(self) -> list[Objective]:
         steps = self.config.discriminator_steps
@@ -243,3 +285,8 @@ class GAN(Family):
                 f"the generator draws few different things; {remedy}"
             )
         return found
+
+
+def unit_interval(values: Tensor, levels: int) -> Tensor:
+    """A generator's output on [-1, 1] to [0, 1], where level v is the middle ``(v + ½) / levels`` of its bin."""
+    return ((values + 1) * ((levels - 1) / 2) + 0.5) / levels
