@@ -14,9 +14,8 @@ from test_cli import call
 from torch import Tensor
 
 from trilemma.data import load
-from trilemma.families.diffusion import Denoising, Diffusion, DiffusionConfig, DiffusionOptions
-from trilemma.families.diffusion.estimate import read
-from trilemma.families.diffusion.likelihood import prior_term
+from trilemma.families.diffusion import Denoising, Diffusion, DiffusionConfig, DiffusionOptions, prior_term
+from trilemma.families.diffusion.denoiser import read
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec, to_unit

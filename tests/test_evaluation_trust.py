@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import blobs
 from PIL import Image
+from trilemma.number import Number
 
 import trilemma.evaluation.labelled
 from trilemma.data import Dataset, load
@@ -19,7 +20,6 @@ from trilemma.evaluation import Protocol, Reference, evaluate
 from trilemma.evaluation.glossary import GLOSSARY, choose
 from trilemma.evaluation.memorisation import pixels
 from trilemma.evaluation.reading import read
-from trilemma.number import Number
 from trilemma.run import Run
 from trilemma.training import train
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from trilemma.data.dataset import examples
-from trilemma.families.diffusion.options import check_guided
 from trilemma.families.family import Family, Progress
 from trilemma.images import NotFinite, Spec
 from trilemma.noise import ImageNoise, derive_seed
@@ -92,7 +91,7 @@ def sample(
     where = ranks(device)
     model = run.model(where.device) if isinstance(run, Run) else run
     chosen = choose_labels(model.spec, n, seed, labels, block)
-    check_guided(options, model.spec, chosen)
+    model.check_conditions(options, chosen)
     if isinstance(run, Run) and chosen is not None:
         warn_untrained(run, chosen[:n])
     mine = [start for index, start in enumerate(range(0, n, block)) if index % where.size == where.rank]

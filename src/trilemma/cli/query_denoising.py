@@ -12,7 +12,7 @@ from trilemma.cli.query_asked import Asked, Reply, finite, with_error
 from trilemma.cli.query_quality import parse_numbers
 from trilemma.cli.query_scores import SIGNS, flagged, likelihood_record
 from trilemma.families import FAMILIES
-from trilemma.families.diffusion.likelihood import prior_term
+from trilemma.families.diffusion import prior_term
 from trilemma.families.family import Family
 from trilemma.images import to_unit
 from trilemma.metrics.likelihood import worse_than_uniform

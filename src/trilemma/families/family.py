@@ -168,6 +168,13 @@ class Family(nn.Module, ABC):
         """log p(x|y) up to what is the same for every class: what Bayes' rule compares. By default `log_likelihood`."""
         return self.log_likelihood(x, labels, noise, samples)
 
+    def check_conditions(self, options: Any | None, conditions: Tensor | None) -> None:
+        """Refuse, by a one-line ``ValueError``, sampling options that make no sense under these conditions.
+
+        Args:
+            conditions: labels int64 [N] or captions int64 [N, length] of all images; None for none.
+        """
+
     def check(self) -> None:
         """Refuse, by a one-line ``ValueError``, a model that breaks a promise of its family; called before training."""
 

@@ -14,7 +14,6 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from trilemma.families import FAMILIES
-from trilemma.families.diffusion.options import check_guided
 from trilemma.families.family import Completing, Family, Progress, Way
 from trilemma.images import Spec, check_images
 from trilemma.noise import ImageNoise, derive_seed
@@ -145,7 +144,7 @@ def complete(
         if count < least:
             raise ValueError(f"completion needs at least {least} {name}, not {count}")
     labels = checked_labels(model.spec, labels, len(images))
-    check_guided(options, model.spec, labels)
+    model.check_conditions(options, labels)
     places = _places(indices if indices is not None else range(len(images)), copies)
     size = max(1, PARTICLES // particles) if way.weighted else BLOCK
     starts = list(range(0, len(places), size))[where.rank :: where.size]

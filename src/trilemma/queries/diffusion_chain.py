@@ -14,11 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from trilemma.families import FAMILIES
-from trilemma.families.diffusion import Denoising
-from trilemma.families.diffusion.estimate import Estimate
-from trilemma.families.diffusion.likelihood import diffuse
-from trilemma.families.diffusion.options import check_guided
-from trilemma.families.diffusion.schedule import Schedule
+from trilemma.families.diffusion import Denoising, Estimate, Schedule, diffuse
 from trilemma.families.family import Family, Progress
 from trilemma.files import write_picture
 from trilemma.images import check_images, from_unit, to_unit
@@ -159,10 +155,10 @@ def reverse_chain(
     model = denoising(model, "the reverse chain")
     if getattr(options, "churn", 0):
         raise ValueError("with churn the times go up as well as down, which no strip of times can show: leave it out")
-    check_guided(options, model.spec, labels)
+    model.check_conditions(options, labels)
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def watch(t: int, x_t: Tensor, estimate: Estimate) -> None:
+    def watch(t: Any, x_t: Tensor, estimate: Estimate) -> None:
         seen[t] = x_t.float().cpu(), estimate.x0.float().cpu()  # heun comes twice; the last time is where it went on
 
     noise = ImageNoise(seed, range(count), model.device)

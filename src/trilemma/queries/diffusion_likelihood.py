@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trilemma.families.diffusion.exact import EXACT, Dequantize
-from trilemma.families.diffusion.likelihood import bound_terms
+from trilemma.families.diffusion import EXACT, Dequantize, bound_terms
 from trilemma.families.family import Family, Progress
 from trilemma.images import check_images, to_unit
 from trilemma.noise import ImageNoise, derive_seed
@@ -101,7 +100,7 @@ def bound_by_time(
         given = None if labels is None else labels[start:stop].to(model.device)
         terms = []
         with torch.no_grad():
-            denoise, levels = model.row_denoiser(given), model.spec.levels
+            denoise, levels = model.bound_denoiser(given), model.spec.levels
             for _, nats in bound_terms(
                 denoise, x0, model.schedule, noise, levels=levels, times=times, chain=model.chain
             ):
@@ -199,7 +198,7 @@ def flow_likelihood(
         images: uint8 [N, C, H, W].
         labels: int64 [N] for a conditional model, by default "no label".
         samples: draws of the dequantisation and of the probe for each image.
-        dequantize, tolerance: see `exact.flow_log_likelihood`.
+        dequantize, tolerance: see `Denoising.flow_log_likelihood`.
         progress: told ``(draws done, all)``.
     """
     model = denoising(model, "the probability-flow equation")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trilemma.families.diffusion.schedule import Schedule
+from trilemma.families.diffusion import Schedule
 from trilemma.families.family import Progress
 
 Scores = Mapping[str, tuple[float | None, float | None]]
