@@ -25,7 +25,7 @@ from trilemma.families.family import Family
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec
 from trilemma.machine import described
-from trilemma.queries.annealed import Settings, annealed, bracket, schedule
+from trilemma.questions.annealed import Settings, annealed, bracket, schedule
 from trilemma.run import Run
 
 

@@ -50,7 +50,7 @@ def naive_steps(model: Autoregressive, count: int, steps: int) -> None:
     uniform = ImageNoise(0, range(count)).uniform(height, width).permute(1, 2, 0).contiguous()
     for i in range(steps):
         row, column = divmod(i * height * width // steps, width)
-        description = model.net(model.image_features(x), None)[:, row, column, 0]
+        description = model.net(model.features(x), None)[:, row, column, 0]
         log_p = model.conditional.log_p(description, x[:, :, row, column], 0)
         x[:, 0, row, column] = draw(log_p, uniform[row, column], 1.0)
 

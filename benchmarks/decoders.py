@@ -35,8 +35,8 @@ from trilemma.images import Spec, to_unit
 from trilemma.machine import autocast, described
 from trilemma.nets.dense import layers
 from trilemma.noise import derive_seed
-from trilemma.queries.annealed import Annealed, Settings, annealed, bracket
-from trilemma.queries.decoders import unit_interval
+from trilemma.questions.annealed import Annealed, Settings, annealed, bracket
+from trilemma.questions.decoders import unit_interval
 from trilemma.run import write_json
 
 SPEC = Spec((1, 28, 28))

@@ -18,7 +18,7 @@ from typing import Any
 import trilemma
 from trilemma.data import DataConfig
 from trilemma.evaluation.rates import in_words, rates
-from trilemma.queries.rate_distortion import draw_rate_distortion, draw_spectra
+from trilemma.questions.rate_distortion import draw_rate_distortion, draw_spectra
 from trilemma.run import Run, is_run
 from trilemma.training import train
 

@@ -66,7 +66,7 @@ def straightforward_block(block: DiagonalLSTM, x: Tensor, image: Tensor) -> Tens
 def straightforward_nats(model: PixelRNN, x: Tensor) -> Tensor:
     net = model.net
     assert isinstance(net, ResidualStack)
-    features = model.image_features(x)
+    features = model.features(x)
     y = (net.first(features) + net.place.at(None)).permute(0, 2, 3, 1)
     for block in net.blocks:
         assert isinstance(block, DiagonalLSTM)

@@ -20,8 +20,8 @@ from PIL import Image
 from trilemma.data import Dataset, load
 from trilemma.families.gan.losses import LossName
 from trilemma.parallel import ranks
-from trilemma.queries import drawing
-from trilemma.queries.saturation import COLOURS
+from trilemma import drawing
+from trilemma.questions.saturation import COLOURS
 from trilemma.run import Run
 from trilemma.training import Progress, make_config, steps
 from trilemma.training.loop import Learner

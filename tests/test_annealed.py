@@ -13,9 +13,9 @@ from trilemma.families.gan import GAN, GANConfig
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec
 from trilemma.noise import ImageNoise, derive_seed
-from trilemma.queries.annealed import Settings, annealed, bracket, schedule
-from trilemma.queries.decoders import Joint, unit_interval
-from trilemma.queries.hamiltonian import Point, move
+from trilemma.questions.annealed import Settings, annealed, bracket, schedule
+from trilemma.questions.decoders import Joint, unit_interval
+from trilemma.questions.hamiltonian import Point, move
 
 SIGMA = 0.1
 LATENT = 3

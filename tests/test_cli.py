@@ -13,13 +13,14 @@ from conftest import blobs, write_blobs
 from PIL import Image
 from rich.console import Console
 
+from trilemma.bars import Bars
 from trilemma.cli import main
 from trilemma.cli.evaluate import shown
-from trilemma.cli.flags import parse_labels, parse_size
-from trilemma.cli.progress import Bars
+from trilemma.cli.flags import parse_size
 from trilemma.data import load
 from trilemma.families import FAMILIES
 from trilemma.run import Run
+from trilemma.sampling import parse_labels
 from trilemma.training import train
 
 TINY = ["--train.batch", "8", "--train.pictures", "0", "--budget", "2steps"]
@@ -131,10 +132,11 @@ def test_query_says_what_its_answer_is(
 ) -> None:
     expected = {"pixelcnn": "exact", "vae": "bound", "diffusion": "bound", "gan": "undefined"}
     for name, kind in expected.items():
-        code, out, err = call(capsys, "query", runs[name].path, "-n", 4, "--samples", 2, "--json")
+        code, out, err = call(capsys, "query", "likelihood", runs[name].path, "-n", 4, "--samples", 2, "--json")
         assert code == 0, err
-        record = json.loads(out)
-        assert record["kind"] == kind
+        answer = json.loads(out)
+        assert answer["kind"] == kind
+        record = answer["values"]
         assert record["reason"]
         if kind == "undefined":
             assert record["nats"] is None
@@ -142,13 +144,16 @@ def test_query_says_what_its_answer_is(
             assert len(record["nats"]) == len(record["bits_per_dim"]) == 4
             bits = -np.array(record["nats"]) / (64 * np.log(2))
             assert np.allclose(bits, record["bits_per_dim"])
-            assert record["mean_bits_per_dim"] == pytest.approx(bits.mean())
-        assert call(capsys, "query", runs[name].path, "-n", 4, "--samples", 2)[0] == 0
+            assert answer["numbers"]["bits_per_dim"]["value"] == pytest.approx(bits.mean())
+        assert call(capsys, "query", "likelihood", runs[name].path, "-n", 4, "--samples", 2)[0] == 0
     images = tmp_path / "other.npz"
     np.savez(images, images=blobs(6, 3, 12, 10)[0])  # brought to the run's shape
-    code, out, err = call(capsys, "query", runs["vae"].path, images, "--labels", "1", "--json")
+    code, out, err = call(capsys, "query", "likelihood", runs["vae"].path, images, "--labels", "1", "--json")
     assert code == 0, err
-    assert len(json.loads(out)["nats"]) == 6
+    assert len(json.loads(out)["values"]["nats"]) == 6
+    code, out, err = call(capsys, "query", runs["vae"].path, images, "--json")
+    assert code == 0, err
+    assert json.loads(out)["questions"]["surprise"] and json.loads(out)["questions"]["posterior"] is None
 
 
 def test_evaluate_and_compare_print_json(

@@ -94,7 +94,7 @@ def test_array_conversions(tmp_path: Path) -> None:
     ("arrays", "said"),
     [
         ({"x_train": np.full((4, 2, 2), -1.0)}, "[0, 1]"),
-        ({"x_train": np.full((4, 2, 2), np.nan)}, "[0, 1]"),
+        ({"x_train": np.full((4, 2, 2), np.nan)}, "leave out the images that hold NaN"),
         ({"x_train": np.full((4, 2, 2), -1)}, "0 to 255"),
         ({"x_train": np.full((4, 2, 2), "a")}, "numbers"),
         ({"x_train": pixels(4, 2)}, "[N, H, W]"),
@@ -103,6 +103,8 @@ def test_array_conversions(tmp_path: Path) -> None:
         ({"x_train": pixels(4, 2, 2), "x_test": pixels(4, 3, 3)}, "differ"),
         ({"x_train": pixels(4, 2, 2), "x_test": pixels(0, 2, 2)}, "0 test images"),
         ({"x_train": pixels(4, 2, 2), "y_train": np.arange(3)}, "4 labels"),
+        ({"x_train": pixels(4, 2, 2), "y_train": np.eye(4)}, "of one-hot labels save .argmax(1)"),
+        ({"x_train": np.full((4, 2, 2), 200.0)}, "divide them by 255"),
         ({"images": pixels(4, 2, 2), "labels": np.arange(4), "classes": np.array(["a", "b"])}, "from 0 to 1"),
         ({"images": pixels(4, 2, 2), "labels": np.arange(4) - 1, "classes": np.array(list("abcd"))}, "from 0 to 3"),
         ({"images": pixels(1, 2, 2)}, "add images"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,7 +127,7 @@ def test_zips_of_windows(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     fill(tmp_path / "set", 4)
-    for name in ("a.heic", "b.tga", "c", "readme.md", "Thumbs.db"):
+    for name in ("a.heic", "b.psd", "c", "readme.md", "Thumbs.db"):
         (tmp_path / "set" / name).write_bytes(b"x")
     run = fill(tmp_path / "set" / "runs" / "vae" / "samples", 2, seed=1).parent
     for name in ("config.json", "metrics.jsonl"):
@@ -134,7 +136,7 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     assert len(data.images) == 4
     assert data.losses == (
         "left out: folders that trilemma wrote itself: runs/vae",
-        "left out: 3 files of kinds that are not read: 1 .heic, 1 .tga, 1 without a suffix",
+        "left out: 3 files of kinds that are not read: 1 .heic, 1 .psd, 1 without a suffix",
     )
     assert "not images: 1 .md" in data.notes
     (run / "checkpoints").mkdir()
@@ -321,3 +323,75 @@ def test_data_that_changed_since_the_training_is_flagged(tmp_path: Path) -> None
     real = SimpleNamespace(dataset=new, test_digests=dataset_module.image_digests(new.images[new.test]))
     (flag,) = trained_on_held_out(run, real)  # type: ignore[arg-type]
     assert "is no longer what the run was trained on" in flag
+
+
+def png(values: np.ndarray, more: list[tuple[bytes, bytes]] | None = None) -> bytes:
+    """A 16-bit colour PNG of [H, W, 2 | 3 | 4], which Pillow does not write."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    parts = [(b"IHDR", header), *(more or []), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in parts)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize(("highest", "depth"), [(255, 8), (4095, 12), (65535, 16)])
+def test_wide_colours_are_read_by_what_they_span(tmp_path: Path, channels: int, highest: int, depth: int) -> None:
+    values = np.random.default_rng(channels).integers(0, highest + 1, (3, 4, 5, channels)).astype(np.uint16)
+    values[0, 0, 0, 0] = highest
+    if channels in (2, 4):
+        values[..., -1] = 65535  # opaque, whatever the colours span
+    for i, image in enumerate(values):
+        (tmp_path / f"{i}.png").write_bytes(png(image))
+    data = quiet(tmp_path)
+    colours = values[..., :1] if channels == 2 else values[..., :3]
+    assert np.array_equal(data.images, np.rint(colours * (255 / (2**depth - 1))).transpose(0, 3, 1, 2))
+    assert any(f"3 of 3 images in 16 or 32 bits, read as {depth}-bit" in note for note in data.notes)
+
+
+def test_one_wide_colour_that_is_seen_through(tmp_path: Path) -> None:
+    values = np.full((2, 2, 3), 4095, np.uint16)
+    values[0, 0] = (1, 2, 3)
+    for i in range(2):
+        values[1, 1, 0] = 100 * i
+        (tmp_path / f"{i}.png").write_bytes(png(values, [(b"tRNS", struct.pack(">3H", 1, 2, 3))]))
+    data = quiet(tmp_path, background="#102030")
+    assert data.images[0, :, 0, 0].tolist() == [16, 32, 48]
+    assert data.images[0, :, 0, 1].tolist() == [255, 255, 255]
+
+
+def test_icons_targas_and_files_without_a_suffix_are_read(tmp_path: Path) -> None:
+    array = pixels(16, 16, 3)
+    for i, name in enumerate(("a.ico", "b.tga", "c", "d.png")):
+        kind = {"a.ico": "ICO", "b.tga": "TGA"}.get(name, "PNG")
+        array[0, 0] = i
+        Image.fromarray(array).save(tmp_path / name, kind)
+    (tmp_path / "LICENSE").write_text("words")
+    data = quiet(tmp_path)
+    assert data.images[:, :, 0, 0].tolist() == [[i] * 3 for i in range(4)]
+    assert np.array_equal(data.images[1, :, 1:], array.transpose(2, 0, 1)[:, 1:])
+    assert data.losses == ("left out: 1 files of kinds that are not read: 1 without a suffix",)
+
+
+def test_a_csv_of_a_spreadsheet_is_read_in_its_own_encoding(tmp_path: Path) -> None:
+    text = "größe,y\n" + "".join(f"{i},{2 * i}.5\n" for i in range(9))
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / f"{encoding}.csv").write_text(text, encoding)
+        data = quiet(tmp_path / f"{encoding}.csv")
+        assert data.images.tolist() == [[i, 2 * i + 0.5] for i in range(9)]
+        assert "columns: größe, y" in data.notes
+    (tmp_path / "latin.csv").write_text(text, "latin-1")
+    assert message(tmp_path / "latin.csv").endswith("save it as UTF-8")
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_adobe_deflate"])
+def test_a_turned_tiff_is_said_to_be(tmp_path: Path, compression: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    fill(tmp_path / "set", 2, (10, 6))
+    save(tmp_path / "set" / "z.tif", pixels(6, 10, seed=3), exif=exif, compression=compression)
+    assert "1 of 3 images turned upright by their EXIF tag" in quiet(tmp_path / "set").notes

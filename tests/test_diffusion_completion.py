@@ -14,10 +14,10 @@ from trilemma.families.diffusion.denoiser import Estimate
 from trilemma.families.diffusion.repaint import RePaintOptions, repaint
 from trilemma.families.diffusion.samplers import DDPM
 from trilemma.families.diffusion.schedule import Schedule
-from trilemma.families.family import Completing
+from trilemma.families.family import Completes
 from trilemma.images import Spec, from_unit
 from trilemma.noise import BatchNoise, ImageNoise
-from trilemma.queries.completion import complete, known_part
+from trilemma.questions.complete import complete, known_part
 
 CPU = torch.device("cpu")
 
@@ -114,7 +114,7 @@ def model(kind: str, spec: Spec) -> Diffusion | Flow:
 def test_the_verb_completes_with_any_mask(kind: str, keep: str) -> None:
     spec = Spec((1, 6, 6), classes=2)
     made = model(kind, spec)
-    assert isinstance(made, Completing)
+    assert isinstance(made, Completes)
     x = ImageNoise(1, range(3)).integers(256, 1, 6, 6).to(torch.uint8)
     known = known_part(keep, spec)
     options = RePaintOptions(steps=4, repeats=2, guidance=2.0)

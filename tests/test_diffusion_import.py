@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,22 @@ def test_onnx_by_the_verb(runs: dict[str, Run], capsys: pytest.CaptureFixture[st
     model = runs["unet"].model()
     with torch.no_grad():
         assert torch.allclose(torch.from_numpy(output), model.predict(x, t, None), atol=1e-4)  # type: ignore[attr-defined]
+
+
+def test_an_import_that_was_cut_short_starts_over(runs: dict[str, Run], tmp_path: Path) -> None:
+    export_diffusers(runs["ddpm"].model(), tmp_path / "pipeline")
+    run = import_run(tmp_path / "pipeline", tmp_path / "back")
+    shutil.rmtree(run.path / "checkpoints")  # as if it was killed before they were there
+    assert import_run(tmp_path / "pipeline", tmp_path / "back").has_checkpoint
+    with pytest.raises(ValueError, match="already holds a run: choose another --out"):
+        import_run(tmp_path / "pipeline", tmp_path / "back")
+    with pytest.raises(ValueError, match="already holds a run"):
+        import_run(tmp_path / "pipeline", runs["unet"].path)
+
+
+def test_an_import_names_the_folder(runs: dict[str, Run], tmp_path: Path) -> None:
+    export_diffusers(runs["ddpm"].model(), tmp_path / "pipeline")
+    file = tmp_path / "pipeline" / "unet" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_class_embeds": 0, "sample_size": [8, 0]}))
+    with pytest.raises(ValueError, match="pipeline"):
+        import_run(tmp_path / "pipeline", tmp_path / "back")

@@ -5,52 +5,36 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import write_blobs
+from denoisers import exact
 from PIL import Image
-from test_cli import call
+from tiny import call
 from torch import Tensor
 
+from trilemma import ask, drawing
 from trilemma.data import load
-from trilemma.families.diffusion import Denoising, Diffusion, DiffusionConfig, DiffusionOptions, prior_term
+from trilemma.drawing import Film
+from trilemma.families.diffusion import Denoising, DiffusionConfig, DiffusionOptions, prior_term
 from trilemma.families.diffusion.denoiser import read
 from trilemma.families.diffusion.schedule import Schedule
-from trilemma.families.vae import VAE, VAEConfig
-from trilemma.images import Spec, to_unit
+from trilemma.images import to_unit
+from trilemma.likelihood import log_likelihood
 from trilemma.noise import ImageNoise, Noise
-from trilemma.queries.diffusion_chain import (
-    animate,
-    end_moments,
-    forward_chain,
-    kolmogorov_smirnov,
-    reverse_chain,
-    step_by_step,
-)
-from trilemma.queries.diffusion_latent import interpolate, invert, slerp
-from trilemma.queries.diffusion_likelihood import bound_by_time, flow_likelihood
-from trilemma.queries.likelihood import log_likelihood
+from trilemma.questions import Answer
+from trilemma.questions.forward import end_moments, kolmogorov_smirnov, step_by_step
+from trilemma.questions.invert import draw_interpolation, interpolate, invert, slerp
+from trilemma.questions.ode import flow_likelihood
+from trilemma.questions.reverse import reverse_chain
+from trilemma.questions.strip import animate
+from trilemma.questions.terms import bound_by_time
 from trilemma.run import Run
 from trilemma.sampling import sample
 from trilemma.training import train
-
-
-class OneGaussian(Diffusion):
-    """A model whose denoiser is exact for pixels N(0, 0.3²), without a network."""
-
-    def predict(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        at = t.double().cpu()
-        low = at.floor().long().clamp(max=self.schedule.T - 1)
-        share = at - low
-        angle = (1 - share) * self.schedule.angle[low] + share * self.schedule.angle[low + 1]
-        signal, sigma = (f(angle)[:, None, None, None].to(x_t) for f in (torch.cos, torch.sin))
-        x0 = signal * 0.09 / (signal**2 * 0.09 + sigma**2) * x_t
-        return signal * (x_t - signal * x0) / sigma - sigma * x0
-
-
-def exact(timesteps: int = 1000) -> OneGaussian:
-    return OneGaussian(DiffusionConfig(width=16, multipliers=(1,), timesteps=timesteps), Spec((1, 4, 4))).eval()
 
 
 def test_the_exact_model_is_read_as_one() -> None:
@@ -127,17 +111,22 @@ def test_interpolation_keeps_the_ends_and_the_radius() -> None:
     assert (rows[0, 0].float() - 60).abs().max() < 4 and (rows[0, -1].float() - 200).abs().max() < 4
     with pytest.raises(ValueError, match="even number of images, not 3"):
         interpolate(exact(), x[:3])
+    sheet = draw_interpolation(rows, x, 256, "t")
+    assert sheet.pixels().size == (sheet.width, sheet.height) and min(sheet.pixels().size) > 60
 
 
 def test_the_film_ends_where_sampling_does(tmp_path: Path) -> None:
     model, options = exact(50), DiffusionOptions(steps=12, precision="fp32")
-    film = reverse_chain(model, 3, options=options, all_frames=True, seed=4)
+    film = reverse_chain(model, 3, options=options, seed=4)
     assert film.times == options.visits(model.schedule)
     drawn = sample(model, 3, seed=4, options=options)
     assert (drawn.images.int() - film.images.int()).abs().max() <= 1
     assert film.x_t.shape == film.other.shape == (12, 3, 1, 4, 4)
+    few = film.thinned()
+    assert len(few.times) == len(few.x_t) == len(few.other) == 10
+    assert (few.times[0], few.times[-1]) == (film.times[0], film.times[-1])
     for name, kind in (("a.gif", "GIF"), ("b.apng", "PNG")):
-        with Image.open(animate(film, 256, tmp_path / name)) as picture:
+        with Image.open(drawing.save(animate(film, 256), tmp_path / name)) as picture:
             assert picture.format == kind
             assert picture.n_frames == 12  # type: ignore[attr-defined]
 
@@ -169,7 +158,7 @@ def test_kolmogorov_smirnov_agrees_with_scipy() -> None:
         assert kolmogorov_smirnov(x) == pytest.approx(stats.kstest(x.numpy(), "norm", mode="asymp").pvalue, abs=0.02)
 
 
-# The verb
+# The questions
 
 
 @pytest.fixture(scope="module")
@@ -187,42 +176,48 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 @pytest.mark.parametrize("name", ["diffusion", "flow"])
 @pytest.mark.parametrize(
-    ("arguments", "picture"),
+    ("question", "fields", "keys"),
     [
-        (["--forward", "-n", 2], "forward.png"),
-        (["--reverse", "-n", 2, "--labels", "0,1", "--steps", 4, "--sampler", "heun"], "reverse.png"),
-        (["--terms", "-n", 2, "--labels", "true"], "terms.png"),
-        (["--ode", "-n", 2, "--samples", 2, "--dequantize", "uniform"], None),
-        (["--invert", "-n", 2, "--counts", "2,5"], "inversion.png"),
-        (["--interpolate", "-n", 2, "--steps", 3, "--labels", "true"], "interpolation.png"),
-        (["--interpolate", "-n", 2, "--times", "20,9,4", "--points", 3], "interpolation.png"),
+        ("forward", {"n": 2}, "times end"),
         (
-            ["--complete", "-n", 2, "--copies", 1, "--steps", 3, "--repeats", 2, "--guidance", 1.5, "--labels", 1],
-            "completion.png",
+            "reverse",
+            {"n": 2, "labels": "0,1", "options": {"steps": 4, "sampler": "heun"}},
+            "samples options times",
         ),
-        (["--complete", "-n", 1, "--keep", "none", "--level", 0.4, "--copies", 1], "completion.png"),
+        ("terms", {"n": 2, "labels": "true"}, "timesteps decoder mean_bits_per_dim standard_error terms"),
+        (
+            "ode",
+            {"n": 2, "samples": 2, "dequantize": "uniform"},
+            "nats bits_per_dim mean_bits_per_dim standard_error noise_bits_per_dim evaluations bound "
+            "bound_minus_equation",
+        ),
+        ("invert", {"n": 2, "counts": (2, 5)}, "steps errors"),
+        (
+            "complete",
+            {"n": 2, "copies": 1, "labels": 1, "options": {"steps": 3, "repeats": 2, "guidance": 1.5}},
+            "effective_particles",
+        ),
+        ("complete", {"n": 1, "keep": "none", "copies": 1, "options": {"level": 0.4}}, "effective_particles"),
     ],
 )
 def test_every_question_is_answered(
-    runs: dict[str, Run], name: str, arguments: list[object], picture: str | None, capsys: pytest.CaptureFixture[str]
+    runs: dict[str, Run], name: str, question: str, fields: dict[str, Any], keys: str, tmp_path: Path
 ) -> None:
-    code, out, err = call(capsys, "query", runs[name].path, *arguments, "--json")
-    assert code == 0, err
-    record = json.loads(out)
-    assert record["family"] == name
-    if picture:
-        assert Path(record["picture"]) == runs[name].path / picture
-        assert min(Image.open(record["picture"]).size) > 60
-    code, out, err = call(capsys, "query", runs[name].path, *arguments)
-    assert code == 0, err
-    assert len(out.splitlines()) >= 1
+    found = ask(runs[name], question, **fields)
+    record = found.save(tmp_path)
+    assert record["family"] == name and set(keys.split()) <= set(record["values"])
+    assert json.loads((tmp_path / f"{question}.json").read_text("utf-8")) == json.loads(json.dumps(record))
+    assert found.lines() and (question == "ode") == (not found.figures)
+    for figure in record["figures"].values():
+        with Image.open(tmp_path / figure) as picture:
+            assert min(picture.size) > 60
 
 
 @pytest.mark.parametrize("name", ["diffusion", "flow"])
 def test_options_are_laid_over_those_of_the_question(
-    runs: dict[str, Run], name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    runs: dict[str, Run], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One option given leaves the others of inversion and interpolation: DDIM, unclipped, float32."""
+    """One option given leaves the others of inversion: DDIM, unclipped, float32."""
     seen: list[DiffusionOptions] = []
     decode = Denoising.decode
 
@@ -231,81 +226,106 @@ def test_options_are_laid_over_those_of_the_question(
         return decode(self, z, noise, labels, options)
 
     monkeypatch.setattr(Denoising, "decode", listening)
-    for arguments in (["--invert", "--counts", 3], ["--interpolate", "--points", 4]):
-        for more in ([], ["--spacing", "leading"]):
-            code, out, err = call(capsys, "query", runs[name].path, *arguments, *more, "-n", 2, "--json")
-            assert code == 0, err
-            if "--points" in arguments:
-                assert len(seen) == json.loads(out)["points"] == 4
-            for options in seen:
-                assert (options.sampler, options.clip, options.precision) == ("ddim", False, "fp32")
-                assert options.spacing == ("leading" if more else "trailing")
-            seen.clear()
-    code, _, err = call(capsys, "query", runs[name].path, "--invert", "--counts", 3, "--clip", "true", "-n", 2)
-    assert code == 0 and seen[0].clip and seen[0].sampler == "ddim", err
+    for more in ({}, {"spacing": "leading"}):
+        ask(runs[name], "invert", counts=(3,), n=2, options=more or None)
+        for options in seen:
+            assert (options.sampler, options.clip, options.precision) == ("ddim", False, "fp32")
+            assert options.spacing == ("leading" if more else "trailing")
+        seen.clear()
+    ask(runs[name], "invert", counts=(3,), n=2, options={"clip": "true"})
+    assert seen[0].clip and seen[0].sampler == "ddim"
 
 
 def test_the_equation_tells_its_noise_and_the_bound_beside_it(
-    runs: dict[str, Run], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = ("query", runs["diffusion"].path, "--ode", "-n", 2, "--tolerance", 0.01)
-    code, out, err = call(capsys, *line, "--samples", 2)
-    assert code == 0, err
-    equation, bound, doubt = out.splitlines()
+    def asked(**fields: Any) -> Answer:
+        return ask(runs["diffusion"], "ode", n=2, tolerance=0.01, **fields)
+
+    found = asked(samples=2)
+    equation, bound, doubt = found.lines()
     assert doubt.startswith("! worse than guessing: all 256 levels equally likely would cost 8")  # a fresh network
     assert "of noise in that of one" in equation and "tolerance 0.01, 2 draws" in equation
     assert bound.startswith("≤") and "for the same (variational bound" in bound and "against the equation" in bound
-    record = json.loads(call(capsys, *line, "--samples", 2, "--json")[1])
+    record, numbers = found.values, found.numbers
     assert record["noise_bits_per_dim"] > 0 and record["bound"]["kind"] == "bound"
     apart = record["bound"]["mean_bits_per_dim"] - record["mean_bits_per_dim"]
     assert record["bound_minus_equation"]["bits_per_dim"] == pytest.approx(apart)
-    assert "--samples 2 or more" in call(capsys, *line)[1]
+    assert numbers["bits_per_dim"].value == record["mean_bits_per_dim"]
+    assert numbers["bound_minus_equation"].value == record["bound_minus_equation"]["bits_per_dim"]
+    assert "samples 2 or more" in asked().lines()[0]
     monkeypatch.setattr("trilemma.families.diffusion.ode.MOST", 2)
-    code, _, err = call(capsys, *line)
-    assert code == 1 and "--tolerance 0.1" in err and len(err.strip().splitlines()) == 1, err
+    with pytest.raises(ValueError, match=r"--tolerance 0\.1") as error:
+        asked()
+    assert "\n" not in str(error.value)
 
 
-def test_questions_out_of_place(runs: dict[str, Run], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    path = runs["diffusion"].path
-    for arguments, fault in (
-        (["--terms", "--steps", 3], "--steps says nothing to --terms"),
-        (["--forward", "--reverse"], "one question at a time"),
-        (["--invert", "--counts", "2,x"], "write numbers of steps"),
-        (["--invert", "--steps", 3], "leave out --steps"),
-        (["--complete", "--guidance", 3], "guidance 3 has nothing to lean to"),
-        (["--complete", "--guidance", 0, "--labels", "none"], "guidance 0 has nothing to lean to"),
-        (["--invert", "--guidance", 3], "guidance 3 has nothing to lean to"),
-        (["--interpolate", "--guidance", 3], "guidance 3 has nothing to lean to"),
-        (["--reverse", "--guidance", 3, "--labels", "none"], "guidance 3 has nothing to lean to"),
-        (["--reverse", "--sampler", "ddpm", "--eta", 1], "eta belongs to the sampler ddim"),
-        (["--complete", "--eta", 1], "eta belongs to the sampler ddim"),
-        (["--reverse", "--variance", "large"], "variance belongs to the sampler ddpm"),
-        (["--ode", "--tolerance", 0], "tolerance must be a number above 0"),
-        (["--terms", "--tolerance", 1], "--tolerance says nothing to --terms"),
-        (["--interpolate", "--points", 1], "--points must be at least 2"),
-        (["--reverse", "--sampler", "unipc"], "sampler"),
-        (["--reverse", "--strength", 3], "has no option --strength"),
-        (["--complete", "--sampler", "ddim"], "ddpm"),
-        (["--curve", "-n", 16, "--counts", "2"], "draw more images"),
-        (["--interpolate", "-n", 3], "even number"),
-    ):
-        code, _, err = call(capsys, "query", path, *arguments)
-        assert code == 1, arguments
-        assert fault in err and len(err.strip().splitlines()) == 1, (arguments, err)
-    out = tmp_path / "film.gif"
-    assert call(capsys, "query", path, "--reverse", "-n", 2, "--steps", 5, "--out", out)[0] == 0
-    with Image.open(out) as film:
-        assert film.format == "GIF"
-    vae = VAE(VAEConfig(), Spec((1, 8, 8)))
-    with pytest.raises(ValueError, match="vae does not, diffusion, flow do"):
-        forward_chain(vae, torch.zeros(1, 1, 8, 8).byte())
+def test_vectors_are_asked_for_their_density(tmp_path: Path) -> None:
+    """The equation gives the density of vectors; the questions that draw images say why they do not."""
+    vectors = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
+    np.savez(tmp_path / "vectors.npz", images=vectors)
+    run = train(
+        "diffusion", load(tmp_path / "vectors.npz", progress=False), out=tmp_path / "run", budget="1steps",
+        model={"timesteps": 20}, settings={"batch": 8, "pictures": 0}, say=print,
+    )  # fmt: skip
+    found = ask(run, "ode", n=2, tolerance=0.1)
+    assert "density" in found.lines()[0] and "2 vectors" in found.lines()[0]
+    for question in ("forward", "reverse", "terms", "invert"):
+        with pytest.raises(ValueError, match="looks at images"):
+            ask(run, question)
+
+
+@pytest.mark.parametrize(
+    ("question", "fields", "fault"),
+    [
+        ("terms", {"options": {}}, "has no 'options'"),
+        ("terms", {"tolerance": 1}, "has no 'tolerance'"),
+        ("invert", {"counts": (2, "x")}, "counts must be int"),
+        ("invert", {"counts": (2, 0)}, "counts must be values at least 1"),
+        ("invert", {"options": {"steps": 3}}, "leave out steps"),
+        ("invert", {"options": {"sampler": "heun", "churn": "4"}}, "leave out the sampler ddpm, eta and churn"),
+        ("complete", {"options": {"guidance": 3}}, "guidance 3 has nothing to lean to"),
+        ("complete", {"options": {"guidance": 0}, "labels": "none"}, "guidance 0 has nothing to lean to"),
+        ("invert", {"options": {"guidance": 3}}, "guidance 3 has nothing to lean to"),
+        ("reverse", {"options": {"guidance": 3}, "labels": "none"}, "guidance 3 has nothing to lean to"),
+        ("reverse", {"options": {"sampler": "ddpm", "eta": 1}}, "eta belongs to the sampler ddim"),
+        ("complete", {"options": {"eta": 1}}, "eta belongs to the sampler ddim"),
+        ("reverse", {"options": {"variance": "large"}}, "variance belongs to the sampler ddpm"),
+        ("reverse", {"options": {"sampler": "heun", "churn": "4"}}, "with churn the times go up as well as down"),
+        ("reverse", {"n": 0}, "n must be at least 1"),
+        ("ode", {"tolerance": 0}, "tolerance must be above 0"),
+        ("ode", {"samples": 0}, "samples must be at least 1"),
+        ("reverse", {"options": {"sampler": "unipc"}}, "sampler"),
+        ("reverse", {"options": {"strength": "3"}}, "has no option --strength"),
+        ("complete", {"options": {"sampler": "ddim"}}, "ddpm"),
+        ("curve", {"n": 16, "counts": (2,)}, "draw more images"),
+    ],
+)
+def test_questions_out_of_place(runs: dict[str, Run], question: str, fields: dict[str, Any], fault: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=fault) as error:
+        ask(runs["diffusion"], question, **fields)
+    assert "\n" not in str(error.value)
+
+
+def test_a_film_goes_where_it_is_wanted(
+    runs: dict[str, Run], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """``--out film.gif`` is the animation; by default there are both, the strip first."""
+    path, out = runs["flow"].path, tmp_path / "film.gif"
+    code, _, err = call(capsys, "query", "reverse", path, "-n", 2, "--steps", 5, "--out", out)
+    assert code == 0, err
+    with Image.open(tmp_path / "film.gif") as film, Image.open(tmp_path / "film-strip.png") as strip:
+        assert film.format == "GIF" and film.n_frames == 5 and strip.format == "PNG"  # type: ignore[attr-defined]
+    found = ask(runs["flow"], "reverse", n=2, options={"steps": 5})
+    assert isinstance(found.figures["film"], Film)
+    assert found.save(tmp_path)["figures"] == {"strip": "reverse.png", "film": "reverse-film.gif"}
 
 
 @pytest.mark.parametrize("steps", [(5, 51), (0, 5)])
 def test_inversion_refuses_steps_that_the_model_has_not(steps: tuple[int, ...]) -> None:
     """They were clamped, and the answer named other counts than were asked for."""
     x = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"inversion takes 1 to 50 steps.*--counts"):
+    with pytest.raises(ValueError, match=r"inversion takes 1 to 50 steps.*counts"):
         invert(exact(50), x, steps=steps)
     assert invert(exact(50), x).steps == [10, 20, 50]
 

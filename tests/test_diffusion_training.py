@@ -15,7 +15,7 @@ from trilemma.families.diffusion.denoiser import Estimate
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.images import Spec, to_unit
 from trilemma.noise import BatchNoise, ImageNoise, Noise
-from trilemma.queries.diffusion_chain import end_moments, forward_chain, step_by_step
+from trilemma.questions.forward import end_moments, forward_chain, step_by_step
 
 CPU = torch.device("cpu")
 NAMES = ("linear", "cosine", "snr")

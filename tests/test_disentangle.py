@@ -14,7 +14,7 @@ from test_cli import call
 from torch import Tensor
 
 from trilemma.data import load
-from trilemma.queries.disentangle import (
+from trilemma.questions.disentangle import (
     dci,
     disentanglement,
     information_gaps,

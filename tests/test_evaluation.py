@@ -22,7 +22,7 @@ from trilemma.data import Dataset, load
 from trilemma.evaluation import Protocol, Reference, evaluate, pictures, subject, subset
 from trilemma.families import FAMILIES
 from trilemma.images import grid, to_pil
-from trilemma.queries.likelihood import log_likelihood
+from trilemma.likelihood import log_likelihood
 from trilemma.run import Run
 from trilemma.sampling import sample, sample_block
 from trilemma.training import Diverged, train
@@ -127,17 +127,21 @@ def test_likelihood_depends_on_seed_and_index_alone(blobs_data: Dataset, tmp_pat
 def test_an_exact_likelihood_is_drawn_and_held_against_another_source(blobs_data: Dataset, tmp_path: Path) -> None:
     run = train("pixelcnn", blobs_data, out=tmp_path / "run", budget="3steps", settings=SETTINGS, say=lambda line: None)
     noise = save(tmp_path / "noise.npz", np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1)).astype(np.uint8))
-    record = evaluate(run, protocol=replace(QUICK, ood=str(noise)))
-    assert {"receptive", "surprise", "completion", "outliers"} <= set(record["pictures"])
-    assert all((run.path / name).exists() for name in record["pictures"].values())
-    found = record["ood"]
-    assert (found["other"], found["kind"], found["m"]) == ("noise", "exact", 16)
-    assert found["auroc"]["value"] > 0.6 and "own kind" in found["verdict"]  # three steps tell noise already
+    record = evaluate(run, protocol=replace(QUICK, ask=f"ood={noise}"))
+    asked = {each["question"]: each for each in record["asked"]}
+    assert {"receptive", "surprise", "complete", "ood"} <= set(asked)
+    assert all((run.answers / name).exists() for each in asked.values() for name in each["figures"].values())
+    found = asked["ood"]
+    assert found["kind"] == "exact"
+    assert found["numbers"]["auroc"]["value"] > 0.6  # three steps tell noise already
+    assert any("own kind" in line for line in found["reading"])
     json.dumps(record, allow_nan=False)
+    with pytest.raises(ValueError, match="there are likelihood"):
+        evaluate(run, protocol=replace(QUICK, ask="outlier"))
     # A family without a likelihood has neither.
     gan = train("gan", blobs_data, out=tmp_path / "gan", budget="2steps", settings=SETTINGS, say=lambda line: None)
-    record = evaluate(gan, protocol=replace(QUICK, ood=str(noise)))
-    assert "ood" not in record and not {"surprise", "outliers"} & set(record["pictures"])
+    record = evaluate(gan, protocol=replace(QUICK, ask=f"ood={noise}"))
+    assert not {"surprise", "ood"} & {each["question"] for each in record["asked"]}
 
 
 @pytest.mark.parametrize("conditional", [True, False])
@@ -254,7 +258,7 @@ def test_an_evaluation_that_was_interrupted_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(run, reference, out=tmp_path / "run", tell=stop)
+        evaluate(run, reference, out=tmp_path / "run", progress=stop)
     assert drawn == [0, 64, 128, 192]
     again = evaluate(run, reference, out=tmp_path / "run")
     assert drawn == [0, 64, 128, 192, 256]

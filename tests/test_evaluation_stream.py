@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,12 @@ from torch import Tensor
 
 from trilemma.data import Dataset, load
 from trilemma.evaluation import Protocol, Reference, evaluate
+from trilemma.evaluation.reference import cached_pool
 from trilemma.evaluation.scores import fidelity
 from trilemma.evaluation.stream import UNIT, Pool, Supply, pool, windows
 from trilemma.evaluation.subject import drawn_from
 from trilemma.images import Spec
-from trilemma.metrics import Moments, feature_network, frechet_distance
+from trilemma.metrics import CustomFeatures, Moments, feature_network, frechet_distance
 from trilemma.parallel import Ranks, ranks
 from trilemma.sampling import BLOCK, sample
 from trilemma.training import train
@@ -165,3 +168,21 @@ def test_the_speed_of_a_sampler_does_not_depend_on_how_many_images_fill_its_last
         subject.supply.draw(0, n)
         assert subject.speed(HERE).value == BLOCK
         assert sample(model, n, device="cpu").images_per_second == BLOCK
+
+
+def test_other_weights_under_the_same_name_are_not_read_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRILEMMA_CACHE", str(tmp_path))
+    folder = tmp_path / "blobs.npz"
+    np.savez(folder, images=images(40).numpy())
+    data = load(folder, progress=False)
+    found = []
+    for weights, factor in (("a", 1.0), ("b", 2.0), ("a", 3.0)):
+        network = CustomFeatures(lambda x, factor=factor: x.flatten(1)[:, :3].float() * factor, "mine")
+        network.weights = weights
+        found.append(cached_pool(data, data.train, network, 100, HERE).features)
+    assert torch.equal(found[1], 2 * found[0])
+    assert torch.equal(found[2], found[0])  # kept
+    path = Path(str(files("trilemma.metrics"))) / "small-v2.safetensors"
+    assert feature_network("small").weights == hashlib.sha256(path.read_bytes()).hexdigest()[:16]

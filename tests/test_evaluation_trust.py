@@ -12,7 +12,6 @@ import pytest
 import torch
 from conftest import blobs
 from PIL import Image
-from trilemma.number import Number
 
 import trilemma.evaluation.labelled
 from trilemma.data import Dataset, load
@@ -20,6 +19,7 @@ from trilemma.evaluation import Protocol, Reference, evaluate
 from trilemma.evaluation.glossary import GLOSSARY, choose
 from trilemma.evaluation.memorisation import pixels
 from trilemma.evaluation.reading import read
+from trilemma.number import Number
 from trilemma.run import Run
 from trilemma.training import train
 
@@ -255,7 +255,7 @@ def test_the_ladder_is_climbed_once_and_read(real: Dataset, tmp_path: Path, monk
     assert "real images with" in record["metrics"]["frechet"]["reading"]
     assert len(list((tmp_path / "cache" / "ladders").glob("*.json"))) == 1
     told: list[str] = []
-    evaluate(tmp_path / "noise.npz", real, protocol=protocol, tell=lambda what, done, total: told.append(what))
+    evaluate(tmp_path / "noise.npz", real, protocol=protocol, progress=lambda what, done, total: told.append(what))
     assert not any("distorted" in what for what in told)
 
 

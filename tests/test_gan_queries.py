@@ -14,7 +14,7 @@ from trilemma.data import load
 from trilemma.families.gan import GAN, GANConfig, generator_loss
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec
-from trilemma.queries.saturation import draw_pull, loss_of, pull, slope_of
+from trilemma.questions.saturation import draw_pull, loss_of, pull, slope_of
 from trilemma.training import train
 
 SPEC = Spec((1, 12, 12))

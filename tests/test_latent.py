@@ -14,22 +14,22 @@ from conftest import write_blobs
 from test_annealed import Linear
 from test_cli import call
 from torch import Tensor
+from trilemma.cli.query_latent import parse_arithmetic
 
 from trilemma.cli import query_latent
-from trilemma.cli.query_latent import parse_arithmetic
 from trilemma.data import load
 from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
 from trilemma.families.gan import GAN, GANConfig
 from trilemma.families.pixelcnn import PixelCNN, PixelCNNConfig
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec, from_unit
-from trilemma.queries import projection
-from trilemma.queries.arithmetic import arithmetic
-from trilemma.queries.downstream import downstream, downstream_check, linear_probe, vote
-from trilemma.queries.latent import Interpolation, interpolate, manifold, spherical, straight, traverse
-from trilemma.queries.posterior import decode, posterior, save_codes
-from trilemma.queries.projection import codes, project
-from trilemma.queries.samplers import samplers
+from trilemma.questions import projection
+from trilemma.questions.arithmetic import arithmetic
+from trilemma.questions.downstream import downstream, downstream_check, linear_probe, vote
+from trilemma.questions.latent import Interpolation, interpolate, manifold, spherical, straight, traverse
+from trilemma.questions.posterior import decode, posterior, save_codes
+from trilemma.questions.projection import codes, project
+from trilemma.questions.samplers import samplers
 from trilemma.run import Run
 from trilemma.training import train
 

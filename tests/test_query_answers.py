@@ -15,22 +15,22 @@ import torch
 from conftest import write_blobs
 from PIL import Image
 from scipy.stats import chisquare, mannwhitneyu
-from test_queries import build, random_images
+from tiny import build, call, random_images
 from torch import Tensor
 
-from trilemma.cli import main
 from trilemma.data import load
 from trilemma.families.diffusion import Flow, FlowConfig
+from trilemma.families.family import Orders
 from trilemma.families.pixelcnn import PixelCNN
 from trilemma.families.pixelrnn import PixelRNN
 from trilemma.families.vae import VAE, VAEConfig
 from trilemma.images import Spec
+from trilemma.likelihood import LogLikelihood, log_likelihood
 from trilemma.noise import ImageNoise
-from trilemma.queries.classify import Classified, classify, draw_reliability
-from trilemma.queries.completion import complete, known_part
-from trilemma.queries.likelihood import Answer, log_likelihood
-from trilemma.queries.outliers import Outliers, auroc, draw_histograms, outliers
-from trilemma.queries.surprise import draw_surprise, surprise
+from trilemma.questions.classify import Classified, classify, draw_reliability
+from trilemma.questions.complete import complete, known_part
+from trilemma.questions.ood import Outliers, auroc, draw_histograms, outliers
+from trilemma.questions.surprise import draw_surprise, surprise
 from trilemma.run import Run
 from trilemma.training import train
 
@@ -120,7 +120,7 @@ def test_what_is_kept(tmp_path: Path) -> None:
     Image.new("L", (4, 5), 255).save(tmp_path / "all.png")
     with pytest.raises(ValueError, match="keeps the whole image"):
         known_part(str(tmp_path / "all.png"), spec)
-    with pytest.raises(ValueError, match="completion needs p.unknown . known., which vae cannot"):
+    with pytest.raises(ValueError, match="vae cannot draw from p.unknown . known."):
         complete(
             VAE(VAEConfig(), Spec((1, 8, 8), 2)), torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.ones(1, 8, 8) > 0
         )
@@ -129,7 +129,7 @@ def test_what_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("output", ["softmax", "mixture"])
-def test_surprise_adds_up_to_the_likelihood(output: str, tmp_path: Path) -> None:
+def test_surprise_adds_up_to_the_likelihood(output: str) -> None:
     spec = Spec((3, 5, 4), 256, classes=2)
     model = build(PixelCNN, "gated", spec, output)
     images, labels = random_images(spec, 12), torch.arange(12) % 3
@@ -144,7 +144,7 @@ def test_surprise_adds_up_to_the_likelihood(output: str, tmp_path: Path) -> None
     changed = images.clone()
     changed[:, :, 3:] = 0
     assert torch.allclose(surprise(model, changed, labels).values[:, :, :3], answer.values[:, :, :3], rtol=1e-4)
-    assert Image.open(draw_surprise(answer, images, 256, tmp_path / "surprise.png")).width > 100
+    assert draw_surprise(answer, images, 256).width > 100
 
 
 def test_bayes_rule() -> None:
@@ -182,7 +182,7 @@ def known_classifier(confidence: Tensor, right: Tensor) -> Classified:
     return Classified(p.log(), 1 - right.long(), torch.tensor([0.5, 0.5]), "exact", "")
 
 
-def test_calibration_of_known_classifiers(tmp_path: Path) -> None:
+def test_calibration_of_known_classifiers() -> None:
     generator = torch.Generator().manual_seed(0)
     confidence = 0.5 + 0.5 * torch.rand(40_000, generator=generator, dtype=torch.float64)
     u = torch.rand(40_000, generator=generator, dtype=torch.float64)
@@ -201,7 +201,7 @@ def test_calibration_of_known_classifiers(tmp_path: Path) -> None:
     assert by_hand.negative_log_likelihood[0] == pytest.approx(np.mean(nats))
     assert sum(count for count, _, _ in by_hand.reliability) == 6
     assert by_hand.confusion.tolist() == [[3, 0], [3, 0]]
-    assert Image.open(draw_reliability(by_hand, tmp_path / "bins.png", "by hand")).width > 300
+    assert draw_reliability(by_hand, "by hand").width > 300
 
 
 def test_auroc_against_scipy_and_the_bootstrap() -> None:
@@ -217,12 +217,12 @@ def test_auroc_against_scipy_and_the_bootstrap() -> None:
     assert math.isnan(auroc(torch.tensor([1.0]), torch.tensor([2.0]))[1])
 
 
-def test_likelier_outliers_are_atypical(tmp_path: Path) -> None:
+def test_likelier_outliers_are_atypical() -> None:
     generator = torch.Generator().manual_seed(0)
 
-    def scored(mean: float, count: int = 300) -> Answer:
+    def scored(mean: float, count: int = 300) -> LogLikelihood:
         nats = -784 * math.log(2) * (mean + 0.05 * torch.randn(count, generator=generator, dtype=torch.float64))
-        return Answer("exact", "", nats, 784)
+        return LogLikelihood("exact", "", nats, 784)
 
     simpler = Outliers(scored(3.0), scored(1.5))
     assert simpler.likelihood[0] < 0.01
@@ -236,7 +236,7 @@ def test_likelier_outliers_are_atypical(tmp_path: Path) -> None:
     assert same.typicality[0] == pytest.approx(0.5, abs=0.1)
     for outcome in (simpler, stranger, same):
         assert "Nalisnick" in outcome.verdict
-    assert Image.open(draw_histograms(simpler, ("own", "other"), tmp_path / "o.png", "title")).width > 250
+    assert draw_histograms(simpler, ("own", "other"), "title").width > 250
     model = build(PixelCNN, "gated", BINARY)
     answer = outliers(model, random_images(BINARY, 5), random_images(BINARY, 6, seed=1))
     assert answer.other.nats is not None
@@ -269,23 +269,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     return made
 
 
-def ask(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(["query", *map(str, arguments)])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
 QUESTIONS: Sequence[tuple[str, Sequence[Any], str]] = [
-    ("receptive", ["--receptive", "-n", 3], "receptive.png"),
-    ("receptive", ["--receptive", "4,1", "-n", 3], "receptive.png"),
-    ("complete", ["--complete", "-n", 2, "--copies", 2], "completion.png"),
-    ("complete", ["--complete", "-n", 1, "--keep", "left", "--copies", 1, "--particles", 3], "completion.png"),
-    ("surprise", ["--surprise", "-n", 3, "--labels", "true"], "surprise.png"),
-    ("classify", ["--classify", "-n", 6, "--prior", "training"], "reliability.png"),
+    ("receptive", ["-n", 3], "receptive"),
+    ("receptive", ["--position", "4,1", "-n", 3], "receptive"),
+    ("complete", ["-n", 2, "--copies", 2], "completions"),
+    ("complete", ["-n", 1, "--keep", "left", "--copies", 1, "--particles", 3], "completions"),
+    ("surprise", ["-n", 3, "--labels", "true"], "surprise"),
+    ("classify", ["-n", 6, "--prior", "training"], "reliability"),
 ]
 
 
@@ -298,36 +288,56 @@ def test_every_question_has_a_record_words_and_a_picture(
     flags: Sequence[Any],
     picture: str,
 ) -> None:
-    code, out, err = ask(capsys, runs["pixelcnn"].path, *flags, "--json")
+    run = runs["pixelcnn"]
+    code, out, err = call(capsys, "query", question, run.path, *flags, "--json")
     assert code == 0, err
     record = json.loads(out)
     assert record["question"] == question
-    assert Path(record["picture"]) == runs["pixelcnn"].path / picture
-    Image.open(record["picture"]).verify()
+    Image.open(run.answers / record["figures"][picture]).verify()
     own = tmp_path / "pictures" / "own.png"
-    code, out, err = ask(capsys, runs["pixelcnn"].path, *flags, "--out", own)
+    code, out, err = call(capsys, "query", question, run.path, *flags, "--out", own)
     assert code == 0, err
-    assert out.splitlines()[-1] == str(own)
+    assert str(own) in out.splitlines()
     Image.open(own).verify()
+
+
+def test_the_numbers_of_an_answer(runs: dict[str, Run]) -> None:
+    """What an answer says is what its function computes of the same images."""
+    run = runs["pixelcnn"]
+    found = run.ask("classify", n=6, prior="training", device="cpu")
+    data = load(run.config.data, progress=False)
+    assert data.labels is not None
+    counts = torch.bincount(torch.as_tensor(data.labels[data.train]).long(), minlength=3)
+    x, labels = data.batch(found.protocol["indices"]), data.label_batch(found.protocol["indices"])
+    assert labels is not None
+    by_hand = classify(run.model("cpu"), x, labels, counts)
+    assert found.numbers["accuracy"].value == by_hand.accuracy[0]
+    assert found.numbers["negative_log_likelihood"].value == by_hand.negative_log_likelihood[0]
+    assert found.values["confusion"] == by_hand.confusion.tolist()
+    mapped = run.ask("surprise", n=5, labels="true", device="cpu")
+    x, labels = data.batch(mapped.protocol["indices"]), data.label_batch(mapped.protocol["indices"])
+    model = run.model("cpu")
+    assert isinstance(model, Orders)
+    assert mapped.values["nats"] == surprise(model, x, labels).nats.tolist()
 
 
 def test_causality_and_outliers_on_the_command_line(
     runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("pixelcnn", "pixelrnn"):
-        code, out, err = ask(capsys, runs[name].path, "--causality", "--json")
+        code, out, err = call(capsys, "query", "causality", runs[name].path, "--json")
         assert code == 0, err
-        assert json.loads(out)["ok"] is True
-    assert ask(capsys, runs["pixelrnn"].path, "--causality")[1].startswith("no value sees itself")
+        assert json.loads(out)["values"]["ok"] is True
+    assert call(capsys, "query", "causality", runs["pixelrnn"].path)[1].startswith("no value sees itself")
     other = tmp_path / "other.npz"
     np.savez(other, images=np.random.default_rng(0).integers(0, 256, (9, 12, 10, 3)).astype(np.uint8))
-    code, out, err = ask(capsys, runs["pixelrnn"].path, "--ood", other, "--json", "-n", 9)
+    code, out, err = call(capsys, "query", "ood", runs["pixelrnn"].path, other, "--json", "-n", 9)
     assert code == 0, err
     record = json.loads(out)
-    assert len(record["other"]["nats"]) == 9
-    assert len(record["own"]["nats"]) == 9
-    assert 0 <= record["auroc"] <= 1
-    assert "Nalisnick" in ask(capsys, runs["pixelrnn"].path, "--ood", other)[1]
+    assert len(record["values"]["other"]["nats"]) == 9
+    assert len(record["values"]["own"]["nats"]) == 9
+    assert 0 <= record["numbers"]["auroc"]["value"] <= 1
+    assert "Nalisnick" in call(capsys, "query", "ood", runs["pixelrnn"].path, other)[1]
 
 
 def test_a_question_out_of_place_is_one_line(
@@ -335,21 +345,21 @@ def test_a_question_out_of_place_is_one_line(
 ) -> None:
     cnn, rnn, gan = (runs[name].path for name in ("pixelcnn", "pixelrnn", "gan"))
     for arguments, fault in (
-        ([cnn, "--complete", "--surprise"], "one question at a time, not --complete and --surprise"),
-        ([cnn, "--surprise", "--copies", 2], "--copies says nothing to --surprise: leave it out, or ask --complete"),
-        ([cnn, "--out", "x.png"], "--out says nothing to log p(x)"),
-        ([cnn, "--receptive", "4"], "write ROW,COLUMN"),
-        ([cnn, "--receptive", "8,0"], "position 8,0 is outside the image"),
-        ([rnn, "--classify"], "unconditional"),
-        ([gan, "--causality"], "gan has none, pixelcnn, pixelrnn do"),
-        ([gan, "--surprise"], "gan has none, pixelcnn, pixelrnn do"),
-        ([gan, "--complete"], "gan cannot draw from; pixelcnn, pixelrnn, diffusion, flow can"),
-        ([gan, "--receptive"], "gan has none, pixelcnn, pixelrnn do"),
-        ([gan, "--classify", "-n", 3], "undefined for gan"),
-        ([gan, "--ood", rnn.parent / "blobs.npz"], "undefined for gan"),
+        (["receptive", cnn, "--position", "4"], "write ROW,COLUMN"),
+        (["receptive", cnn, "--position", "8,0"], "position 8,0 is outside the image"),
+        (["classify", rnn], "unconditional"),
+        (["ood", rnn], "name one"),
+        (["causality", gan], "gan does not have; pixelcnn and pixelrnn do"),
+        (["surprise", gan], "gan does not have; pixelcnn and pixelrnn do"),
+        (["complete", gan], "gan does not have; pixelcnn, pixelrnn"),
+        (["receptive", gan], "gan does not have; pixelcnn and pixelrnn do"),
+        (["classify", gan, "-n", 3], "undefined for gan"),
+        (["ood", gan, rnn.parent / "blobs.npz"], "undefined for gan"),
     ):
-        code, out, err = ask(capsys, *arguments)
+        code, out, err = call(capsys, "query", *arguments)
         assert code == 1, arguments
         assert fault in err
         assert len([line for line in err.splitlines() if line.startswith("trilemma: ")]) == 1
         assert not out
+    code, out, err = call(capsys, "query", "surprise", cnn, "--copies", 2)
+    assert code and "--copies" in err and not out

@@ -133,28 +133,32 @@ def test_flags_copies_and_classes_of_a_family_are_shown(report: dict[str, Any], 
     assert len(page.all("img")) == 1
 
 
-def test_what_the_likelihood_says_of_other_images_is_on_the_page(report: dict[str, Any], tmp_path: Path) -> None:
+def test_whatever_a_run_was_asked_is_on_the_page(report: dict[str, Any], tmp_path: Path) -> None:
     assert "Does it know its own data?" not in render(report, tmp_path)
-    report["families"][0]["ood"] = {
-        "own": "digits",
-        "other": "<coats>",
-        "kind": "exact",
-        "n": 500,
-        "m": 400,
-        "auroc": {"value": 0.321, "error": 0.011},
-        "typicality": {"value": 0.9, "error": None},
-        "verdict": "the model finds the other images MORE likely than its own kind",
-    }
-    page = render(report, tmp_path)
+    (tmp_path / "queries").mkdir()
+    save_png(torch.zeros(3, 9, 12, dtype=torch.uint8), tmp_path / "queries" / "ood.png")
+    report["families"][0]["asked"] = [
+        {
+            "question": "ood",
+            "title": "Does it know its own data?",
+            "sentence": "Are images of another source less likely?",
+            "caption": "Two histograms.",
+            "reading": ["the model finds <coats> MORE likely than its own kind", "AUROC 0.321 ± 0.011"],
+            "flag": "asked long ago",
+            "tables": {"by source": {"heads": ["source", "bits/dim"], "rows": [["<coats>", "2.1"]]}},
+            "figures": {"ood": "ood.png"},
+            "folder": "queries",
+        }
+    ]
+    page = Page(render(report, tmp_path))
     for words in (
         "Does it know its own data?",
-        "0.321 ± 0.011",
-        "0.900;",
-        "MORE likely",
-        "&lt;coats&gt;",
-        "400 images",
+        "The model finds <coats> MORE likely",
+        "AUROC 0.321",
+        "Asked long ago.",
     ):
-        assert words in page
+        assert words in page.text
+    assert "2.1" in page.text and len(page.all("img")) == 1
 
 
 def test_spectra_are_drawn_where_they_were_measured(report: dict[str, Any], tmp_path: Path) -> None:

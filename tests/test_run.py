@@ -313,3 +313,18 @@ def test_the_seed_decides_the_first_weights(blobs_data: Dataset, tmp_path: Path)
     assert all(torch.equal(built[0][key], built[1][key]) for key in built[0])
     assert any(not torch.equal(built[0][key], built[2][key]) for key in built[0])
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("left", [["lock", ".partial-host-1-0"], ["lock", "tokenizer.json"], [".partial-host-1-0"]])
+def test_a_run_whose_making_was_cut_short_is_made_again(left: list[str], blobs_data: Dataset, tmp_path: Path) -> None:
+    for name in left:
+        (tmp_path / name).write_text("half")
+    config = make_config("vae", blobs_data)
+    Run.create(tmp_path, config)
+    assert Run.open(tmp_path).config == config
+
+
+def test_a_folder_of_others_is_never_made_a_run(blobs_data: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("somebody's")
+    with pytest.raises(ValueError, match="is not a run folder"):
+        Run.create(tmp_path, make_config("vae", blobs_data))

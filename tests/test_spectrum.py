@@ -17,7 +17,7 @@ from trilemma.data import load
 from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
 from trilemma.images import Spec
 from trilemma.metrics.spectrum import power_spectrum, sharpness, sharpness_estimate
-from trilemma.queries.rate_distortion import RatePoint, draw_rate_distortion, draw_spectra, rate_point
+from trilemma.questions.rate_distortion import RatePoint, draw_rate_distortion, draw_spectra, rate_point
 from trilemma.training import train
 
 

@@ -25,11 +25,11 @@ from trilemma.families.diffusion import DiffusionOptions
 from trilemma.families.diffusion.exchange import export_diffusers, export_onnx
 from trilemma.families.family import Family
 from trilemma.images import PADDING, START, Spec
+from trilemma.likelihood import log_likelihood
 from trilemma.nets import pretrained
 from trilemma.nets.text import CrossAttention, TextEncoder
 from trilemma.noise import BatchNoise
 from trilemma.presets import configure, gflop
-from trilemma.queries.likelihood import log_likelihood
 from trilemma.run import Run
 from trilemma.sampling import sample
 from trilemma.training import train

@@ -127,7 +127,7 @@ def test_gan_takes_k_discriminator_steps(blobs_data: Dataset, tmp_path: Path) ->
 
 def test_budget_of_seconds_and_pictures(blobs_data: Dataset, tmp_path: Path) -> None:
     heard: list[Report] = []
-    run = fit("vae", blobs_data, tmp_path / "vae", "1s", settings={"pictures": 2}, listen=heard.append)
+    run = fit("vae", blobs_data, tmp_path / "vae", "1s", settings={"pictures": 2}, progress=heard.append)
     assert 1 <= run.progress()["seconds"] < 3
     assert len(list((run.path / "samples").glob("*.png"))) == 2
     assert heard[-1].spent >= 1

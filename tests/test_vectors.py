@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_cli import call
+from tiny import call
 from torch import Tensor
 
 from trilemma.data import DataConfig, Dataset, load
@@ -27,7 +27,7 @@ from trilemma.images import Spec, check_images
 from trilemma.metrics.spots import spots
 from trilemma.noise import BatchNoise, ImageNoise
 from trilemma.presets import VECTOR_GFLOP, configure, gflop
-from trilemma.queries.density import density_map
+from trilemma.questions.density import density_map
 from trilemma.run import Run
 from trilemma.sampling import sample
 from trilemma.training import train
@@ -306,7 +306,7 @@ def test_a_single_vector_is_drawn_too(ring_run: Run) -> None:
 
 def test_the_class_of_a_density_is_checked(ring_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     for labels, fault in (("3", "unconditional"), ("0,1", "unconditional|one density")):
-        code, _, err = call(capsys, "query", ring_run.path, "--density", "--labels", labels)
+        code, _, err = call(capsys, "query", "density", ring_run.path, "--labels", labels)
         assert code == 1 and re.search(fault, err) and len(err.strip().splitlines()) == 1, err
 
 
@@ -384,7 +384,7 @@ def test_the_density_of_a_model_is_one(ring_run: Run) -> None:
 
 def test_a_gan_has_no_density_to_draw() -> None:
     model = FAMILIES["gan"](configure("gan", "tiny", RING)[0], RING)
-    with pytest.raises(ValueError, match="gan defines no density"):
+    with pytest.raises(ValueError, match="no density to draw: a GAN's density is implicit"):
         density_map(model, torch.randn(50, 2, generator=torch.Generator().manual_seed(0)))
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from trilemma.evaluation import Protocol, evaluate
     from trilemma.families import FAMILIES
     from trilemma.images import Spec, grid, save_png
-    from trilemma.queries.likelihood import log_likelihood
+    from trilemma.likelihood import log_likelihood
+    from trilemma.questions import Answer, ask
     from trilemma.run import Run
     from trilemma.sampling import sample
     from trilemma.training import train
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 # Names and where they live. They are imported when first asked for, so that `import trilemma` and the command's
 # `--help` do not wait for torch. No module may bear the name of a function here: importing it would hide the function.
 _HOMES = {
+    "Answer": "trilemma.questions",
+    "ask": "trilemma.questions",
     "compare": "trilemma.comparison",
     "Dataset": "trilemma.data",
     "load": "trilemma.data",
@@ -38,7 +41,7 @@ _HOMES = {
     "Spec": "trilemma.images",
     "grid": "trilemma.images",
     "save_png": "trilemma.images",
-    "log_likelihood": "trilemma.queries.likelihood",
+    "log_likelihood": "trilemma.likelihood",
     "Run": "trilemma.run",
     "sample": "trilemma.sampling",
     "train": "trilemma.training",
@@ -46,11 +49,13 @@ _HOMES = {
 
 __all__ = [
     "FAMILIES",
+    "Answer",
     "Dataset",
     "Protocol",
     "Run",
     "Spec",
     "__version__",
+    "ask",
     "compare",
     "evaluate",
     "grid",
@@ -60,6 +65,10 @@ __all__ = [
     "save_png",
     "train",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,15 +14,18 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from trilemma import __version__
+from trilemma.bars import told
 from trilemma.data import DataConfig, Dataset, load
+from trilemma.data.memory import ImagesLike
 from trilemma.data.stacked import is_stacked
 from trilemma.evaluation import (
     FORMAT,
@@ -33,11 +36,11 @@ from trilemma.evaluation import (
     draw_ladder,
     evaluate,
     judge,
+    protocol_of,
     real_scores,
 )
-from trilemma.evaluation.denoising import sweeps_of
+from trilemma.evaluation.answers import answers_of
 from trilemma.families import FAMILIES
-from trilemma.families.diffusion import Denoising
 from trilemma.images import NotFinite, grid, save_png
 from trilemma.noise import philox
 from trilemma.parallel import ranks
@@ -45,6 +48,7 @@ from trilemma.report import write
 from trilemma.run import Run, is_run
 from trilemma.text import printable
 from trilemma.training import Budget, Diverged, Progress, Report, make_config, train
+from trilemma.training.budget import budget_text
 from trilemma.vectors import scatter
 
 PARTS: dict[str, Any] = {
@@ -70,18 +74,18 @@ class Stopped(RuntimeError):
 
 
 def compare(
-    data: Dataset | DataConfig | str | os.PathLike[str] = "mnist",
+    data: Dataset | DataConfig | str | os.PathLike[str] | ImagesLike = "mnist",
     *,
     out: str | os.PathLike[str],
-    families: Sequence[str] = (),
-    budget: str = "2m",
+    families: str | Iterable[str] = (),
+    budget: str | float | timedelta = "2m",
     size: str = "tiny",
     seed: int = 0,
     conditional: bool = False,
-    protocol: Protocol | None = None,
+    protocol: Protocol | Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     device: str = "auto",
-    tell: Tell | None = None,
+    progress: Tell | Literal["bar"] | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Train families under an equal budget, evaluate them alike, and write the report.
@@ -89,16 +93,16 @@ def compare(
     Args:
         data: a loaded `Dataset`, or what `load` takes.
         out: the folder for the runs and the report.
-        families: keys of `FAMILIES`; all of them by default.
-        budget: of each family: ``75s``, ``5000steps``, ``1Mimages``.
+        families: a key of `FAMILIES`, or several, also in one text with commas; all of them by default.
+        budget: of each family: ``75s``, ``5000steps``, ``1Mimages``, a number of seconds, or a ``timedelta``.
         size: the preset.
         seed: of everything.
         conditional: train P(x|y) on the labels, and draw every grid from the same classes.
-        protocol: how to evaluate; by default with the accuracy and the modes that a classifier sees, where there are
-            labels.
+        protocol: how to evaluate, a `Protocol` or a dictionary of its fields; by default with the accuracy and the
+            modes that a classifier sees, where there are labels.
         settings: fields of `TrainConfig` that differ from the presets.
         device: where to compute.
-        tell: told of the progress.
+        progress: a `Tell`; ``"bar"`` shows bars, as a notebook does by default.
         say: called with alarms and other single lines.
 
     Returns:
@@ -108,18 +112,46 @@ def compare(
         ValueError: bad input, in one line.
         Stopped: a signal came; the same call continues from there.
     """
-    names = list(dict.fromkeys(families)) or list(FAMILIES)
+    with told(progress, lambda bars: bars.tell) as tell:
+        return _compare(
+            data, Path(out), _names(families), budget_text(budget), size, seed, conditional, protocol, settings, device,
+            tell, say,
+        )  # fmt: skip
+
+
+def _names(families: str | Iterable[str]) -> list[str]:
+    """The names of families, each once."""
+    return list(dict.fromkeys(name.strip() for name in (
+        families.split(",") if isinstance(families, str) else families
+    ) if name.strip()))  # fmt: skip
+
+
+def _compare(
+    data: Dataset | DataConfig | str | os.PathLike[str] | ImagesLike,
+    out: Path,
+    families: list[str],
+    budget: str,
+    size: str,
+    seed: int,
+    conditional: bool,
+    protocol: Protocol | Mapping[str, Any] | None,
+    settings: Mapping[str, Any] | None,
+    device: str,
+    tell: Tell | None,
+    say: Callable[[str], None],
+) -> Path:
+    names = families or list(FAMILIES)
     if unknown := [name for name in names if name not in FAMILIES]:
         raise ValueError(f"unknown family {unknown[0]!r}; there are {', '.join(FAMILIES)}")
     limit = Budget.parse(budget)
-    dataset = data if isinstance(data, Dataset) else load(data)
+    asked = None if protocol is None else protocol_of(protocol)
+    dataset = load(data)
     if ranks(device).first:
         for loss in dataset.losses:
             say(printable(f"{dataset.name}: {loss}"))
     if dataset.vector and not families:  # all that can be compared
         names = [name for name in names if FAMILIES[name].vectors]
-    protocol = protocol or Protocol(seed=seed, metrics=standard_metrics(dataset))
-    out = Path(out)
+    protocol = asked or Protocol(seed=seed, metrics=standard_metrics(dataset))
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: choose a folder for --out")
     wanted: dict[str, Mapping[str, Any]] = {}
@@ -147,7 +179,7 @@ def compare(
                 settings=wanted[name],
                 resume=True,
                 device=device,
-                listen=_training(tell, name) if tell else None,
+                progress=_training(tell, name) if tell else None,
                 say=functools.partial(_say, say, name),
             )
         except Diverged as error:
@@ -227,7 +259,7 @@ def _evaluation(run: Run, real: Reference, device: str, tell: Callable[[str, int
     if not run.has_checkpoint:
         return {}
     kept = ranks(device).agree(_kept(run, describe_protocol(real, device)))  # all processes go the same way
-    return kept if kept is not None else evaluate(run, real, device=device, tell=tell)
+    return kept if kept is not None else evaluate(run, real, device=device, progress=tell)
 
 
 def _kept(run: Run, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -267,9 +299,6 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
     subject = record.get("subject", {})
     progress = subject.get("progress", {"step": 0, "images": 0, "seconds": 0.0})
     seconds = progress["seconds"]
-    # a sweep may have been asked for after the evaluation
-    swept = sweeps_of(run.model(), run.path) if record and issubclass(cls, Denoising) else {}
-    pictures = record.get("pictures", {}) | swept
     return {
         "name": cls.name,
         "title": cls.title,
@@ -294,9 +323,8 @@ def describe_family(run: Run, record: Mapping[str, Any], out: Path, alarms: Sequ
         "memorisation": {k: v for k, v in record.get("memorisation", {}).items() if k != "pairs"},
         "spectrum": record.get("spectrum", {}),
         "per_class": record.get("per_class", {}),
-        "ood": record.get("ood", {}),
-        "latent": record.get("latent", {}),
-        "pictures": {name: os.path.relpath(run.path / file, out) for name, file in pictures.items()},
+        "asked": [each | {"folder": os.path.relpath(run.answers, out)} for each in answers_of(run)] if record else [],
+        "pictures": {name: os.path.relpath(run.path / file, out) for name, file in record.get("pictures", {}).items()},
     }
 
 

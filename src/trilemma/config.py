@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
+
 from trilemma.data import DataConfig
 from trilemma.families import FAMILIES
+from trilemma.families.family import Family
 from trilemma.images import Spec
 from trilemma.validate import (
     Amount,
@@ -24,7 +27,17 @@ from trilemma.validate import (
     read_json,
 )
 
-__all__ = ["FORMAT", "RunConfig", "TrainConfig", "decode", "flatten", "parse_text", "read_json", "to_dict"]
+__all__ = [
+    "FORMAT",
+    "RunConfig",
+    "TrainConfig",
+    "decode",
+    "flatten",
+    "options_of",
+    "parse_text",
+    "read_json",
+    "to_dict",
+]
 
 FORMAT = 1
 """Version of the run folder. A newer one is refused, never guessed at."""
@@ -111,6 +124,21 @@ class RunConfig:
             return decode(cls, record, where, model=FAMILIES[family].Config)
         except ValueError as error:
             raise ValueError(str(error) if where in str(error) else f"{where}: {error}") from None
+
+
+def options_of(family: type[Family], given: Any) -> Any:
+    """Sampling options of a family from a dictionary, or from its ``Options`` as they are; None stays None.
+
+    Raises:
+        ValueError: options that the family does not have, or of another family, in one line.
+    """
+    if given is None or isinstance(given, family.Options) or issubclass(family.Options, type(given)):
+        return given
+    if isinstance(given, Mapping):
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
+        return decode(family.Options, plain, f"options of {family.name}")
+    kind = type(given).__name__
+    raise ValueError(f'options must be a dictionary such as {{"steps": 20}} or those of {family.name}, not {kind}')
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trilemma.files import write_json
+
 Arithmetic = Literal["bf16", "fp32"]
 
 MARGIN = 0.8
@@ -179,12 +181,5 @@ def _read(key: str) -> Arithmetic | None:
 
 
 def _write(key: str, entry: dict[str, Any]) -> None:
-    path = cache_folder() / "arithmetic.json"
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            partial.write_text(json.dumps(_kept() | {key: entry}, indent=1) + "\n", encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_json(cache_folder() / "arithmetic.json", _kept() | {key: entry})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -124,6 +125,8 @@ def join(device: str = "auto") -> Iterator[Ranks]:
     prefixed = dist.PrefixStore(  # type: ignore[attr-defined]
         "try" + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store
     )
+    # torch wishes for another word; both say that buffers are not sent in each step
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated")
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo", store=prefixed, rank=rank, world_size=size)
     done = threading.Event()
     # A connection of its own, where this torch can make one, so that the two threads do not wait for each other.

@@ -124,6 +124,9 @@ PRESETS: dict[str, Preset] = {
     "flow": DENOISER,
 }
 
+UNKNOWN = Preset(width="", step=1, tiny={}, small={}, base={}, large={}, train={})
+"""Of a family that has no row: its own defaults at every size, which are not matched for compute."""
+
 
 def configure(
     family: str,
@@ -138,7 +141,7 @@ def configure(
         ValueError: an unknown family, size or field, or a value of the wrong type, in one line.
     """
     check_fields(family, size, model, train)
-    preset, cls = PRESETS[family], FAMILIES[family].Config
+    preset, cls = PRESETS.get(family, UNKNOWN), FAMILIES[family].Config
     settings = decode(
         TrainConfig,
         {**to_dict(TrainConfig()), **preset.train, **(preset.vector_train if spec.vector else {}), **(train or {})},
@@ -146,7 +149,7 @@ def configure(
     )
     fields: dict[str, Any] = {**getattr(preset, size), **(preset.vector if spec.vector else {}), **(model or {})}
     config: Any = decode(cls, fields, f"model settings of {family}")
-    if preset.width in (model or {}):
+    if not preset.width or preset.width in (model or {}):
         return config, settings
     if spec.vector:
         target = VECTOR_GFLOP[size]
@@ -170,7 +173,7 @@ def check_fields(
         raise ValueError(f"unknown family {family!r}; there are {', '.join(FAMILIES)}")
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
-    preset = PRESETS[family]
+    preset = PRESETS.get(family, UNKNOWN)
     decode(TrainConfig, {**preset.train, **(train or {})}, f"training settings of {family}")
     decode(FAMILIES[family].Config, {**getattr(preset, size), **(model or {})}, f"model settings of {family}")
 
@@ -210,7 +213,7 @@ def gflop(family: str, config: Any, spec: Spec, batch: int = 48) -> float:
     """
     with torch.random.fork_rng(devices=[]):
         model = FAMILIES[family](config, spec).to("meta").train()
-    batch = max(batch, getattr(config, "pack", 1))
+    batch = max(batch, FAMILIES[family].least_batch(config))
     x = torch.empty(batch, *spec.shape, dtype=torch.float32 if spec.vector else torch.uint8, device="meta")
     labels = spec.unlabelled(batch, "meta") if spec.conditional else None
     with _Operations() as counter:

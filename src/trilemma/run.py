@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import html
 import io
 import json
 import math
@@ -29,7 +30,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -39,12 +40,14 @@ from torch import Tensor
 
 from trilemma.config import RunConfig, to_dict
 from trilemma.data import Dataset
-from trilemma.data.captions import Tokens
+from trilemma.data.captions import TOKEN_FILES, Tokens
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
-from trilemma.files import confirm, new_folder, sweep, write_json, write_text
+from trilemma.files import PARTIAL, confirm, new_folder, sweep, write_json, write_text
 from trilemma.images import NotFinite
 from trilemma.noise import derive_seed
+from trilemma.preview import picture_html, shape_text, short
+from trilemma.text import printable
 from trilemma.validate import read_json
 
 KEPT = 2
@@ -52,6 +55,9 @@ KEPT = 2
 
 LOCK = "lock"
 """The file by which a process holds a run folder."""
+
+if TYPE_CHECKING:
+    from trilemma.questions import Answer
 
 
 @dataclass
@@ -78,6 +84,22 @@ class Run:
         self.stopped = 0
         """The signal that stopped its training in this process; 0 if none did."""
 
+    def __repr__(self) -> str:
+        config, spec = self.config, self.config.spec
+        parts = [f"{config.family}, {printable(Path(config.data.source).name)} {shape_text(spec.shape)}"]
+        if spec.conditional:
+            parts.append(f"{spec.classes} classes" if spec.classes else "captions")
+        with contextlib.suppress(ValueError, OSError):
+            done = _counters(max(self._checkpoints.glob("step-*")))
+            parts.append(f"{done['step']:,} steps, {short(done['images'])} images")
+        return f"Run({printable(self.path)!r}: {', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """The newest sample grid of its training, for a notebook."""
+        with contextlib.suppress(ValueError, OSError):
+            return picture_html(max((self.path / "samples").glob("step-*.png")).read_bytes(), repr(self))
+        return f"<p>{html.escape(repr(self))}</p>"
+
     @classmethod
     def create(cls, path: str | os.PathLike[str], config: RunConfig, tokens: Tokens | None = None) -> Run:
         """Make the folder and write its config, and how captions are read; ``ValueError`` if it holds a run already.
@@ -101,6 +123,12 @@ class Run:
             raise ValueError(f"{path} is not a run folder ({hint}): give the --out folder of `trilemma train`")
         file = path / "config.json"
         return cls(path, RunConfig.from_dict(read_json(file), str(file)))
+
+    def ask(self, question: str = "likelihood", /, **fields: Any) -> Answer:
+        """Ask one question: see `trilemma.ask`."""
+        from trilemma.questions import ask  # it lives above, and this only hands on
+
+        return ask(self, question, **fields)
 
     # The model
 
@@ -276,6 +304,11 @@ class Run:
         """Where a picture of the last evaluation belongs."""
         return self.path / f"{name}.png"
 
+    @property
+    def answers(self) -> Path:
+        """The folder of the answers that were asked for."""
+        return self.path / "queries"
+
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run folder for writing; ``ValueError`` at once if another process holds it."""
         return lock(self.path)
@@ -314,8 +347,28 @@ def check_new(path: Path) -> None:
     """``ValueError`` if a new run cannot be made at ``path``; nothing is written."""
     if is_run(path):
         raise ValueError(f"{path} already holds a run: add --resume to continue it, or choose another --out")
-    if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+    if path.exists() and not (path.is_dir() and _begun({entry.name for entry in path.iterdir()})):
         raise ValueError(f"{path} exists and is not a run folder: choose another --out")
+
+
+def opened(run: Run | Family | str | os.PathLike[str]) -> Run | Family:
+    """A run, from the path of its folder where it is one; a model stays what it is.
+
+    Raises:
+        ValueError: it is none of these, or no run folder, in one line.
+    """
+    if isinstance(run, str | os.PathLike):
+        return Run.open(run)
+    if not isinstance(run, Run | Family):
+        kind = type(run).__name__
+        raise ValueError(f"a run must be a Run, the path of its folder, or a model, not the {kind} {run!r:.40}")
+    return run
+
+
+def _begun(names: set[str]) -> bool:
+    """Whether all files of a folder are of a run whose making was cut short: what comes before its config.json."""
+    known = {LOCK, *TOKEN_FILES} if LOCK in names else set()
+    return all(name in known or name.startswith(PARTIAL) for name in names)
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:

@@ -8,28 +8,32 @@ row ``i % BLOCK`` of block ``i // BLOCK``, however many are asked for, and which
 from __future__ import annotations
 
 import math
+import operator
+import os
+import re
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from trilemma.bars import told
+from trilemma.blocks import BLOCK, part_of
+from trilemma.config import options_of
 from trilemma.data.dataset import examples
 from trilemma.families.family import Family, Progress
 from trilemma.images import NotFinite, Spec
 from trilemma.noise import ImageNoise, derive_seed
 from trilemma.parallel import Ranks, ranks
-from trilemma.run import Run
+from trilemma.preview import PREVIEWED, preview, shape_text
+from trilemma.run import Run, opened
 from trilemma.validate import MOST_IMAGES
 
-BLOCK = 64
-"""Images computed together."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Samples:
     """What a sampler gives.
 
@@ -50,32 +54,42 @@ class Samples:
     images_per_second: float
     text: tuple[str, ...] | None = None
 
+    def __repr__(self) -> str:
+        spec = self.spec
+        what = f"{len(self.images):,} {'vectors of' if spec.vector else 'images'} {shape_text(spec.shape)}"
+        classes = f", {spec.classes} classes" if spec.classes else ""
+        return f"Samples({what}{classes}, {self.images_per_second:,.3g} {'vectors' if spec.vector else 'images'}/s)"
+
+    def _repr_html_(self) -> str:
+        """The first images, for a notebook."""
+        return preview(self.images[: None if self.spec.vector else PREVIEWED], self.spec.levels, repr(self))
+
 
 def sample(
-    run: Run | Family,
+    run: Run | Family | str | os.PathLike[str],
     n: int = 64,
     *,
     seed: int = 0,
-    labels: Sequence[int] | Tensor | None = None,
+    labels: int | Sequence[int] | Tensor | None = None,
     text: Sequence[str] | str | None = None,
     options: Any | None = None,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: Progress | Literal["bar"] | None = None,
     block: int = BLOCK,
 ) -> Samples:
     """Draw ``n`` images from a trained run.
 
     Args:
-        run: a run, or a model that was loaded from one.
+        run: a run or its folder, or a model that was loaded from one.
         n: how many images.
         seed: any integer; the same seed gives the same images.
         labels: classes to draw from, repeated over the images; ``spec.classes`` means "no class". By default a
             conditional model draws each image's class uniformly.
         text: captions to draw from, repeated over the images, for a run trained on captions; by default the empty
             one, which means any.
-        options: the family's ``Options`` (sampler, steps, temperature, …).
+        options: the family's sampling options, a dictionary such as ``{"steps": 20}`` or its ``Options``.
         device: where to compute.
-        progress: told ``(images done, n)``.
+        progress: told ``(images done, n)``; ``"bar"`` shows a bar, as a notebook does by default.
         block: images computed together; with the default the result never depends on ``n``. Another block size gives
             the same images up to the rounding of floating-point sums.
 
@@ -83,27 +97,35 @@ def sample(
         ValueError: a label the model does not have, labels or text for a model without, or guidance without either, in
             one line; `NotFinite` where the weights or what they give are not numbers.
     """
+    try:
+        n = operator.index(n)
+    except TypeError:
+        raise ValueError(f"the number of images must be a whole number, not {n!r}") from None
     if not 1 <= n <= MOST_IMAGES:
         raise ValueError(f"the number of images must be at least 1 and at most {MOST_IMAGES:,}, not {n}")
+    run = opened(run)
     texts = None if text is None else (text,) if isinstance(text, str) else tuple(text)
     if texts is not None:
         labels = read_text(run, texts, labels)
     where = ranks(device)
     model = run.model(where.device) if isinstance(run, Run) else run
     chosen = choose_labels(model.spec, n, seed, labels, block)
+    options = options_of(type(model), options)
     model.check_conditions(options, chosen)
     if isinstance(run, Run) and chosen is not None:
         warn_untrained(run, chosen[:n])
     mine = [start for index, start in enumerate(range(0, n, block)) if index % where.size == where.rank]
     parts, seconds, timed = {}, 0.0, 0
-    for done, start in enumerate(mine):
-        began = time.perf_counter()
-        parts[start] = sample_block(model, seed, start, block, chosen, options, _within(progress, start, block, n))
-        if done or len(mine) == 1:
-            seconds += time.perf_counter() - began
-            timed += block  # always drawn whole
-        if progress:
-            progress(min(start + block, n), n)
+    with told(progress, lambda bars: lambda done, total: bars.tell("", "sampling", done, total)) as heard:
+        for done, start in enumerate(mine):
+            began = time.perf_counter()
+            tell = part_of(heard, start, min(block, n - start), n)
+            parts[start] = sample_block(model, seed, start, block, chosen, options, tell)
+            if done or len(mine) == 1:
+                seconds += time.perf_counter() - began
+                timed += block  # always drawn whole
+            if heard:
+                heard(min(start + block, n), n)
     images = _collect(parts, where)[:n]
     speeds = where.gather(timed / seconds if seconds else 0.0)
     classes = chosen[:n] if chosen is not None and model.spec.classes else None
@@ -139,7 +161,7 @@ def warn_untrained(run: Run, labels: Tensor) -> None:
 
 
 def choose_labels(
-    spec: Spec, n: int, seed: int, labels: Sequence[int] | Tensor | None, block: int = BLOCK
+    spec: Spec, n: int, seed: int, labels: int | Sequence[int] | Tensor | None, block: int = BLOCK
 ) -> Tensor | None:
     """The label of every image, padded to whole blocks: int64, or None for an unconditional model.
 
@@ -189,20 +211,49 @@ def sample_block(
     return drawn
 
 
+def parse_labels(given: Any, names: Sequence[str]) -> list[int] | None:
+    """Classes to label numbers: of a text names or numbers, ``all`` (every class in turn) or ``none`` (no class).
+
+    A number is the place of a class, from 0, unless classes have whole numbers for names: then it is a name. A name in
+    double quotes is always a class, so that those called ``all`` or ``none`` or with a comma can be asked for.
+
+    Raises:
+        ValueError: no such class, or a word that could mean two things, in one line.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, str):  # numbers, one or many
+        return [int(label) for label in torch.as_tensor(given).reshape(-1).tolist()]
+    numbered = any(name.lstrip("-").isdigit() for name in names)
+    labels: list[int] = []
+    for part, quoted in _parts(given):
+        if part in ("all", "none") and not quoted:
+            if part in names:
+                meant, name = "every class" if part == "all" else "no class", f"'\"{part}\"'"
+                raise ValueError(f"--labels {part} may mean {meant} or the class {part}: write {name} for the class")
+            labels += range(len(names)) if part == "all" else [len(names)]
+        elif part in names:
+            labels.append(names.index(part))
+        elif part.lstrip("-").isdigit() and not quoted and not numbered:
+            labels.append(int(part))
+        else:
+            raise ValueError(f"--labels {part!r} is not a class; there are {', '.join(names[:20]) or 'none'}")
+    return labels
+
+
+def _parts(text: str) -> list[tuple[str, bool]]:
+    """The parts of a list between commas, and whether each stands in double quotes, within which commas are none."""
+    found = re.findall(r'\s*(?:"([^"]*)"|([^,"]*))\s*(?:,|$)', text)
+    parts = [(quoted or plain.strip(), bool(quoted)) for quoted, plain in found]
+    return parts[:-1] if len(parts) > 1 and parts[-1] == ("", False) else parts
+
+
 def check_numbers(options: Any) -> None:
     """``ValueError`` if a sampling option is NaN or infinite."""
     for name, value in vars(options).items() if options is not None else ():
         values = value if isinstance(value, tuple) else (value,)
         if bad := [each for each in values if isinstance(each, float) and not math.isfinite(each)]:
             raise ValueError(f"{name} must be a finite number, not {bad[0]}")
-
-
-def _within(progress: Progress | None, start: int, block: int, n: int) -> Progress | None:
-    """A sampler's own progress inside its block, as a number of images."""
-    if progress is None:
-        return None
-    size = min(block, n - start)
-    return lambda done, total: progress(start + size * done // total, n)
 
 
 def _collect(parts: dict[int, Tensor], where: Ranks) -> Tensor:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from docstring_parser import parse_from_object
+
 T = TypeVar("T")
 
 MOST = 2**20
@@ -116,6 +118,18 @@ def _declared(hint: Any) -> Iterator[Limits]:
     yield from (each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Limits))
     for inner in get_args(hint):
         yield from _declared(inner)
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """What the docstrings of a dataclass and of those it extends say of each field, in one line."""
+    bases = filter(dataclasses.is_dataclass, reversed(cls.__mro__))
+    texts = {p.arg_name: p.description or "" for base in bases for p in parse_from_object(base).params}
+    for field in dataclasses.fields(cls):  # what is made of other dataclasses says where its fields are from
+        if owners := field.metadata.get("samplers"):
+            names = " and ".join(owner.name for owner in owners)
+            texts[field.name] = f"{names} only: {field_texts(owners[0])[field.name]}"
+        texts[field.name] = field.metadata.get("help", texts.get(field.name, ""))
+    return {name: " ".join(text.split()) for name, text in texts.items()}
 
 
 def read_json(path: Path, what: str = "") -> dict[str, Any]:
@@ -237,14 +251,17 @@ def parse_text(cls: type[T], texts: Mapping[str, str], what: str, base: Mapping[
 
     ``base`` are values for fields that no text sets, in place of the defaults of ``cls``.
     """
+    return decode(cls, {**(base or {}), **parse_fields(cls, texts, what)}, f"options of {what}")
+
+
+def parse_fields(cls: type, texts: Mapping[str, str], what: str) -> dict[str, Any]:
+    """Command-line texts as values of the fields of a dataclass, which `decode` then checks."""
     hints = get_type_hints(cls)
-    names = ", ".join(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cls)) or "none"  # type: ignore[arg-type]
-    record: dict[str, Any] = dict(base or {})
-    for key, text in texts.items():
+    names = ", ".join(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cls)) or "none"
+    for key in texts:
         if key not in hints:
             raise ValueError(f"{what} has no option --{key.replace('_', '-')}; it has: {names}")
-        record[key] = _parse(hints[key], text)
-    return decode(cls, record, f"options of {what}")
+    return {key: _parse(hints[key], text) for key, text in texts.items()}
 
 
 def _parse(hint: Any, text: str) -> Any:

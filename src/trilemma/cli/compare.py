@@ -9,8 +9,8 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from rich.console import Console
 
+from trilemma.bars import Bars
 from trilemma.cli.flags import DataFlags, Device, Json, Size, data_config, print_json
-from trilemma.cli.progress import Bars
 from trilemma.cli.protocol import SeedlessFlags, protocol_of
 from trilemma.comparison import compare as run_comparison
 from trilemma.comparison import standard_metrics
@@ -76,14 +76,14 @@ def compare(
         page = run_comparison(
             dataset,
             out=out,
-            families=[name.strip() for name in families.split(",") if name.strip()],
+            families=families,
             budget=budget,
             size=size,
             seed=seed,
             conditional=conditional,
             protocol=protocol_of(protocol, seed=seed, metrics=standard_metrics(dataset)),
             device=device,
-            tell=bars.tell,
+            progress=bars.tell,
             say=bars.say,
         )
     if not where.first:

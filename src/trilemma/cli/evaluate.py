@@ -11,9 +11,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from trilemma.bars import Bars
 from trilemma.cli.errors import refuse_unknown
 from trilemma.cli.flags import DataFlags, Device, Json, data_config, print_json
-from trilemma.cli.progress import Bars
 from trilemma.cli.protocol import ProtocolFlags, protocol_of
 from trilemma.config import parse_text
 from trilemma.evaluation import evaluate as measure
@@ -89,7 +89,7 @@ def evaluate(
             options=chosen,
             device=device,
             out=out,
-            tell=(lambda what, done, total: bars.tell("", what, done, total)) if where.first else None,
+            progress=(lambda what, done, total: bars.tell("", what, done, total)) if where.first else None,
         )
     if not where.first:
         return
@@ -109,8 +109,8 @@ def shown(record: dict[str, Any]) -> RenderableType:
     if "memorisation" in record:
         said = record["memorisation"]
         lines += [Text(f"Copies, by {space}: {said[space]['text']}") for space in ("pixels", "features")]
-    if "ood" in record:
-        lines.append(Text(printable(f"{record['ood']['own']} or {record['ood']['other']}: {record['ood']['verdict']}")))
+    for asked in record.get("asked", ()):
+        lines += [Text(printable(f"{asked['title']}: {line}")) for line in asked["reading"][:1]]
     if record.get("per_class"):
         lines.append(_classes(record["per_class"]))
     lines.append(

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
-from docstring_parser import parse_from_object
 
 from trilemma.data import DataConfig
+from trilemma.validate import field_texts
 
 Size = Literal["tiny", "small", "base", "large"]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps")]
@@ -31,18 +31,6 @@ def overrides(cls: type) -> type:
     twin = dataclasses.make_dataclass(f"{cls.__name__}Flags", fields, frozen=True)
     twin.__module__ = __name__
     return twin
-
-
-def field_texts(cls: type) -> dict[str, str]:
-    """What the docstrings of a dataclass and of those it extends say of each field, in one line."""
-    bases = filter(dataclasses.is_dataclass, reversed(cls.__mro__))
-    texts = {p.arg_name: p.description or "" for base in bases for p in parse_from_object(base).params}
-    for field in dataclasses.fields(cls):  # what is made of other dataclasses says where its fields are from
-        if owners := field.metadata.get("samplers"):
-            names = " and ".join(owner.name for owner in owners)
-            texts[field.name] = f"{names} only: {field_texts(owners[0])[field.name]}"
-        texts[field.name] = field.metadata.get("help", texts.get(field.name, ""))
-    return {name: " ".join(text.split()) for name, text in texts.items()}
 
 
 def options_text(classes: Mapping[str, type]) -> str:
@@ -147,41 +135,6 @@ def read_toml(path: Path | None) -> dict[str, Any]:
         raise ValueError(f"cannot read the settings file {path}: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
-
-
-def parse_labels(text: str | None, names: tuple[str, ...]) -> list[int] | None:
-    """Classes in words to label numbers: names or numbers, ``all`` (every class in turn) or ``none`` (no class).
-
-    A number is the place of a class, from 0, unless classes have whole numbers for names: then it is a name. A name in
-    double quotes is always a class, so that those called ``all`` or ``none`` or with a comma can be asked for.
-
-    Raises:
-        ValueError: no such class, or a word that could mean two things, in one line.
-    """
-    if text is None:
-        return None
-    numbered = any(name.lstrip("-").isdigit() for name in names)
-    labels: list[int] = []
-    for part, quoted in _parts(text):
-        if part in ("all", "none") and not quoted:
-            if part in names:
-                meant, name = "every class" if part == "all" else "no class", f"'\"{part}\"'"
-                raise ValueError(f"--labels {part} may mean {meant} or the class {part}: write {name} for the class")
-            labels += range(len(names)) if part == "all" else [len(names)]
-        elif part in names:
-            labels.append(names.index(part))
-        elif part.lstrip("-").isdigit() and not quoted and not numbered:
-            labels.append(int(part))
-        else:
-            raise ValueError(f"--labels {part!r} is not a class; there are {', '.join(names[:20]) or 'none'}")
-    return labels
-
-
-def _parts(text: str) -> list[tuple[str, bool]]:
-    """The parts of a list between commas, and whether each stands in double quotes, within which commas are none."""
-    found = re.findall(r'\s*(?:"([^"]*)"|([^,"]*))\s*(?:,|$)', text)
-    parts = [(quoted or plain.strip(), bool(quoted)) for quoted, plain in found]
-    return parts[:-1] if len(parts) > 1 and parts[-1] == ("", False) else parts
 
 
 def print_json(record: Any) -> None:

@@ -12,21 +12,20 @@ from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import App, Parameter
-from PIL import Image
 from torch import Tensor
 
+from trilemma import drawing
+from trilemma.bars import Bars
 from trilemma.cli.errors import refuse_unknown
-from trilemma.cli.flags import Device, Json, options_text, parse_labels, print_json
-from trilemma.cli.progress import Bars
+from trilemma.cli.flags import Device, Json, options_text, print_json
 from trilemma.config import parse_text
 from trilemma.data import load
 from trilemma.families import FAMILIES
 from trilemma.files import new_folder, write_bytes, write_json, write_text
 from trilemma.images import grid, save_png, to_display, to_pil
 from trilemma.parallel import join
-from trilemma.queries import drawing
 from trilemma.run import Run
-from trilemma.sampling import Samples
+from trilemma.sampling import Samples, parse_labels
 from trilemma.sampling import sample as draw
 from trilemma.text import printable
 from trilemma.vectors import scatter
@@ -210,7 +209,7 @@ def write(drawn: Samples, out: Path, class_names: tuple[str, ...], made: dict[st
         write_json(folder / MADE, made or {})
 
 
-def by_text(drawn: Samples) -> Image.Image:
+def by_text(drawn: Samples) -> drawing.Sheet:
     """The images of each text in a row beside it; images take the texts in turn."""
     texts = list(dict.fromkeys(drawn.text or ()))
     rows = [[i for i, text in enumerate(drawn.text or ()) if text == wanted] for wanted in texts]

@@ -7,16 +7,17 @@ from typing import Annotated, Any, Optional
 
 from cyclopts import App, Parameter
 
+from trilemma.bars import Bars
 from trilemma.cli.flags import DataFlags, Device, Json, Size, data_config, given, overrides, print_json, read_toml
 from trilemma.cli.interrupts import Interrupted
-from trilemma.cli.progress import Bars
 from trilemma.config import TrainConfig, to_dict
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
 from trilemma.parallel import join
 from trilemma.run import Run, is_run
 from trilemma.text import printable
-from trilemma.training import Report, train
+from trilemma.training import train
+from trilemma.training.driver import show
 from trilemma.validate import Seed, check_limits, decode
 
 app = App(
@@ -100,7 +101,7 @@ def _command(cls: type[Family]) -> Callable[..., None]:
                 resume=resume,
                 tensorboard=tensorboard,
                 device=device,
-                listen=lambda report: _listen(bars, cls.name, report),
+                progress=lambda report: show(bars, cls.name, report),
                 say=bars.say,
             )
         if not where.first:
@@ -141,11 +142,6 @@ def _command(cls: type[Family]) -> Callable[..., None]:
         a TOML file with any of these, and the tables [data], [model] and [train]
     """
     return command
-
-
-def _listen(bars: Bars, name: str, report: Report) -> None:
-    detail = f"step {report.step:,} · {report.images_per_second:,.0f} images/s · loss {report.loss:.4g}"
-    bars.tell(name, "training", min(report.spent, 1.0), 1.0, detail)
 
 
 def _register() -> None:

@@ -223,7 +223,7 @@ def _to_bytes(images: Array, where: str, notes: list[str]) -> Pixels:
         if not (lowest >= -HAIR and highest <= 1 + HAIR):  # also where there is a NaN
             raise ValueError(
                 f"{where}: images of floats must lie in [0, 1], not {float(lowest)} to {float(highest)}: "
-                "save them as uint8"
+                + _remedy(lowest, highest)
             )
         notes.append("pixels: floats in [0, 1], scaled to 0 … 255 and rounded")
         return np.rint(images * 255.0).astype(np.uint8)  # a hair outside rounds to 0 or 255
@@ -237,6 +237,15 @@ def _to_bytes(images: Array, where: str, notes: list[str]) -> Pixels:
         notes.append(f"pixels: read as {depth}-bit, which holds the highest of them, {highest:,}; scaled to 8 bits")
         return to_eight_bits(images, depth)
     return images.astype(np.uint8)
+
+
+def _remedy(lowest: float, highest: float) -> str:
+    """What to do with floats that do not lie in [0, 1]."""
+    if math.isnan(lowest):
+        return "leave out the images that hold NaN"
+    if lowest >= 0 and 1 < highest <= 255:
+        return "save them with .astype('uint8'), or divide them by 255"
+    return "bring them to 0 ... 255 and save them as uint8" + (", (x + 1) * 127.5" if lowest >= -1 else "")
 
 
 def _channels_first(images: Array, where: str, notes: list[str]) -> Array:
@@ -275,8 +284,9 @@ def _join_labels(
     flat = [part.reshape(-1) if part.ndim == 2 and part.shape[1] == 1 else part for part in given]
     for part, own in zip(images, flat, strict=True):
         if own.shape != (len(part),):
+            hint = ": of one-hot labels save .argmax(1)" if own.ndim == 2 and len(own) == len(part) else ""
             raise ValueError(
-                f"{where}: {len(part):,} images need {len(part):,} labels, not labels of shape {list(own.shape)}"
+                f"{where}: {len(part):,} images need {len(part):,} labels, not labels of shape {list(own.shape)}{hint}"
             )
     whole = np.concatenate(flat)
     if classes is None or whole.dtype.kind in "US":

@@ -22,6 +22,9 @@ from trilemma.images import PADDING, START
 OWN = 2
 """`PADDING` and `START` stand before the tokenizer's own ids."""
 
+TOKEN_FILES = ("tokenizer.json", "words.txt")
+"""What `Tokens.files` writes."""
+
 MOST_TOKENS = 2000
 LONGEST = 64
 """Tokens in a row, at most; longer captions are cut."""

@@ -17,7 +17,8 @@ from torch import Tensor
 from trilemma.data.config import DataConfig
 from trilemma.data.fit import Pixels
 from trilemma.images import Spec
-from trilemma.noise import ImageNoise, Noise
+from trilemma.noise import ImageNoise, Noise, philox
+from trilemma.preview import PREVIEWED, preview, shape_text
 from trilemma.text import printable
 
 Indices = npt.NDArray[np.int64]
@@ -66,7 +67,7 @@ class Raw:
     no_captions: str = ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Images, what is known about them, and one fixed split.
 
@@ -100,6 +101,16 @@ class Dataset:
     resized: int = 0
     decoloured: int = 0
     no_captions: str = ""
+
+    def __repr__(self) -> str:
+        what = f"vectors of {self.images.shape[1]}" if self.vector else f"images {shape_text(self.images.shape[1:])}"
+        classes = f", {len(self.class_names)} classes" if self.class_names else ""
+        counts = f"{len(self.train):,} train, {len(self.test):,} held out"
+        return f"Dataset({printable(self.name)!r}: {len(self.images):,} {what}{classes}, {counts})"
+
+    def _repr_html_(self) -> str:
+        """The first training images, for a notebook."""
+        return preview(self.batch(self.train[:PREVIEWED]), self.levels, repr(self))
 
     @property
     def losses(self) -> tuple[str, ...]:
@@ -390,3 +401,9 @@ def _fingerprint(raw: Raw, digests: Digests, train: Indices, test: Indices, conf
     for array in (train, test) if raw.labels is None else (train, test, raw.labels):
         hasher.update(array.astype("<i8").tobytes())
     return hasher.hexdigest()
+
+
+def subset(indices: Indices, count: int, seed: int) -> Indices:
+    """The first ``count`` of a seeded permutation (all of them if 0 or if there are fewer)."""
+    order = philox(seed).permutation(len(indices))
+    return indices[order[: count or None]]

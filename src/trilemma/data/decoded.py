@@ -48,7 +48,7 @@ from trilemma.files import partial
 from trilemma.machine import cache_folder as cache_folder  # where everything above looks for it
 from trilemma.text import printable
 
-VERSION = 2  # of the cache; raise it when the same files and options would give other pixels
+VERSION = 3  # of the cache; raise it when the same files and options would give other pixels
 LARGEST_OWN_SIZE = 256
 DEFAULT_SIDE = 64
 CHUNK = 256
@@ -193,7 +193,7 @@ def _decode_to(path: Path, entries: Sequence[Entry], where: str, config: DataCon
         def one(entry: Entry) -> tuple[Pixels, list[str]] | Exception:
             try:
                 with entry.open() as file:
-                    return read_image(file, size, config, depth)
+                    return read_image(file, size, config, depth, entry.name)
             except Exception as error:  # a decoder may raise anything on a broken file
                 return error
 
@@ -241,8 +241,10 @@ def _measure(
     def one(entry: Entry) -> tuple[tuple[int, int], int] | None:
         try:
             with entry.open() as file:
-                image = open_image(file)
-                return upright_size(image), highest_value(image)
+                image = open_image(file, entry.name)
+                size = upright_size(image)
+                file.seek(0)  # asked how it is turned, a PNG is loaded; once loaded, a TIFF does not say
+                return size, highest_value(open_image(file, entry.name), file)
         except Exception:  # it will be named when it is decoded
             return None
 

@@ -3,9 +3,10 @@
 The policy for files that are not plain 8-bit pictures:
 
 - EXIF rotation is applied. Of an animation the first frame is used, which is noted. Colour profiles are ignored.
-- Whole numbers wider than 8 bits (16-bit grey PNG, TIFF) become 8-bit by the depth that holds the highest value among
-  all of the source, of 8, 10, 12, 14 and 16 bits, so that a 12-bit microscope's images do not come out black.
-- Palette and CMYK files become RGB; grey is ITU-R 601 luma. Of 16-bit colour Pillow delivers the upper 8 bits.
+- Whole numbers wider than 8 bits (16-bit PNG and TIFF, grey or colour) become 8-bit by the depth that holds the highest
+  value among all of the source, of 8, 10, 12, 14 and 16 bits, so that a 12-bit microscope's images do not come out
+  black. Their transparency always has 16 bits.
+- Palette and CMYK files become RGB; grey is ITU-R 601 luma.
 - Transparency is laid on the background colour *before* resizing, so that hidden pixels do not bleed into the edges.
 - Another size is cropped at the centre, or padded, then resized with an antialiased Lanczos filter.
 - Empty, truncated and unknown files, PNGs with a wrong checksum, files of floating-point pixels, and pictures of more
@@ -15,11 +16,13 @@ The policy for files that are not plain 8-bit pictures:
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageColor, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageColor, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
 from trilemma.data.config import DataConfig
 from trilemma.text import printable
@@ -30,18 +33,39 @@ MAX_PIXELS = 2**26
 
 # Pillow's other plugins read rare formats, some of them by starting outside programs.
 AVIF = bool(features.check("avif"))  # from Pillow 11.3 on
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", *(("AVIF",) if AVIF else ()))
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "ICO", *(("AVIF",) if AVIF else ()))
+TGA = ".tga"
+"""The suffix of the one format that is known by its name alone: any file may begin like one."""
 PNG_AND_JPEG = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2")
 SUFFIXES = frozenset(
-    (*PNG_AND_JPEG, ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+    (*PNG_AND_JPEG, ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", TGA)
     + ((".avif",) if AVIF else ())
 )
+
+BEGINNINGS = re.compile(
+    rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|\0\0\0\x0cjP  "
+    + (rb"|....ftypavif" if AVIF else b""),
+    re.DOTALL,
+)
+"""How files of the commonest formats begin."""
+
+WIDE_COLOURS = {  # how Pillow unpacks 16-bit colours → the same from the lower bytes of each, and the channels it gives
+    "RGB;16B": ("RGB;16L", "hhh"),
+    "RGB;16L": ("RGB;16B", "hhh"),
+    "RGB;16N": ("RGB;16B" if sys.byteorder == "little" else "RGB;16L", "hhh"),
+    "RGBA;16B": ("RGBA;16L", "hhhh"),
+    "RGBA;16L": ("RGBA;16B", "hhhh"),
+    "RGBA;16N": ("RGBA;16B" if sys.byteorder == "little" else "RGBA;16L", "hhhh"),
+    "LA;16B": ("RGBA", "hlhl"),
+}
+"""Pillow delivers the upper 8 bits of 16-bit colours. Read in the other byte order they are the lower 8 bits."""
 
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras, scanners and microscopes deliver."""
 
 ENLARGED, REDUCED = "enlarged", "reduced"
 DECOLOURED = "in colour, made grey"
+TURNED = "turned upright by their EXIF tag"
 FIRST_FRAME = "of several frames, of which only the first is used"
 LOSSES = frozenset((ENLARGED, REDUCED, DECOLOURED, FIRST_FRAME))
 """What of the things done to an image loses something that a user may want to know of."""
@@ -58,9 +82,14 @@ UPRIGHT = {  # EXIF orientation → what undoes it
 }
 
 
-def open_image(file: BinaryIO) -> Image.Image:
+def begins_like_an_image(head: bytes) -> bool:
+    """Whether a file that begins so is an image, whatever its name."""
+    return BEGINNINGS.match(head) is not None
+
+
+def open_image(file: BinaryIO, name: str = "") -> Image.Image:
     """Read the header. Raises ``ValueError`` or whatever Pillow raises where there is no image."""
-    image = Image.open(file, formats=FORMATS)
+    image = Image.open(file, formats=(*FORMATS, "TGA") if name.lower().endswith(TGA) else FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels are too many")
     return image
@@ -74,9 +103,41 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
-def highest_value(image: Image.Image) -> int:
+def highest_value(image: Image.Image, file: BinaryIO) -> int:
     """The highest pixel of an image of whole numbers wider than 8 bits; 0 where 8 bits hold it by its kind."""
+    if (wide := wide_colours(image, file)) is not None:
+        return int(wide[..., : wide.shape[2] - 1 + wide.shape[2] % 2].max())
     return int(np.asarray(image).max()) if image.mode.startswith("I") else 0
+
+
+def wide_colours(image: Image.Image, file: BinaryIO) -> npt.NDArray[np.uint16] | None:
+    """The 16-bit colours of an image opened from ``file``, [H, W, C], transparency last; None where it has none.
+
+    C is 2 (grey and transparency), 3 or 4.
+    """
+    raw = _unpacking(image)
+    if raw not in WIDE_COLOURS:
+        return None
+    lower, channels = WIDE_COLOURS[raw]
+    image.load()  # before another reads the same file
+    file.seek(0)
+    twin = Image.open(file, formats=FORMATS)
+    assert isinstance(twin, ImageFile.ImageFile)
+    twin.tile = [
+        (*tile[:3], lower if isinstance(tile[3], str) else (lower, *tile[3][1:]))  # type: ignore[misc]
+        for tile in twin.tile
+    ]
+    below = np.asarray(twin).astype(np.uint16)
+    if channels == "hlhl":
+        return below[..., ::2] << 8 | below[..., 1::2]
+    return np.asarray(image).astype(np.uint16) << 8 | below
+
+
+def _unpacking(image: Image.Image) -> str:
+    """How Pillow will unpack the pixels of an image that is not loaded yet."""
+    tiles = getattr(image, "tile", ())
+    arguments = tiles[0][3] if tiles else ""
+    return arguments if isinstance(arguments, str) else str(arguments[0]) if arguments else ""
 
 
 def depth_of(highest: int) -> int:
@@ -96,10 +157,13 @@ def to_eight_bits(values: npt.NDArray[Any], depth: int) -> Pixels:
     return np.asarray((values.astype(np.int64) * 255 + highest // 2) // highest, np.uint8)
 
 
-def read_image(file: BinaryIO, size: tuple[int, int], config: DataConfig, depth: int) -> tuple[Pixels, list[str]]:
+def read_image(
+    file: BinaryIO, size: tuple[int, int], config: DataConfig, depth: int, name: str = ""
+) -> tuple[Pixels, list[str]]:
     """Decode one file.
 
     Args:
+        name: of the file, where it is known.
         size: (height, width) to deliver.
         depth: bits of whole numbers that are stored in more than 8.
 
@@ -109,22 +173,28 @@ def read_image(file: BinaryIO, size: tuple[int, int], config: DataConfig, depth:
     Raises:
         Exception: decoders raise all sorts; `reason` puts it in a few words.
     """
-    image = open_image(file)
+    image = open_image(file, name)
     if image.format == "PNG":  # checksums are looked at only when asked, and that uses the image up
         image.verify()
         file.seek(0)
-        image = open_image(file)
+        image = open_image(file, name)
     mode, done = image.mode, []
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a photograph's preview is no frame
         done.append(FIRST_FRAME)
     image.draft("", (2 * max(size), 2 * max(size)))  # lets JPEG skip detail that the resizing would throw away
+    wide = wide_colours(image, file)
+    if _orientation(image) in UPRIGHT:
+        done.append(TURNED)
     image.load()
     # Asked after loading, because Pillow turns a TIFF itself when it is loaded, and then takes the tag away.
-    if (upright := UPRIGHT.get(_orientation(image))) is not None:
-        image = image.transpose(upright)
-        done.append("turned upright by their EXIF tag")
-    if mode.startswith("I"):
+    upright = UPRIGHT.get(_orientation(image))
+    if wide is not None:
+        image = _eight_bit_colours(wide, image.info.get("transparency"), depth)
+    elif mode.startswith("I"):
         image = _eight_bits(image, depth)
+    if upright is not None:
+        image = image.transpose(upright)
+    if wide is not None or mode.startswith("I"):
         done.append(f"in 16 or 32 bits, read as {depth}-bit, which holds the highest of them all")
     elif mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
@@ -202,6 +272,15 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # a broken tag must not cost the picture
         return 1
+
+
+def _eight_bit_colours(values: npt.NDArray[np.uint16], hidden: object, depth: int) -> Image.Image:
+    """16-bit colours [H, W, 2 | 3 | 4] as 8-bit ones; ``hidden`` is the one colour of a PNG that is seen through."""
+    count = values.shape[2] - 1 + values.shape[2] % 2  # of channels that are colours
+    parts = [to_eight_bits(values[..., :count], depth), to_eight_bits(values[..., count:], 16)]
+    if count == 3 and isinstance(hidden, tuple):
+        parts[1] = np.where((values == np.array(hidden)).all(-1, keepdims=True), 0, 255).astype(np.uint8)
+    return Image.fromarray(np.concatenate(parts, -1))
 
 
 def _eight_bits(image: Image.Image, depth: int) -> Image.Image:

@@ -24,7 +24,7 @@ from trilemma.data.annotations import read_annotations
 from trilemma.data.config import DataConfig
 from trilemma.data.dataset import Loss, Raw, examples, number_classes
 from trilemma.data.decoded import Entry, decode
-from trilemma.data.fit import SUFFIXES, reason
+from trilemma.data.fit import SUFFIXES, begins_like_an_image, reason
 from trilemma.text import printable
 
 TRAIN_NAMES = ("train", "training", "train_set", "training_set")
@@ -117,8 +117,9 @@ def _load(
 ) -> Raw:
     """The data set of all visible files, by name."""
     names = _without_our_own(names, path, notes)
-    images = [name for name in names if _is_image(name)]
-    others = [name for name in names if not _is_image(name) and PurePosixPath(name).name.lower() not in RUBBISH]
+    pictures = {name for name in names if _is_image(name) or (not _kind(name) and _looks_like_one(entry(name)))}
+    images = [name for name in names if name in pictures]
+    others = [name for name in names if name not in pictures and PurePosixPath(name).name.lower() not in RUBBISH]
     if not images:
         there = f"; of other kinds there are {_kinds(others)}" if others else ""
         looked = " ".join(sorted(SUFFIXES))
@@ -293,6 +294,15 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def _looks_like_one(file: Entry) -> bool:
+    """Whether a file whose name does not say what it is begins like an image."""
+    try:
+        with file.open() as opened:
+            return begins_like_an_image(opened.read(16))
+    except Exception:  # what cannot be opened is named among the files that are not read
+        return False
 
 
 def _visible(name: str) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from trilemma.data.arrays import is_idx, load_idx, load_npy, load_npz
 from trilemma.data.config import Binarize, Color, DataConfig, Fit
@@ -16,6 +18,7 @@ from trilemma.data.embedded import NAMES, load_named
 from trilemma.data.fit import SUFFIXES
 from trilemma.data.folder import load_folder, load_zip
 from trilemma.data.hub import load_hub
+from trilemma.data.memory import SOURCE, ImagesLike, read_memory
 from trilemma.data.mixtures import MIXTURES
 from trilemma.data.mixtures import draw as draw_mixture
 from trilemma.data.table import load_csv
@@ -24,8 +27,9 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
 def load(
-    source: DataConfig | str | os.PathLike[str],
+    source: Dataset | DataConfig | str | os.PathLike[str] | ImagesLike,
     *,
+    labels: Sequence[int] | Sequence[str] | Any | None = None,
     size: tuple[int, int] | None = None,
     fit: Fit | None = None,
     color: Color | None = None,
@@ -42,7 +46,10 @@ def load(
         source: ``mnist``, ``mnist-pairs``, ``stacked-mnist``, ``fashion-mnist`` or ``cifar10``; ``ring`` or ``grid``,
             which are vectors; the path of a folder of images, a zip of one, an npz, npy, idx or csv file (write
             ``./mnist`` for a folder of that name); a Hub id such as ``owner/name``, with
-            ``owner/name:configuration`` and ``hub:name`` for the others; or a whole config.
+            ``owner/name:configuration`` and ``hub:name`` for the others; a whole config; or images in memory:
+            arrays or tensors (uint8, or floats in [0, 1]) of shape [N, H, W], [N, H, W, C] or [N, C, H, W], PIL images,
+            an iterable of images or of batches, a torch data set. A loaded `Dataset` is returned as it is.
+        labels: of images in memory, N names or numbers.
         size, fit, color, background, binarize, limit, max_bad: as in `DataConfig`; what is not given stays at the
             config's value or the default.
         split: hold images out; without, all are ``train``, as for images that are only looked at or scored.
@@ -56,13 +63,24 @@ def load(
         >>> dataset.images.shape, len(dataset.train), len(dataset.test)
         ((70000, 1, 28, 28), 1000, 10000)
     """
-    config = source if isinstance(source, DataConfig) else DataConfig(source=os.fspath(source))
     given = {
         "size": size, "fit": fit, "color": color, "background": background,
         "binarize": binarize, "limit": limit, "max_bad": max_bad,
     }  # fmt: skip
     assert given.keys() == {field.name for field in fields(DataConfig)} - {"source"}
-    config = replace(config, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if isinstance(source, Dataset):
+        if chosen or labels is not None or not split:
+            raise ValueError(f"{source.name} is loaded already: give its source to load it otherwise")
+        return source
+    if not isinstance(source, DataConfig | str | os.PathLike):
+        config = replace(DataConfig(SOURCE), **chosen)
+        return assemble(read_memory(source, labels, config, progress), config, split)
+    if labels is not None:
+        raise ValueError("labels belong to images in memory: files and data sets bring their own")
+    config = replace(source if isinstance(source, DataConfig) else DataConfig(os.fspath(source)), **chosen)
+    if config.source == SOURCE:
+        raise ValueError("these images came from memory and are in no file: give them again, as data or against")
     if config.source in MIXTURES:
         return assemble(draw_mixture(config.source), config, split)
     if config.source in NAMES:

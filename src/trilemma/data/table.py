@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,11 +34,12 @@ COUNTERS = ("", "index", "id", "row", "unnamed: 0")
 def load_csv(path: Path, config: DataConfig, progress: bool) -> Raw:
     """Read vectors. Raises ``ValueError`` with one line naming the first row that will not do."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = file.readlines()
+        lines = _text(path).splitlines(keepends=True)
         reader = csv.reader(lines, delimiter=_delimiter(lines))
         rows = [(number, row) for number, row in enumerate(reader, 1) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a csv file in UTF-8 ({reason(error)}): save it as UTF-8") from error
+    except (OSError, csv.Error) as error:
         raise ValueError(f"{path} is not a readable csv file: {reason(error)}") from error
     if not rows:
         raise ValueError(f"{path} is empty")
@@ -74,6 +76,12 @@ def load_csv(path: Path, config: DataConfig, progress: bool) -> Raw:
     vectors: Array = np.array(values, np.float64).reshape(len(values), len(chosen))
     given: list[Array | None] = [np.array(columns[labelled[0]]) if labelled else None]
     return from_arrays(path.stem, str(path), [vectors], given, None, config, progress, notes)
+
+
+def _text(path: Path) -> str:
+    """UTF-8, or UTF-16 where the file begins like it, as spreadsheets save it."""
+    content = path.read_bytes()
+    return content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
 
 
 def _delimiter(lines: Sequence[str]) -> str:

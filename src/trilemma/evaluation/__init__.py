@@ -4,12 +4,13 @@ A score stands beside that of held-out real images, computed by the same functio
 beside those of distorted real images (its scale).
 """
 
+from trilemma.data import subset
 from trilemma.evaluation.difference import Difference, differences, judge
 from trilemma.evaluation.ladder import draw as draw_ladder
 from trilemma.evaluation.measure import evaluate, real_scores
-from trilemma.evaluation.protocol import Protocol
+from trilemma.evaluation.protocol import Protocol, protocol_of
 from trilemma.evaluation.record import FORMAT, describe_data, describe_protocol
-from trilemma.evaluation.reference import Reference, subset
+from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.stream import Tell
 from trilemma.number import Number
 
@@ -26,6 +27,7 @@ __all__ = [
     "draw_ladder",
     "evaluate",
     "judge",
+    "protocol_of",
     "real_scores",
     "subset",
 ]

@@ -50,7 +50,7 @@ def climb(real: Reference, where: Ranks, tell: Tell | None = None) -> list[dict[
     if "ladder" in real.memo:
         found: list[dict[str, Any]] = real.memo["ladder"]
         return found
-    settings = (VERSION, real.network.name, protocol.k, protocol.kept, protocol.seed, wanted)
+    settings = (VERSION, real.network.key, protocol.k, protocol.kept, protocol.seed, wanted)
     real_side = content_key(real.dataset, real.train_indices)
     key = content_key(real.dataset, real.held_out_indices, "ladder", settings, real_side)
     path = cache_folder() / "ladders" / f"{key}.json"

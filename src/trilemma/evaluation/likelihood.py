@@ -14,14 +14,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trilemma.evaluation.reference import Indices, Reference, subset
+from trilemma.data import subset
+from trilemma.evaluation.reference import Indices, Reference
 from trilemma.evaluation.stream import Tell
 from trilemma.evaluation.subject import Subject
-from trilemma.families.diffusion import Denoising
+from trilemma.families.family import Denoises
+from trilemma.likelihood import LogLikelihood, calibrate, log_likelihood
 from trilemma.metrics.estimate import mean_of
 from trilemma.number import Number
-from trilemma.queries.diffusion_likelihood import flow_likelihood
-from trilemma.queries.likelihood import Answer, calibrate, log_likelihood
+from trilemma.questions.ode import flow_likelihood
 
 SMALL = 1024
 """Values in an image up to which the probability flow is followed without being asked for."""
@@ -40,7 +41,7 @@ def likelihood_metric(subject: Subject, real: Reference, device: str, tell: Tell
     assert subject.model is not None
     model, protocol = subject.model, real.protocol
 
-    def ask(x: Tensor, given: Tensor | None) -> Answer:
+    def ask(x: Tensor, given: Tensor | None) -> LogLikelihood:
         return log_likelihood(
             model,
             x,
@@ -53,7 +54,7 @@ def likelihood_metric(subject: Subject, real: Reference, device: str, tell: Tell
 
     indices = subset(real.dataset.test, protocol.likelihood_n, protocol.seed)
     found = _scored(subject, real, indices, ask)
-    if isinstance(model, Denoising):
+    if isinstance(model, Denoises):
         return _noted(found, "a law that has noise at every step, like ddpm, not that of samplers without noise")
     return found
 
@@ -70,14 +71,14 @@ def flow_metric(subject: Subject, real: Reference, device: str, tell: Tell | Non
     model, protocol = subject.model, real.protocol
     named = {"ode_bits_per_dim", "ode_density_kl"} & set(protocol.metrics.replace("-", "_").split(","))
     vector = real.dataset.vector
-    if not isinstance(model, Denoising) or not protocol.likelihood_n:
+    if not isinstance(model, Denoises) or not protocol.likelihood_n:
         return None
     if not named and not vector and model.spec.dims > SMALL:
         return None
     count = protocol.likelihood_n if named or vector else min(FEW, protocol.likelihood_n)
     indices = subset(real.dataset.test, count, protocol.seed)
 
-    def ask(x: Tensor, given: Tensor | None) -> Answer:
+    def ask(x: Tensor, given: Tensor | None) -> LogLikelihood:
         told = (lambda done, total: tell("probability flow", done, total)) if tell else None
         return flow_likelihood(model, x, given, tolerance=TOLERANCE, seed=protocol.seed, progress=told).answer
 
@@ -103,7 +104,7 @@ def _noted(found: Scored, more: str) -> Scored:
 
 
 def _scored(
-    subject: Subject, real: Reference, indices: Indices, ask: Callable[[Tensor, Tensor | None], Answer]
+    subject: Subject, real: Reference, indices: Indices, ask: Callable[[Tensor, Tensor | None], LogLikelihood]
 ) -> Scored:
     run, protocol, dataset = subject.run, real.protocol, real.dataset
     assert run is not None

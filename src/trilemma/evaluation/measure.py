@@ -7,27 +7,29 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
 from trilemma import __version__
+from trilemma.bars import told
+from trilemma.config import options_of
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.dataset import image_digests
-from trilemma.evaluation import denoising, ladder, likelihoods, pictures
+from trilemma.data.memory import ImagesLike, images_like
+from trilemma.evaluation import ladder, pictures
+from trilemma.evaluation.answers import FOLDER, answers_of, ask_routine, besides
 from trilemma.evaluation.captions import text_metrics
 from trilemma.evaluation.glossary import ENTRIES, place_of
 from trilemma.evaluation.labelled import label_metrics
-from trilemma.evaluation.latents import draw_latents
 from trilemma.evaluation.likelihood import Scored, calibrated_for, flow_metric, likelihood_metric
 from trilemma.evaluation.memorisation import Memory, memory
 from trilemma.evaluation.misuse import identical_images, trained_on_held_out
 from trilemma.evaluation.mixtures import density_gap, mixture_floor, mixture_scores
-from trilemma.evaluation.protocol import Protocol
+from trilemma.evaluation.protocol import Protocol, protocol_of
 from trilemma.evaluation.reading import read
 from trilemma.evaluation.record import describe
 from trilemma.evaluation.reference import Reference
@@ -37,47 +39,52 @@ from trilemma.evaluation.stacked import stacked_floor, stacked_metrics
 from trilemma.evaluation.stream import Pool, Tell, pool
 from trilemma.evaluation.subject import Subject, image_subject, run_subject, samples_as_dataset, tensor_subject
 from trilemma.evaluation.sweeps import kept, weights_digest
+from trilemma.families import FAMILIES
 from trilemma.files import write_json
 from trilemma.metrics import Features
 from trilemma.number import Number
 from trilemma.parallel import Ranks, ranks
 from trilemma.run import Run, is_run
 
-Source = Run | Dataset | DataConfig | str | os.PathLike[str]
+Source = Run | Dataset | DataConfig | str | os.PathLike[str] | ImagesLike
 
 
 def evaluate(
-    subject: Source | Tensor,
+    subject: Source,
     against: Reference | Source | None = None,
     *,
-    protocol: Protocol | None = None,
+    protocol: Protocol | Mapping[str, Any] | None = None,
     options: Any | None = None,
     network: Features | None = None,
     device: str = "auto",
     out: str | os.PathLike[str] | None = None,
-    tell: Tell | None = None,
+    progress: Tell | Literal["bar"] | None = None,
 ) -> dict[str, Any]:
     """Measure a run, or a folder, archive, data set or tensor of images, against real images.
 
     Args:
-        subject: a run or its folder, anything that `load` takes, or uint8 images [N, C, H, W].
+        subject: a run or its folder, or anything that `load` takes; images in memory must have the shape of
+            the real ones, uint8 [N, C, H, W] with their levels, or floats in [0, 1].
         against: the real images; by default those the run was trained on. A run here stands for its samples.
-        protocol: how; `Protocol` has the defaults.
-        options: sampling options of the run's family.
+        protocol: how, a `Protocol` or a dictionary of its fields, whose defaults it has.
+        options: sampling options of the run's family, a dictionary such as ``{"steps": 20}`` or its ``Options``.
         network: features of your own; by default those that ``protocol`` names.
         device: where to compute.
         out: a folder for ``metrics.json`` and the pictures; by default the run's own, or none.
-        tell: told of the progress.
+        progress: called as ``progress(what, done, total)``; ``"bar"`` shows bars, as a notebook does by default.
 
     Returns:
         A record of plain values: ``subject``, ``protocol``, ``metrics`` and ``floor`` (name → `Number` as a
-        dictionary), ``flags``, ``memorisation``, ``spectrum``, ``ladder``, ``per_class``, ``latent`` and the names of
-        its ``pictures``. Under torchrun the work is shared and every process returns the same.
+        dictionary), ``flags``, ``memorisation``, ``spectrum``, ``ladder``, ``per_class``, the answers in
+        ``asked`` and the names of its ``pictures``. Under torchrun all processes share the work and return the same.
 
     Raises:
         ValueError: bad input, in one line.
     """
-    protocol = protocol or (against.protocol if isinstance(against, Reference) else Protocol())
+    asked = protocol_of(protocol)
+    besides(asked.ask)  # refuses unknown names before any work
+    if protocol is None and isinstance(against, Reference):
+        asked = against.protocol
     if isinstance(subject, (str, os.PathLike)) and is_run(subject):
         subject = Run.open(subject)
     if against is None and not isinstance(subject, Run):
@@ -87,16 +94,18 @@ def evaluate(
     if against is None and isinstance(subject, Run):
         against = subject.config.data
     assert against is not None
-    real = against if isinstance(against, Reference) else _prepare(against, protocol, device, network, tell)
-    where = ranks(device)
     if isinstance(subject, Run):
-        measured = run_subject(subject, real, options, where)
-    elif isinstance(subject, Tensor):
-        measured = tensor_subject(subject, real)
-    else:
-        measured = image_subject(subject.source if isinstance(subject, DataConfig) else subject, real)
-    place = _place(subject, out)
-    return _evaluate(measured, real, options, device, place, tell)
+        options = options_of(FAMILIES[subject.config.family], options)
+    where = ranks(device)
+    with told(progress, lambda bars: lambda what, done, total: bars.tell("", what, done, total)) as tell:
+        real = against if isinstance(against, Reference) else _prepare(against, asked, device, network, tell)
+        if isinstance(subject, Run):
+            measured = run_subject(subject, real, options, where)
+        elif isinstance(subject, Dataset | DataConfig | str | os.PathLike):
+            measured = image_subject(subject.source if isinstance(subject, DataConfig) else subject, real)
+        else:
+            measured = tensor_subject(images_like(subject, real.dataset.spec()), real)
+        return _evaluate(measured, real, options, device, _place(subject, out), tell)
 
 
 def _prepare(
@@ -108,7 +117,7 @@ def _prepare(
         against = Run.open(against.source)
     if isinstance(against, Run):
         against = samples_as_dataset(against, protocol.reference, protocol.n, protocol.seed, device)
-    dataset = against if isinstance(against, Dataset) else load(against)
+    dataset = load(against)
     return Reference.prepare(dataset, protocol, device, tell, network)
 
 
@@ -126,7 +135,9 @@ def _place(subject: object, out: str | os.PathLike[str] | None) -> Path | None:
 def _named(subject: object) -> str:
     if isinstance(subject, Dataset):
         return subject.name
-    return "a tensor of images" if isinstance(subject, Tensor) else str(getattr(subject, "source", subject))
+    if isinstance(subject, DataConfig):
+        return subject.source
+    return str(subject) if isinstance(subject, str | os.PathLike) else "what is in memory"
 
 
 def _evaluate(
@@ -170,15 +181,8 @@ def _evaluate(
         metrics["images_per_second"] = subject.speed(where)
     metrics |= stacked_metrics(subject, real, options, where, tell)
     shown = pictures.of_run(subject, sample, real, options, device) if subject.run and sample and place else None
-    exact = likelihoods.draw_exact(subject, real, place, device) if shown is not None and place else {}
     if shown is not None and place:
-        exact |= likelihoods.draw_map(subject, real, place, device, tell)
-        exact |= denoising.draw_denoising(subject, real, place, device)
-    latent, coded = draw_latents(subject, real, place, device) if shown is not None and place else ({}, {})
-    exact |= coded
-    ood = likelihoods.out_of_distribution(subject, real, place, device, tell)
-    if ood and place:
-        exact["outliers"] = "outliers.png"
+        ask_routine(subject, real, place, device, tell)
     rungs = ladder.climb(real, where, tell) if drawn else None
     record = None
     if where.first:
@@ -190,10 +194,12 @@ def _evaluate(
                     metrics["ode_bits_per_dim"], per_image["ode_bits_per_dim"] = flow
         seen = np.concatenate(hashes) if hashes else None
         record, remembered = _judge(subject, sample, seen, metrics, real, rungs, device, tell)
-        record |= {"per_image": per_image} | ({"ood": ood} if ood else {}) | ({"latent": latent} if latent else {})
+        record |= {"per_image": per_image}
+        if place is not None and subject.run is not None:
+            record["asked"] = answers_of(subject.run, place / FOLDER)
         if place is not None:
             if sample is not None:
-                record["pictures"] = pictures.save(place, sample, shown, real, remembered) | exact
+                record["pictures"] = pictures.save(place, sample, shown, real, remembered)
             write_json(place / "metrics.json", record)
         if unfinished:
             shutil.rmtree(unfinished.parent, ignore_errors=True)

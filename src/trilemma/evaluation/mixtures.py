@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trilemma.data import Dataset
+from trilemma.data import Dataset, subset
 from trilemma.data.mixtures import MIXTURES, Law
 from trilemma.evaluation.glossary import ENTRIES
-from trilemma.evaluation.reference import Reference, subset
+from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.stream import Pool
 from trilemma.evaluation.subject import Subject
 from trilemma.metrics.mixture import Mixture

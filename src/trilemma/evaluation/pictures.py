@@ -12,13 +12,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from trilemma import drawing
 from trilemma.evaluation.memorisation import MOST_TRAINING, Closest, Memory, pixels, train_pixels
 from trilemma.evaluation.reference import Reference, display
 from trilemma.evaluation.stream import Pool
 from trilemma.evaluation.subject import Subject
 from trilemma.images import grid, save_png, to_display, to_pil
 from trilemma.metrics import nearest
-from trilemma.queries import drawing
 from trilemma.sampling import sample
 from trilemma.vectors import scatter
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from trilemma.evaluation.glossary import OFFICIAL, choose
 from trilemma.machine import processor
-from trilemma.validate import MOST_IMAGES
+from trilemma.validate import MOST_IMAGES, decode
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Protocol:
         likelihood_n: held-out images whose log-likelihood is asked for.
         likelihood_samples: Monte-Carlo effort of families whose likelihood is not exact; 0 for their default.
         modes_n: samples of a run in which the 1,000 modes of stacked MNIST are counted; a slow sampler may need fewer.
-        ood: another source of images, whose likelihood is compared with that of held-out ones (out of distribution).
+        ask: questions that an able run is asked besides those of every evaluation: ood=fashion-mnist,invert.
         seed: of the samples and of every subset.
     """
 
@@ -46,7 +47,7 @@ class Protocol:
     likelihood_n: int = 500
     likelihood_samples: int = 0
     modes_n: int = 26_000
-    ood: str = ""
+    ask: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -87,6 +88,19 @@ class Protocol:
     def wants(self, *names: str) -> bool:
         """Whether any of these metrics is asked for."""
         return bool(choose(self.metrics) & set(names))
+
+
+def protocol_of(given: Protocol | Mapping[str, Any] | None) -> Protocol:
+    """A protocol from a dictionary of its fields; the defaults from None.
+
+    Raises:
+        ValueError: no such field, or a value that it does not take, in one line.
+    """
+    if given is None or isinstance(given, Protocol):
+        return given or Protocol()
+    if not isinstance(given, Mapping):
+        raise ValueError(f'protocol must be a Protocol or a dictionary such as {{"n": 500}}, not {given!r}')
+    return decode(Protocol, given, "protocol")
 
 
 def hardware() -> str:

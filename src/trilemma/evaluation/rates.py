@@ -11,7 +11,7 @@ from trilemma.data import Dataset
 from trilemma.data.dataset import Indices
 from trilemma.images import to_display
 from trilemma.metrics.spectrum import Spectrum, power_spectrum, sharpness
-from trilemma.queries.rate_distortion import RatePoint, rate_point
+from trilemma.questions.rate_distortion import RatePoint, rate_point
 from trilemma.run import Run
 from trilemma.sampling import sample
 

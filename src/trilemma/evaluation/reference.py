@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trilemma.data import Dataset
+from trilemma.data import Dataset, subset
 from trilemma.data.dataset import Digests, image_digests
 from trilemma.data.decoded import cache_folder, written_atomically
 from trilemma.evaluation.protocol import Protocol
@@ -21,7 +21,6 @@ from trilemma.evaluation.stream import Pool, Supply, Tell, pool
 from trilemma.images import to_display
 from trilemma.metrics import Features, Moments, feature_network
 from trilemma.metrics.features import VectorFeatures
-from trilemma.noise import philox
 from trilemma.parallel import Ranks, find_device, ranks
 
 Indices = np.ndarray[Any, Any]
@@ -109,12 +108,6 @@ class Reference:
         return f"{self.train.n:,} training images of {self.dataset.name}"
 
 
-def subset(indices: Indices, count: int, seed: int) -> Indices:
-    """The first ``count`` of a seeded permutation (all of them if 0 or if there are fewer)."""
-    order = philox(seed).permutation(len(indices))
-    return indices[order[: count or None]]
-
-
 def display(dataset: Dataset, indices: Indices) -> Tensor:
     """Images as they are shown: uint8 [N, C, H, W], 0 … 255."""
     return to_display(dataset.batch(indices).cpu(), dataset.levels)
@@ -141,7 +134,7 @@ def cached_pool(
     dataset: Dataset, indices: Indices, network: Features, kept: int, where: Ranks, tell: Tell | None = None
 ) -> Pool:
     """Features of real images, and their mean and covariance, kept in the cache folder by content."""
-    key = content_key(dataset, indices, network.name, min(kept, len(indices)))
+    key = content_key(dataset, indices, network.key, min(kept, len(indices)))
     path = cache_folder() / "features" / f"{key}.npy"
     found = _read(path, len(indices))
     if where.any(found is None):  # together or not at all: the work is shared

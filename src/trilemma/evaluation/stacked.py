@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trilemma.data import load
+from trilemma.data import load, subset
 from trilemma.data.decoded import cache_folder, written_atomically
 from trilemma.data.stacked import is_stacked
 from trilemma.evaluation.labelled import mode_metrics, trained_classifier
-from trilemma.evaluation.reference import Reference, content_key, subset, supply
+from trilemma.evaluation.reference import Reference, content_key, supply
 from trilemma.evaluation.stream import UNIT, Supply, Tell
 from trilemma.evaluation.subject import Subject, drawn_from
 from trilemma.metrics import Classifier, stacked_labels

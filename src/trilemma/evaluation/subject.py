@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trilemma.blocks import BLOCK
 from trilemma.config import flatten, to_dict
-from trilemma.data import DataConfig, Dataset, load
+from trilemma.data import DataConfig, Dataset, load, subset
 from trilemma.data.config import Color
 from trilemma.data.dataset import Raw, assemble
-from trilemma.evaluation.reference import Reference, subset, supply
+from trilemma.evaluation.reference import Reference, supply
 from trilemma.evaluation.stream import Supply
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
@@ -25,7 +26,7 @@ from trilemma.images import check_images, to_display
 from trilemma.number import Number
 from trilemma.parallel import Ranks
 from trilemma.run import Run
-from trilemma.sampling import BLOCK, choose_labels, sample, sample_block, warn_untrained
+from trilemma.sampling import choose_labels, sample, sample_block, warn_untrained
 
 
 @dataclass(frozen=True)

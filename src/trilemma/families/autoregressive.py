@@ -17,13 +17,14 @@ from torch import Tensor
 
 from trilemma.families.conditionals import Conditional, LogisticMixture, Softmax, draw
 from trilemma.families.family import (
-    Completing,
+    Completes,
     Completion,
     Density,
     Family,
     Likelihood,
     Loss,
     Objective,
+    Orders,
     Progress,
     Way,
 )
@@ -57,7 +58,7 @@ class AutoregressiveOptions:
         check_limits(self)
 
 
-class Autoregressive(Family, Completing):
+class Autoregressive(Family, Completes, Orders):
     """A family with an exact likelihood. Class labels, where the data has them, condition every value."""
 
     density = Density.TRACTABLE
@@ -88,7 +89,15 @@ class Autoregressive(Family, Completing):
         """Rows of the net's label embeddings: the classes and "no label", or 0."""
         return self.spec.classes + 1 if self.spec.classes else 0
 
-    def encode(self, x: Tensor) -> Tensor:
+    @property
+    def groups(self) -> int:
+        return self.conditional.groups
+
+    @property
+    def outputs(self) -> int:
+        return self.conditional.outputs
+
+    def value_features(self, x: Tensor) -> Tensor:
         """What the net sees of uint8 values [...]: float [..., 3], the value on [-1, 1] and whether it is an end.
 
         Real images have exact blacks and whites in plenty, which a scale alone blurs into their neighbours.
@@ -96,14 +105,16 @@ class Autoregressive(Family, Completing):
         top = self.spec.levels - 1
         return torch.stack([to_unit(x, self.spec.levels), (x == 0) * 2.0 - 1, (x == top) * 2.0 - 1], -1)
 
-    def image_features(self, x: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] to [B, C * 3, H, W], channel by channel, channels last in memory."""
-        features = self.encode(x).permute(0, 1, 4, 2, 3).flatten(1, 2)
+    def features(self, x: Tensor) -> Tensor:
+        """uint8 [N, C, H, W] to [N, C * 3, H, W], channel by channel, channels last in memory."""
+        features = self.value_features(x).permute(0, 1, 4, 2, 3).flatten(1, 2)
         return features.contiguous(memory_format=torch.channels_last)
 
-    def nats(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """-log p(x_i | x_<i, y) of every value: uint8 [B, C, H, W] to float [B, C, H, W]."""
-        return self.conditional.nats(self.net(self.image_features(x), labels), x)
+    def conditionals(self, features: Tensor, labels: Tensor | None) -> Tensor:
+        return self.net(features, labels)
+
+    def nats(self, x: Tensor, labels: Tensor | None, features: Tensor | None = None) -> Tensor:
+        return self.conditional.nats(self.net(self.features(x) if features is None else features, labels), x)
 
     def nll(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """-log p(x|y) in nats per image: uint8 [B, C, H, W] to float [B]."""
@@ -116,7 +127,7 @@ class Autoregressive(Family, Completing):
     def check(self) -> None:
         """Refuse a net that looks ahead: what is described up to a place must not change with what stands from it on.
 
-        A quick test at five places; `queries.causality` proves it for all of them by differentiation.
+        A quick test at five places; `questions.causality` verifies all of them by gradients.
         """
         groups, (channels, height, width) = self.conditional.groups, self.spec.image_shape
         generator = torch.Generator().manual_seed(0)
@@ -129,14 +140,14 @@ class Autoregressive(Family, Completing):
         )
         labels = self.given(None, 5)
         before, after = (
-            self.net(self.image_features(images.to(self.device)), labels).cpu()
+            self.net(self.features(images.to(self.device)), labels).cpu()
             for images in (x, torch.where(later, other, x))
         )
         seen = (order <= places[:, None, None, None]).permute(0, 2, 3, 1)
         if not torch.allclose(before[seen], after[seen], rtol=1e-4, atol=1e-4):
             raise ValueError(
                 f"this {self.name} looks ahead: what it says of a value changes with later values, so its p(x) is no "
-                "probability; trilemma query RUN --causality names the values"
+                "probability; trilemma query causality RUN names the values"
             )
 
     def loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
@@ -216,7 +227,7 @@ class Autoregressive(Family, Completing):
         x = x.to(self.device).clone()
         log_weights = torch.zeros(len(x), dtype=sampling_dtype(self.device), device=self.device)
         drawn = False
-        features = self.encode(torch.arange(self.spec.levels, dtype=torch.uint8, device=self.device))
+        features = self.value_features(torch.arange(self.spec.levels, dtype=torch.uint8, device=self.device))
         net = self.net.cached(labels, noise.count, sampling_dtype(self.device))
         for row in range(height):
             net.begin_row(row)
@@ -265,7 +276,7 @@ class Autoregressive(Family, Completing):
             for column in range(width):
                 pixel = x[:, :, row, column]
                 for channel in range(channels):
-                    description = model.net(model.image_features(x).to(dtype), labels)[:, row, column]
+                    description = model.net(model.features(x).to(dtype), labels)[:, row, column]
                     log_p = self.conditional.log_p(description[:, channel // shared], pixel, channel)
                     pixel[:, channel] = draw(log_p, uniform[channel, row, column], options.temperature)
         return x

@@ -10,16 +10,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from trilemma.blocks import Progress as Progress
 from trilemma.images import Spec
 from trilemma.noise import Noise
 
-Progress = Callable[[int, int], None]
-"""Called as ``progress(done, total)`` inside long samplers."""
+if TYPE_CHECKING:
+    from trilemma.families.diffusion.bound import Chain
+    from trilemma.families.diffusion.denoiser import Denoiser, Watch
+    from trilemma.families.diffusion.schedule import Schedule
 
 
 class Density(Enum):
@@ -175,6 +178,11 @@ class Family(nn.Module, ABC):
             conditions: labels int64 [N] or captions int64 [N, length] of all images; None for none.
         """
 
+    @classmethod
+    def least_batch(cls, config: Any) -> int:
+        """The fewest images that a process must see in a step of training."""
+        return 1
+
     def check(self) -> None:
         """Refuse, by a one-line ``ValueError``, a model that breaks a promise of its family; called before training."""
 
@@ -186,7 +194,204 @@ class Family(nn.Module, ABC):
         return []
 
 
-# What some families can do
+# Capabilities: what some families can do besides. A question says which it needs; nobody asks for a family by name.
+# Each docstring begins with the words that follow "it needs".
+
+
+@dataclass(frozen=True)
+class Code:
+    """What an encoder makes of images: q(z|x) = N(mean, std²), or a point.
+
+    Attributes:
+        mean: float [N, latent].
+        std: float [N, latent]; None where the code is a point.
+    """
+
+    mean: Tensor
+    std: Tensor | None = None
+
+
+class Encodes(ABC):
+    """an encoder: images → codes."""
+
+    distortion_unit: str
+    """What `distortion` is measured in: ``nats`` of -log p(x|z), or another error."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> Code:
+        """The codes of uint8 [N, C, H, W] images."""
+
+    @abstractmethod
+    def distortion(self, x: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What is lost of images by codes [N, latent]: float [N]."""
+
+
+class Decodes(ABC):
+    """a latent space: codes → images."""
+
+    prior: ClassVar[bool] = True
+    """Whether the model draws z ~ N(0, I); else codes have no law."""
+
+    @property
+    @abstractmethod
+    def latent(self) -> int:
+        """Dimensions of a code."""
+
+    @abstractmethod
+    def render(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What codes [N, latent] stand for, before rounding: float [N, C, H, W] on [-1, 1], differentiable."""
+
+    @abstractmethod
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The images of codes [N, latent]: uint8 [N, C, H, W]."""
+
+
+class Observes(Decodes):
+    """a density p(x|z) of images given codes z ~ N(0, I): what annealed importance sampling needs.
+
+    Where a family defines none by itself, it is a Gaussian around `render` with a stated ``sigma``.
+    """
+
+    defined: ClassVar[bool]
+    """Whether the family defines p(x|z) itself, so that ``sigma`` is not read and x are images as they are."""
+
+    @abstractmethod
+    def observed(self, x: Tensor, noise: Noise) -> Tensor:
+        """Images [N, C, H, W] as p(x|z) speaks of them: themselves, or dequantised values on [0, 1]."""
+
+    @abstractmethod
+    def log_observation(self, x: Tensor, z: Tensor, labels: Tensor | None, sigma: float) -> Tensor:
+        """log p(x|z) in nats of what `observed` gave: float [N]."""
+
+    @abstractmethod
+    def draw_observation(self, z: Tensor, labels: Tensor | None, noise: Noise, sigma: float) -> Tensor:
+        """x ~ p(x|z), in the form of `observed`."""
+
+
+class Orders(ABC):
+    """p(x) as a product over the values of an image in an order: p(x) = ∏ p(x_i | x_1 … x_{i-1}).
+
+    The order is raster order over pixels and, inside a pixel, over `groups` of its channels.
+    """
+
+    spec: Spec
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
+    @property
+    @abstractmethod
+    def groups(self) -> int:
+        """Groups of channels that are drawn one after the other in a pixel."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Parameters that describe the values of a group."""
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """What the net sees of uint8 [N, C, H, W] images: float [N, F, H, W], the features of a group side by side."""
+
+    @abstractmethod
+    def conditionals(self, features: Tensor, labels: Tensor | None) -> Tensor:
+        """The parameters of every p(x_i | x_<i): [N, H, W, groups, outputs], differentiable in ``features``."""
+
+    @abstractmethod
+    def nats(self, x: Tensor, labels: Tensor | None, features: Tensor | None = None) -> Tensor:
+        """-log p(x_i | x_<i, y) of every value of uint8 [N, C, H, W] images: float [N, C, H, W].
+
+        ``features`` are those of x, by which it can then be differentiated.
+        """
+
+
+class Plays(ABC):
+    """a discriminator that plays against the generator: a game of two losses."""
+
+    @abstractmethod
+    def judge_samples(self, noise: Noise, labels: Tensor | None) -> Tensor:
+        """The discriminator's logits for images drawn from ``noise``, differentiable in the generator's weights."""
+
+    @property
+    @abstractmethod
+    def player(self) -> nn.Module:
+        """The generator."""
+
+    @property
+    @abstractmethod
+    def probabilities(self) -> bool:
+        """Whether the discriminator gives probabilities, and not the values of a critic."""
+
+
+class Denoises(ABC):
+    """a denoiser: (x_t, t) → estimate of x_0.
+
+    Attributes:
+        schedule: the path x_t = α_t x_0 + σ_t ε.
+        chain: the reverse chain whose bound log p(x) is.
+    """
+
+    spec: Spec
+    schedule: Schedule
+    chain: Chain
+    Options: ClassVar[type]
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    @abstractmethod
+    def samplers(self) -> Sequence[str]:
+        """The names of the samplers that suit the family."""
+
+    @abstractmethod
+    def check_conditions(self, options: Any | None, conditions: Tensor | None) -> None:
+        """See `Family.check_conditions`."""
+
+    @abstractmethod
+    def denoiser(self, labels: Tensor | None, guidance: float = 1.0) -> Denoiser:
+        """The denoiser for images with these labels, guided by u + w(c - u)."""
+
+    @abstractmethod
+    def bound_denoiser(self, labels: Tensor | None) -> Denoiser:
+        """The denoiser whose bound log p(x) is: its estimates say the variance of each step too."""
+
+    @abstractmethod
+    def latent(self, noise: Noise) -> Tensor:
+        """x_T ~ N(0, I): float [N, C, H, W]."""
+
+    @abstractmethod
+    def decode(
+        self,
+        z: Tensor,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: Any | None = None,
+        progress: Progress | None = None,
+        *,
+        watch: Watch | None = None,
+    ) -> Tensor:
+        """The images uint8 [N, C, H, W] that a sampler draws from x_T; ``watch`` sees x_t and estimate at each t."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, labels: Tensor | None = None, options: Any | None = None) -> Tensor:
+        """The x_T [N, C, H, W] from which deterministic DDIM leads (nearly) to these images."""
+
+    @abstractmethod
+    def flow_log_likelihood(
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        noise: Noise,
+        *,
+        dequantize: Literal["decoder", "uniform"] = "decoder",
+        tolerance: float = 1e-4,
+    ) -> tuple[Tensor, Tensor]:
+        """log p(x) [N] by the probability-flow equation, and the evaluations [N] that its solver took."""
 
 
 @dataclass(frozen=True)
@@ -218,8 +423,8 @@ class Way:
     text: str
 
 
-class Completing(ABC):
-    """What a `Family` that can keep a part of an image and draw the rest has besides.
+class Completes(ABC):
+    """p(unknown | known): a part of an image is kept and the rest drawn.
 
     Class attributes:
         CompletionOptions: a frozen dataclass, ``Options`` with what only completion reads.

@@ -7,6 +7,7 @@ Inception's may be called FID, and even there preprocessing moves the value by 2
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -39,10 +40,17 @@ class Features(ABC):
     Attributes:
         name: what a number measured with it must be labelled with; it changes whenever the values would.
         dims: length of a feature vector.
+        weights: a hash of the network's weights, "" where there are none that can change under the name.
     """
 
     name: str
     dims: int
+    weights: str = ""
+
+    @property
+    def key(self) -> str:
+        """What cached features go by: the name, and the weights that gave them."""
+        return f"{self.name} {self.weights}".rstrip()
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features of ``uint8 [N, C, H, W]`` images with values 0 … 255 and C of 1 or 3.
@@ -176,6 +184,14 @@ def feature_network(
 
         return TransformerFeatures(kind, rest, torch.device(device))
     raise ValueError(f"there are no features called {features!r}: choose from {', '.join(FEATURES)}")
+
+
+def weights_hash(network: torch.nn.Module) -> str:
+    """A short hash of all that a network has learnt."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def check_display_images(images: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib.resources import as_file, files
 from itertools import pairwise
 
@@ -39,6 +40,7 @@ class SmallFeatures(Features):
     def __init__(self) -> None:
         with as_file(files("trilemma.metrics") / f"{NAME}.safetensors") as path:
             state = load_file(path)
+            self.weights = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         self._network = Network().eval()
         self._network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trilemma.metrics.features import Features
+from trilemma.metrics.features import Features, weights_hash
 
 HUB = {
     "dinov2": {
@@ -65,6 +65,7 @@ class TransformerFeatures(Features):
         self._network, self._side, self.dims = _load(kind, identifier)
         self._network.to(device).eval()
         self.name = f"{kind}/{identifier}"
+        self.weights = weights_hash(self._network)  # a folder's, or a Hub id's newest, may change
         mean, deviation = (torch.tensor(values, device=device).view(3, 1, 1) for values in STATISTICS[kind])
         self._mean, self._deviation = mean, deviation
 

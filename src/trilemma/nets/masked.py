@@ -12,6 +12,7 @@ and in a two-dimensional kernel what stands to its right, needs a mask.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import torch
@@ -190,7 +191,9 @@ def in_precision(net: Net, dtype: torch.dtype) -> Net:
     return net if next(net.parameters()).dtype == dtype else copy.deepcopy(net).to(dtype)
 
 
-def influence(net: nn.Module, features: Tensor, weights: Tensor, labels: Tensor | None = None) -> Tensor:
+def influence(
+    net: Callable[[Tensor, Tensor | None], Tensor], features: Tensor, weights: Tensor, labels: Tensor | None = None
+) -> Tensor:
     """|∂ Σ weights · outputs / ∂ features|, the largest over an input's features: [B, groups, H, W].
 
     Args:

@@ -8,10 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from trilemma.report.denoising import denoising
+from trilemma.report.answers import answered
 from trilemma.report.figures import curve
-from trilemma.report.latents import latents
-from trilemma.report.likelihoods import likelihoods
 from trilemma.report.marks import badge
 from trilemma.report.pictures import load
 from trilemma.report.scores import COLUMNS, MORE, Score, measured, number
@@ -86,8 +84,7 @@ def family_section(index: int, family: dict[str, Any], report: dict[str, Any], f
         f'<article id="family-{index}"><h3>{badge(index)} {escape(family["title"])} '
         f"<code>{escape(family['name'])}</code></h3>{alarms}{flags(family)}"
         f'<dl class="facts">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items())}</dl>'
-        f"{_pictures_and_curves(index, family, report, folder)}{latents(family, folder)}"
-        f"{likelihoods(family, folder)}{denoising(family, folder)}"
+        f"{_pictures_and_curves(index, family, report, folder)}{answered(family, folder)}"
         f"{copies(family, folder)}{classes(family)}"
         f"{_settings(family)}</article>"
     )

@@ -4,6 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
+
+
+def budget_text(given: str | float | timedelta) -> str:
+    """A budget as text: seconds and time differences become ``90s``.
+
+    Raises:
+        ValueError: it is none of these, in one line.
+    """
+    if isinstance(given, timedelta):
+        given = given.total_seconds()
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return f"{given:.6f}".rstrip("0").rstrip(".") + "s"
+    if not isinstance(given, str):
+        raise ValueError(f"budget must be seconds or text such as 90s, 5000steps or 1Mimages, not {given!r}")
+    return given
 
 
 @dataclass(frozen=True)

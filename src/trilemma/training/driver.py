@@ -7,15 +7,18 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from trilemma import __version__
+from trilemma.bars import Bars, told
 from trilemma.config import RunConfig, to_dict
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.captions import Tokens
+from trilemma.data.memory import ImagesLike
 from trilemma.families import FAMILIES
 from trilemma.images import NotFinite, grid, save_png
 from trilemma.machine import arithmetic
@@ -25,7 +28,7 @@ from trilemma.parallel import Ranks, ranks
 from trilemma.presets import check_fields, configure
 from trilemma.run import Run, check_new, is_run, lock, not_finite
 from trilemma.text import printable
-from trilemma.training.budget import Budget, Progress
+from trilemma.training.budget import Budget, Progress, budget_text
 from trilemma.training.loop import Diverged, Learner, diverged, steps
 from trilemma.training.recorder import Board, Recorder, Report, tensorboard_writer
 from trilemma.training.stop import Stop
@@ -38,11 +41,11 @@ IMPORTED = "imported"
 
 def train(
     family: str,
-    data: Dataset | DataConfig | str | os.PathLike[str] | None = None,
+    data: Dataset | DataConfig | str | os.PathLike[str] | ImagesLike | None = None,
     *,
     out: str | os.PathLike[str],
     size: str | None = None,
-    budget: str = "2m",
+    budget: str | float | timedelta = "2m",
     seed: int | None = None,
     conditional: bool | None = None,
     text: bool | None = None,
@@ -51,7 +54,7 @@ def train(
     resume: bool = False,
     tensorboard: bool = False,
     device: str = "auto",
-    listen: Callable[[Report], None] | None = None,
+    progress: Callable[[Report], None] | Literal["bar"] | None = None,
     say: Callable[[str], None] = print,
 ) -> Run:
     """Train a family on a data set, into a run folder.
@@ -64,7 +67,8 @@ def train(
         data: a loaded `Dataset`, or what `load` takes; ``mnist`` by default.
         out: the run folder.
         size: the preset, ``tiny`` (the default) to ``large``.
-        budget: the total to train for, ``90s``, ``5000steps`` or ``1Mimages``; a resumed run counts what it has done.
+        budget: the total to train for, ``90s``, ``5000steps`` or ``1Mimages``, or a number of seconds or a
+            ``timedelta``; a resumed run counts what it has done.
         seed: decides the initial weights, the batches and all noise; 0 by default.
         conditional: train P(x|y) on the data's labels.
         text: train P(x|caption) on the data's captions.
@@ -73,7 +77,7 @@ def train(
         resume: continue the run in ``out`` if there is one; its final weights equal those of an uninterrupted run.
         tensorboard: write the training log for TensorBoard too, into the run folder.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
-        listen: called after every step.
+        progress: called after every step; ``"bar"`` shows a bar, as a notebook does by default.
         say: called with alarms and other single lines.
 
     Returns:
@@ -84,7 +88,7 @@ def train(
         Diverged: the training broke down; the last good state is on disk.
         OSError: the run folder cannot be written; the last checkpoint stands.
     """
-    limit = Budget.parse(budget)
+    limit = Budget.parse(budget_text(budget))
     board = tensorboard_writer(Path(out) / "tensorboard") if tensorboard else None
     where = ranks(device)
     check_fields(family, size or "tiny", model, settings)  # before minutes of reading images
@@ -95,7 +99,7 @@ def train(
         config = run.config
         typed = {"family": family, "size": size, "seed": seed, "conditional": conditional, "text": text}
         refuse_changes(run, typed, model or {}, settings or {})
-        dataset = data if isinstance(data, Dataset) else load(data or config.data, progress=where.first)
+        dataset = load(config.data if data is None else data, progress=where.first)
         refuse_other_data(run, dataset)
         slower = config.train.precision == "bf16" and arithmetic(where.device, "auto") == "fp32"
         if where.first and slower:
@@ -103,7 +107,7 @@ def train(
     else:
         if where.first:
             check_new(Path(out))
-        dataset = data if isinstance(data, Dataset) else load(data or "mnist", progress=where.first)
+        dataset = load("mnist" if data is None else data, progress=where.first)
         if text:
             model = where.agree(pinned(model or {}) if where.first else None)
         tokens = read_captions(family, dataset, model or {}, say if where.first else None) if text else None
@@ -128,7 +132,14 @@ def train(
     with lock(out):  # before anything is written: another training may have begun here a moment ago
         run = Run.open(out) if again else Run.create(out, config, tokens)
         where.wait()
-        return _drive(run, dataset, limit, where, listen, say, board)
+        with told(progress, lambda bars: lambda report: show(bars, family, report)) as listen:
+            return _drive(run, dataset, limit, where, listen, say, board)
+
+
+def show(bars: Bars, name: str, report: Report) -> None:
+    """Move the bar of a training."""
+    detail = f"step {report.step:,} · {report.images_per_second:,.0f} images/s · loss {report.loss:.4g}"
+    bars.tell(name, "training", min(report.spent, 1.0), 1.0, detail)
 
 
 def make_config(
@@ -253,7 +264,7 @@ def check_batch(config: RunConfig, dataset: Dataset, where: Ranks) -> None:
         )
     if batch % where.size:
         raise ValueError(f"--train.batch {batch} cannot be shared by {where.size} processes: use a multiple of it")
-    pack = getattr(config.model, "pack", 1)
+    pack = FAMILIES[config.family].least_batch(config.model)
     if batch // where.size < pack:
         raise ValueError(
             f"--train.batch {batch} gives each of {where.size} processes {batch // where.size} images, fewer than one "

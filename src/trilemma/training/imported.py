@@ -9,9 +9,10 @@ from trilemma import __version__
 from trilemma.config import RunConfig
 from trilemma.data import DataConfig, load
 from trilemma.families.diffusion.exchange import import_diffusers
+from trilemma.files import remove
 from trilemma.parallel import ranks
 from trilemma.presets import configure
-from trilemma.run import Run, check_new, lock, not_finite
+from trilemma.run import Run, check_new, is_run, lock, not_finite
 from trilemma.training.budget import Progress
 from trilemma.training.driver import IMPORTED
 from trilemma.training.loop import Learner
@@ -36,7 +37,10 @@ def import_run(
     Raises:
         ValueError: a folder or data that will not do, in one line.
     """
-    model = import_diffusers(folder)
+    try:
+        model = import_diffusers(folder)
+    except ValueError as error:
+        raise error if str(folder) in str(error) else ValueError(f"{folder}: {error}") from None
     spec, betas = model.spec, model.schedule.beta
     again = type(model)(model.config, spec).schedule.beta
     if not bool(((again - betas).abs() <= 1e-6 * betas).all()):
@@ -62,7 +66,7 @@ def import_run(
     config = RunConfig(
         "diffusion", IMPORTED, 0, spec, given, model.config, settings, fingerprint, names, version=__version__
     )
-    check_new(Path(out))
+    _start_over(Path(out))
     if bad := not_finite(model.state_dict()):
         raise ValueError(f"{folder} holds weights that are not numbers ({bad}): it cannot be used")
     with lock(out):
@@ -73,3 +77,15 @@ def import_run(
                 copy.load_state_dict(model.state_dict())
         run.save(learner.state(Progress()))
     return run
+
+
+def _start_over(out: Path) -> None:
+    """Take away what an import that was cut short left at ``out``; ``ValueError`` if anything else is there."""
+    if is_run(out):
+        run = Run.open(out)
+        if run.config.size != IMPORTED or run.has_checkpoint:
+            raise ValueError(f"{out} already holds a run: choose another --out")
+        with lock(out):
+            (out / "config.json").unlink()
+            remove(out / "checkpoints")
+    check_new(out)

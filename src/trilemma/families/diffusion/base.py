@@ -28,13 +28,13 @@ from trilemma.families.diffusion.options import DiffusionOptions, DrawingOptions
 from trilemma.families.diffusion.repaint import RePaintOptions, repaint
 from trilemma.families.diffusion.samplers import DDPM, NOISE, ddim_encode, samplers
 from trilemma.families.diffusion.schedule import Schedule
-from trilemma.families.family import Completing, Completion, Family, Likelihood, Progress, Way
+from trilemma.families.family import Completes, Completion, Denoises, Family, Likelihood, Progress, Way
 from trilemma.images import Spec, check_images
 from trilemma.machine import autocast
 from trilemma.noise import Noise
 
 
-class Denoising(Family, Completing):
+class Denoising(Family, Completes, Denoises):
     """The abstract base: a U-Net and a path; see `Diffusion` and `Flow`.
 
     Args:

@@ -123,6 +123,10 @@ class GAN(Family):
             spectral=config.spectral_norm,
         )
 
+    @classmethod
+    def least_batch(cls, config: GANConfig) -> int:
+        return config.pack
+
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images, uint8 ``[B, C, H, W]``, of ``[B, latent]``."""
         return self.spec.from_unit(self.generator(z.to(self._dtype), labels))

@@ -1,0 +1,77 @@
+"""What files outside the package add: families, samplers, metrics and questions, each one file.
+
+A file is named in ``$TRILEMMA_PLUGINS`` (several with the path separator of the system between them), or is a module
+that a package names as an entry point of the group ``trilemma.plugins``. It is imported once, when the first registry
+is asked; what it defines is found there by its base class, like what is built in.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@functools.cache
+def load_plugins() -> None:
+    """Import what is named; ``ValueError``, one line, for a file that is not there or fails."""
+    for entry in entry_points(group="trilemma.plugins"):
+        entry.load()
+    for name in filter(None, os.environ.get("TRILEMMA_PLUGINS", "").split(os.pathsep)):
+        path = Path(name).expanduser()
+        module = f"trilemma_plugin_{path.stem}"
+        spec = importlib.util.spec_from_file_location(module, path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise ValueError(f"TRILEMMA_PLUGINS names {path}, which is no Python file")
+        sys.modules[module] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[module])
+        except Exception as error:
+            raise ValueError(f"{path}, named by TRILEMMA_PLUGINS, fails: {type(error).__name__}: {error}") from error
+
+
+class Registry(Mapping[str, type[T]]):
+    """Classes by their ``name``: those that are built in, in their order, then those of plugins.
+
+    Args:
+        base: of all of them.
+        known: what is built in.
+    """
+
+    def __init__(self, base: Any, known: Iterable[type[T]] = ()) -> None:
+        self._base, self._known = base, tuple(known)
+
+    def _classes(self) -> dict[str, type[T]]:
+        load_plugins()
+        found: dict[str, type[T]] = {}
+        for cls in (*self._known, *defined(self._base)):
+            name = vars(cls)["name"]
+            if found.setdefault(name, cls) is not cls:
+                raise ValueError(f"there are two of the name {name!r}: {found[name].__module__} and {cls.__module__}")
+        return found
+
+    def __getitem__(self, name: str) -> type[T]:
+        return self._classes()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes())
+
+    def __len__(self) -> int:
+        return len(self._classes())
+
+
+def defined(base: Any) -> list[Any]:
+    """The final classes below a base, in the order of their definition: those that give themselves a ``name``."""
+    found: list[Any] = []
+    for cls in base.__subclasses__():
+        found += [cls] if "name" in vars(cls) else []
+        found += defined(cls)
+    return found

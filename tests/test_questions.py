@@ -1,0 +1,284 @@
+"""The contract of questions: every question on every able family, and one that a file outside the package adds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import blobs
+
+import trilemma
+from trilemma import drawing
+from trilemma.cli import main
+from trilemma.data import load
+from trilemma.evaluation.answers import answers_of
+from trilemma.families import FAMILIES
+from trilemma.number import Number
+from trilemma.questions import Answer, questions
+from trilemma.run import Run
+from trilemma.training import train
+
+MODELS: dict[str, dict[str, Any]] = {
+    "autoencoder": dict(width=4, latent=2),
+    "vae": dict(width=4, latent=2),
+    "pixelcnn": dict(features=4, layers=1, head=4, first_kernel=3, kernel=3),
+    "pixelrnn": dict(features=4, layers=1, head=4, first_kernel=3),
+    "gan": dict(width=8, latent=4),
+    "diffusion": dict(width=16, multipliers=(1,), timesteps=20),
+    "flow": dict(width=16, multipliers=(1,)),
+}
+"""The smallest model of each family; one that is not here is taken as its preset has it."""
+
+BRIEF: dict[str, dict[str, Any]] = {
+    "annealed": dict(n=2, temperatures=4, chains=2),
+    "arithmetic": dict(expression="0-1+2", n=4),
+    "classify": dict(n=4),
+    "codes": dict(n=140),
+    "complete": dict(n=2, copies=2, particles=2),
+    "curve": dict(n=140, reference=140, counts=(2,), options={"sampler": "ddim"}),
+    "density": dict(),
+    "disentangle": dict(factors="FACTORS", n=60),
+    "downstream": dict(n=60),
+    "gradients": dict(n=2),
+    "guidance": dict(n=140, reference=140, weights=(0.0, 2.0), options={"steps": 2}),
+    "interpolate": dict(n=4, points=3),
+    "invert": dict(n=2, counts=(2,)),
+    "likelihood": dict(n=4, samples=2),
+    "manifold": dict(n=20),
+    "ode": dict(n=2, tolerance=0.1),
+    "ood": dict(other="OTHER", n=6),
+    "posterior": dict(n=4),
+    "rates": dict(others="", n=20),
+    "receptive": dict(n=2, position="3,3"),
+    "reverse": dict(n=2, options={"steps": 3}),
+    "surprise": dict(n=2),
+    "terms": dict(n=2),
+    "traverse": dict(n=20, points=3),
+}
+"""How each question is asked here, where its defaults take long; one that is not here is asked as it is."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("questions")
+    images, labels = blobs(1400)
+    np.savez(folder / "blobs.npz", images=images, labels=labels)
+    images, labels = blobs(40, seed=1)
+    np.savez(folder / "other.npz", images=255 - images, labels=labels)
+    factors = np.stack([labels, np.arange(40) % 2], 1).astype(float)
+    np.savez(folder / "factors.npz", images=np.concatenate([images] * 2), factors=np.concatenate([factors] * 2))
+    vectors = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    np.savez(folder / "vectors.npz", images=vectors)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(place: Path) -> dict[str, Run]:
+    """A run of each family, of two steps: conditional where it can be, and one of vectors."""
+    made = {}
+    for name, family in FAMILIES.items():
+        for kind, data in (("images", "blobs.npz"), ("vectors", "vectors.npz")):
+            if kind == "vectors" and not family.vectors:
+                continue
+            made[f"{name}-{kind}"] = train(
+                name,
+                load(place / data, progress=False),
+                out=place / f"{name}-{kind}",
+                budget="2steps",
+                conditional=kind == "images",
+                model=MODELS.get(name) if kind == "images" else None,
+                settings=dict(batch=16, precision="fp32", pictures=0),
+                say=lambda line: None,
+            )
+    return made
+
+
+def fields(name: str, place: Path) -> dict[str, Any]:
+    words = {"OTHER": str(place / "other.npz"), "FACTORS": str(place / "factors.npz")}
+    return {
+        key: words.get(value, value) if isinstance(value, str) else value for key, value in BRIEF.get(name, {}).items()
+    }
+
+
+def in_range(done: int, total: int) -> None:
+    assert 0 <= done <= total
+
+
+@pytest.mark.parametrize("name", list(questions()))
+def test_a_question_keeps_its_contract(name: str, runs: dict[str, Run], place: Path, tmp_path: Path) -> None:
+    cls = questions()[name]
+    assert cls.title and cls.sentence.endswith((".", "?"))
+    assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    asked = 0
+    for key, run in runs.items():
+        if (reason := cls.able(run)) is not None:
+            assert reason and "\n" not in reason
+            with pytest.raises(ValueError, match=name) as error:
+                trilemma.ask(run, name)
+            assert "\n" not in str(error.value)
+            continue
+        asked += 1
+        found = trilemma.ask(run, name, progress=in_range, **fields(name, place))
+        assert found.kind in ("", "exact", "bound", "estimate", "undefined", "approximate", "point"), key
+        assert all(isinstance(number, Number) for number in found.numbers.values())
+        assert found.reading and all(isinstance(line, str) and line for line in found.lines())
+        record = found.save(tmp_path / key)
+        assert json.loads((tmp_path / key / f"{name}.json").read_text("utf-8")) == json.loads(json.dumps(record))
+        for figure, picture in found.figures.items():
+            assert (tmp_path / key / record["figures"][figure]).stat().st_size > 100
+            if not isinstance(picture, drawing.Film):
+                svg = drawing.save(picture, tmp_path / key / f"{figure}.svg").read_text("utf-8")
+                assert ElementTree.fromstring(svg).tag.endswith("svg")
+    assert asked, f"no family was able to answer {name}"
+
+
+@pytest.mark.parametrize("name", list(questions()))
+def test_a_stopped_question_answers_the_same_when_asked_again(name: str, runs: dict[str, Run], place: Path) -> None:
+    cls = questions()[name]
+    run = next(run for run in runs.values() if cls.able(run) is None)
+    whole = trilemma.ask(run, name, **fields(name, place))
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    told: list[int] = []
+    trilemma.ask(run, name, progress=lambda done, of: told.append(done), **fields(name, place))
+    if told:
+        with pytest.raises(KeyboardInterrupt):
+            trilemma.ask(run, name, progress=stop, seed=1, **fields(name, place))
+    again = trilemma.ask(run, name, **fields(name, place))
+    assert _numbers(again) == _numbers(whole)
+
+
+def _numbers(found: Answer) -> str:
+    """All that is no time and no file."""
+    values = {
+        key: value
+        for key, value in found.to_json()["values"].items()
+        if key not in ("created", "known_before", "points")
+    }
+    numbers = {key: number.value for key, number in found.numbers.items() if "second" not in key}
+    return json.dumps([numbers, values], sort_keys=True)
+
+
+def test_a_typing_error_is_a_type_error_and_a_wrong_value_one_line(runs: dict[str, Run]) -> None:
+    run = runs["pixelcnn-images"]
+    with pytest.raises(TypeError, match="did you mean keep"):
+        trilemma.ask(run, "complete", kep="top")
+    for wrong, words in (({"copies": 0}, "copies"), ({"copies": 1.5}, "copies"), ({"keep": 3}, "keep")):
+        with pytest.raises(ValueError, match=words):
+            trilemma.ask(run, "complete", **wrong)
+    with pytest.raises(ValueError, match="there is no question"):
+        run.ask("complet")
+
+
+def test_all_images_that_are_given_are_asked_about(runs: dict[str, Run], place: Path) -> None:
+    found = trilemma.ask(runs["pixelcnn-images"], "likelihood", images=str(place / "blobs.npz"))
+    assert found.numbers["bits_per_dim"].n == 1400
+
+
+def test_the_command_lists_and_asks(runs: dict[str, Run], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run = runs["pixelcnn-images"]
+    main(["query", str(run.path)])
+    listed = capsys.readouterr().out
+    assert "surprise" in listed and "gradients" not in listed and "bits/dim" in listed
+    main(
+        ["query", "complete", str(run.path), "--keep", "left", "--copies", "2", "-n", "2", "--particles", "2", "--json"]
+    )
+    record = json.loads(capsys.readouterr().out)
+    assert record["asked"]["keep"] == "left" and (run.answers / record["figures"]["completions"]).is_file()
+    assert [each["question"] for each in answers_of(run)][-1] == "complete"
+    with pytest.raises(SystemExit):
+        main(["query", "complete", str(run.path), "--kep", "left"])
+    assert "--keep" in capsys.readouterr().err
+
+
+def test_the_help_of_a_question_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["query", "complete", "--help"])
+    assert len(capsys.readouterr().out.splitlines()) <= 50
+
+
+def test_the_page_of_questions_is_that_of_the_classes() -> None:
+    from trilemma.questions.pages import page
+
+    written = Path(__file__).parent.parent / "docs" / "questions.md"
+    assert written.read_text("utf-8") == page(), "run: python -m trilemma.questions > docs/questions.md"
+
+
+PLUGIN = '''
+from dataclasses import dataclass
+from typing import ClassVar
+from trilemma.number import Number
+from trilemma.drawing import words
+from trilemma.questions import AboutImages, Answer, Context
+
+
+@dataclass(frozen=True)
+class Brightness(AboutImages):
+    """How bright images are."""
+
+    gain: float = 1.0
+    """What brightness is multiplied by."""
+
+    name: ClassVar[str] = "brightness"
+    title: ClassVar[str] = "Brightness"
+    sentence: ClassVar[str] = "How bright are these images?"
+
+    @classmethod
+    def routine(cls, run):
+        return cls(n=5)
+
+    def answer(self, context: Context) -> Answer:
+        batch = context.batch(self)
+        mean = Number(self.gain * float(batch.x.float().mean()), n=len(batch.x))
+        return Answer(self, context.run, numbers={"mean": mean}, reading=[f"the mean value is {mean}"])
+
+    def draw(self, answer):
+        return {"mean": words(answer.reading)}
+'''
+
+
+def test_a_question_is_one_file_outside_the_package(runs: dict[str, Run], tmp_path: Path) -> None:
+    """It is in the help, the list, the API, the record of an evaluation and the page, and nothing else knows of it."""
+    (tmp_path / "brightness.py").write_text(PLUGIN)
+    code = """
+import sys, json, trilemma
+from pathlib import Path
+from trilemma.cli import main
+run, out = sys.argv[1:3]
+try:
+    main(["query", "--help"])
+except SystemExit:
+    pass
+main(["query", run])
+main(["query", "brightness", run, "--gain", "2", "-n", "3", "--out", f"{out}/asked"])
+print("API", trilemma.ask(run, "brightness", n=3).numbers["mean"].value)
+few = trilemma.Protocol(n=20, reference=64, likelihood_n=4, ladder="no")
+record = trilemma.evaluate(run, protocol=few, out=f"{out}/evaluated")
+print("RECORD", [each["question"] for each in record["asked"]])
+from trilemma.questions.pages import page
+print("DOCS", "## `brightness`: Brightness" in page())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(runs["vae-images"].path), str(tmp_path)],
+        capture_output=True, text=True, check=False, env=_plugin_environment(tmp_path / "brightness.py"),
+    )  # fmt: skip
+    out = done.stdout
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert out.count("How bright are these images?") >= 2 and "the mean value is" in out
+    assert "API" in out and "'brightness'" in out.split("RECORD")[1] and "DOCS True" in out
+    assert (tmp_path / "asked" / "brightness.png").is_file()
+
+
+def _plugin_environment(path: Path) -> dict[str, str]:
+    import os
+
+    return dict(os.environ, TRILEMMA_PLUGINS=str(path))
