@@ -9,17 +9,9 @@ import torch
 from torch import Tensor
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
-from trilemma.families.diffusion.estimate import Estimate, Prediction, clipped, read
-from trilemma.families.diffusion.likelihood import (
-    Guess,
-    diffuse,
-    log_bin,
-    prior_term,
-    step_term,
-    strata,
-    variational_bound,
-)
-from trilemma.families.diffusion.samplers import Walk, ddim, ddim_encode, ddim_step, ddpm, ddpm_step
+from trilemma.families.diffusion.bound import diffuse, log_bin, prior_term, step_term, strata, variational_bound
+from trilemma.families.diffusion.denoiser import Estimate, Prediction, clipped, read
+from trilemma.families.diffusion.samplers import DDIM, DDPM, Sampler, Trajectory, ddim_encode
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.images import Spec
 from trilemma.nets.unet import UNet
@@ -41,16 +33,15 @@ def tiny(spec: Spec, seed: int = 0, **changes: object) -> Diffusion:
 class Gaussian:
     """The exact denoiser of data x_0 ~ N(0, s²): E[x_0 | x_t] = √ᾱ s² x_t / (ᾱ s² + 1 - ᾱ)."""
 
-    def __init__(self, schedule: Schedule, s: float, share: float = 0.0) -> None:
+    def __init__(self, schedule: Schedule, s: float, share: float | None = None) -> None:
         self.schedule, self.s, self.share = schedule, s, share
 
-    def x0(self, x_t: Tensor, t: Tensor) -> Guess:
-        a, v = (table[t][:, None, None, None] for table in (self.schedule.alpha_bar, self.schedule.variance))
-        return Guess((a.sqrt() * self.s**2 / (a * self.s**2 + v)).to(x_t) * x_t, self.share)
-
-    def __call__(self, x_t: Tensor, t: int) -> Estimate:
-        x0 = self.x0(x_t, torch.full((len(x_t),), t)).x0
-        return Estimate(x0, (x_t - float(self.schedule.signal[t]) * x0) / float(self.schedule.sigma[t]))
+    def __call__(self, x_t: Tensor, t: int | Tensor) -> Estimate:
+        at = t if isinstance(t, Tensor) else torch.full((len(x_t),), t)
+        a, v = (table[at][:, None, None, None] for table in (self.schedule.alpha_bar, self.schedule.variance))
+        x0 = (a.sqrt() * self.s**2 / (a * self.s**2 + v)).to(x_t) * x_t
+        alpha, sigma = self.schedule.at(t, x_t)
+        return Estimate(x0, (x_t - alpha * x0) / sigma, self.share)
 
 
 class FixedNoise(Noise):
@@ -64,6 +55,11 @@ class FixedNoise(Noise):
 
     def uniform(self, *shape: int) -> Tensor:
         raise AssertionError("samplers draw normals only")
+
+
+def step(sampler: Sampler, x: Tensor, estimate: Estimate, t: int, s: int, schedule: Schedule, noise: Noise) -> Tensor:
+    """One step of a sampler from a given estimate."""
+    return sampler.step(x, t, s, Trajectory(lambda x_t, t: estimate, schedule, noise))
 
 
 # Schedules
@@ -160,7 +156,7 @@ def test_ddim_variance_on_gaussian_data(eta: float, steps: int, spacing: str) ->
     noise = BatchNoise(("ddim", eta, steps), n, 0, n, CPU)  # type: ignore[arg-type]
     z = noise.normal(1, 1, 1).double()
     times = options.visits(schedule)
-    x = ddim(Gaussian(schedule, s), schedule, times, z, noise, Walk(eta))
+    x = DDIM(eta).sample(Gaussian(schedule, s), schedule, times, z, noise)
     expected = gaussian_variance(schedule, times, eta, s)
     if eta == 0:  # deterministic: a pure gain
         assert torch.allclose(x.square(), z.square() * expected, rtol=1e-9)
@@ -175,7 +171,7 @@ def test_many_steps_reach_the_data() -> None:
     for kind in ("small", "large"):
         options = DiffusionOptions(sampler="ddpm", variance=kind, clip=False)
         times = options.visits(schedule)
-        x = ddpm(Gaussian(schedule, 0.5), schedule, times, noise.normal(1, 1, 1).double(), noise, options.walk)
+        x = options.method.sample(Gaussian(schedule, 0.5), schedule, times, noise.normal(1, 1, 1).double(), noise)
         assert x.var() == pytest.approx(0.25, rel=0.02 + 5 * math.sqrt(2 / n))
 
 
@@ -184,8 +180,8 @@ def test_ddpm_is_ddim_with_eta_one() -> None:
     noise = FixedNoise(torch.randn(x.shape, generator=torch.Generator().manual_seed(2)))
     for t, s in ((1000, 900), (300, 299), (20, 0)):
         estimate = Gaussian(schedule, 0.5)(x, t)
-        a = ddim_step(estimate, t, s, schedule, 1.0, noise)
-        b = ddpm_step(x, estimate, t, s, schedule, "small", noise)
+        a = step(DDIM(1.0), x, estimate, t, s, schedule, noise)
+        b = step(DDPM("small"), x, estimate, t, s, schedule, noise)
         assert torch.allclose(a, b, atol=1e-5)
 
 
@@ -193,13 +189,13 @@ def test_no_noise_at_the_last_step() -> None:
     schedule, x = Schedule.named("linear", 1000), torch.ones(2, 1, 1, 1)
     estimate = Gaussian(schedule, 0.5)(x, 10)
     silent = FixedNoise(torch.full_like(x, math.nan))
-    assert torch.equal(ddpm_step(x, estimate, 10, 0, schedule, "large", silent), estimate.x0)
-    assert torch.allclose(ddim_step(estimate, 10, 0, schedule, 1.0, silent), estimate.x0)
+    assert torch.equal(step(DDPM("large"), x, estimate, 10, 0, schedule, silent), estimate.x0)
+    assert torch.allclose(step(DDIM(1.0), x, estimate, 10, 0, schedule, silent), estimate.x0)
 
 
 def test_clipping_keeps_the_estimate_consistent() -> None:
     schedule, x, t = Schedule.named("cosine", 1000), torch.linspace(-3, 3, 9).view(1, 1, 3, 3), 300
-    estimate = clipped(Gaussian(schedule, 2.0)(x, t), x, t, schedule)
+    estimate = clipped(Gaussian(schedule, 2.0), schedule)(x, t)
     a = float(schedule.alpha_bar[t])
     assert estimate.x0.abs().max() <= 1
     assert torch.allclose(math.sqrt(a) * estimate.x0 + math.sqrt(1 - a) * estimate.eps, x, atol=1e-6)
@@ -211,7 +207,7 @@ def test_ddim_encode_inverts_sampling() -> None:
     times = schedule.times(500, "trailing")
     z = ddim_encode(Gaussian(schedule, s), schedule, times, x)
     assert torch.allclose(z, x / s, rtol=0.02)  # the flow of a Gaussian is a scaling
-    back = ddim(Gaussian(schedule, s), schedule, times, z, ImageNoise(0, [0]), Walk())
+    back = DDIM().sample(Gaussian(schedule, s), schedule, times, z, ImageNoise(0, [0]))
     assert torch.allclose(back, x, rtol=0.03)
 
 
@@ -243,14 +239,15 @@ def test_steps_agree_with_diffusers(prediction: str, clip: bool) -> None:
             a = float(schedule.alpha_bar[t])
             signal, sigma = math.sqrt(a), math.sqrt(1 - a)
             estimate = read(output, x, signal, sigma, PREDICTED[prediction])
-            estimate = clipped(estimate, x, t, schedule) if clip else estimate
+            raw = estimate
+            estimate = clipped(lambda x_t, t: raw, schedule)(x, t) if clip else raw  # noqa: B023
             for eta in (0.0, 0.7):
-                ours = ddim_step(estimate, t, s, schedule, eta, FixedNoise(eps))
+                ours = step(DDIM(eta), x, estimate, t, s, schedule, FixedNoise(eps))
                 want = theirs.step(output, t - 1, x, eta=eta, variance_noise=eps, use_clipped_model_output=True)
                 # their σ² at the last step is a rounding error away from our 0
                 assert torch.allclose(ours, want.prev_sample, atol=2e-4), (steps, t, eta)
             for kind, scheduler in ancestral.items():
-                ours = ddpm_step(x, estimate, t, s, schedule, kind, FixedNoise(eps))  # type: ignore[arg-type]
+                ours = step(DDPM(kind), x, estimate, t, s, schedule, FixedNoise(eps))  # type: ignore[arg-type]
                 mean = scheduler.step(output, t - 1, x, generator=torch.Generator().manual_seed(4)).prev_sample
                 drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(4)) if t > 1 else 0
                 want_mean = mean - scheduler._get_variance(t - 1).sqrt() * drawn
@@ -284,10 +281,10 @@ def test_steps_of_a_learned_variance_agree_with_diffusers(prediction: str) -> No
             estimate = Estimate(*read(output, x, signal, sigma, PREDICTED[prediction])[:2], share)
             want = scheduler.step(both, t - 1, x, generator=torch.Generator().manual_seed(4)).prev_sample
             eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(4))
-            ours = ddpm_step(x, estimate, t, s, schedule, "learned", FixedNoise(eps))
+            ours = step(DDPM("learned"), x, estimate, t, s, schedule, FixedNoise(eps))
             assert torch.allclose(ours, want, atol=3e-4), (steps, t)
             if t == times[-2]:  # where the two variances are far apart: another share would not do
-                plain = ddpm_step(x, estimate, t, s, schedule, "small", FixedNoise(eps))
+                plain = step(DDPM("small"), x, estimate, t, s, schedule, FixedNoise(eps))
                 assert not torch.allclose(plain, want, atol=3e-4)
 
 
@@ -321,7 +318,7 @@ def test_step_term_on_gaussian_data() -> None:
     for t in (2, 50, 600):
         for kind in ("small", "large"):
             eps = noise.normal(1, 1, 1)
-            got = step_term(Gaussian(schedule, s, share=kind == "large").x0, x0, torch.full((n,), t), schedule, eps)
+            got = step_term(Gaussian(schedule, s, share=float(kind == "large")), x0, torch.full((n,), t), schedule, eps)
             a = float(schedule.alpha_bar[t])
             hidden = s**2 * (1 - a) / (a * s**2 + 1 - a)
             gain, _, small = (float(v) for v in schedule.posterior(t, t - 1))
@@ -349,7 +346,7 @@ def test_bound_on_gaussian_data() -> None:
     truth = log_bin(x0, torch.zeros_like(x0), s, levels).flatten(1).sum(1)
     bound = {
         kind: variational_bound(
-            Gaussian(schedule, s, share=kind == "large").x0, x0, schedule, noise, levels=levels, samples=1000
+            Gaussian(schedule, s, share=float(kind == "large")), x0, schedule, noise, levels=levels, samples=1000
         )
         for kind in ("small", "large")
     }
@@ -363,7 +360,7 @@ def test_full_bound_is_the_mean_of_the_estimate() -> None:
     x0 = (s * ImageNoise(1, [0]).normal(1, 4, 4)).clamp(-1, 1)
     n = 3000
     many = x0.expand(n, -1, -1, -1)
-    denoise = Gaussian(schedule, 0.3).x0
+    denoise = Gaussian(schedule, 0.3)
     full = variational_bound(denoise, many[:400], schedule, ImageNoise(2, range(400)), levels=256, samples=99)
     few = variational_bound(denoise, many, schedule, ImageNoise(3, range(n)), levels=256, samples=6)
     error = math.sqrt(float(full.var()) / 400 + float(few.var()) / n)
@@ -424,7 +421,7 @@ def test_contract(shape: tuple[int, int, int], levels: int, prediction: str) -> 
     assert answer.kind == "bound" and answer.nats is not None and answer.nats.shape == (5,)
     assert bool((answer.nats < 0).all()) and "5 random of its 49 terms" in answer.reason
     assert "all of its 49" in model.log_likelihood(x, labels, ImageNoise(1, range(5)), samples=50).reason
-    assert model.encode(x, labels, steps=3).shape == x.shape
+    assert model.encode(x, labels, DiffusionOptions(steps=3, precision="fp32")).shape == x.shape
 
 
 def test_noise_and_v_are_the_same_estimate() -> None:

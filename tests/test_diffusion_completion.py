@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig, denoising
-from trilemma.families.diffusion.completion import RePaintOptions, repaint
-from trilemma.families.diffusion.estimate import Estimate
+from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig, base
+from trilemma.families.diffusion.denoiser import Estimate
+from trilemma.families.diffusion.repaint import RePaintOptions, repaint
+from trilemma.families.diffusion.samplers import DDPM
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.family import Completes
 from trilemma.images import Spec, from_unit
@@ -26,10 +27,10 @@ def variance_of(made: Diffusion | Flow, asked: str, monkeypatch: pytest.MonkeyPa
     kinds: list[str] = []
 
     def listening(*arguments: Any) -> Tensor:
-        kinds.append(arguments[7])
+        kinds.append(arguments[7].variance)
         return repaint(*arguments)
 
-    monkeypatch.setattr(denoising, "repaint", listening)
+    monkeypatch.setattr(base, "repaint", listening)
     x, options = torch.zeros((1, *made.spec.shape), dtype=torch.uint8), RePaintOptions(steps=3, variance=asked)  # type: ignore[arg-type]
     made.complete(x, known_part("top", made.spec), ImageNoise(0, [0]), None, options)
     return kinds[0]
@@ -75,7 +76,7 @@ def test_repaint_on_a_correlated_gaussian(name: str, monkeypatch: pytest.MonkeyP
     for repeats in (1, 10):
         noise = BatchNoise((name, repeats), n, 0, n, CPU)
         times = schedule.times(30, "trailing")
-        x = repaint(denoise, schedule, times, x0, known, noise, repeats, kind)
+        x = repaint(denoise, schedule, times, x0, known, noise, repeats, DDPM(kind))
         assert bool((x[..., 0] == given).all())
         bias[repeats] = float(x[..., 1].mean()) - mean, float(x[..., 1].var()) / variance
     assert abs(bias[1][0]) > 0.05, bias

@@ -10,7 +10,7 @@ import torch
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig
 from trilemma.families.diffusion.exchange import export_diffusers, export_onnx, import_diffusers
-from trilemma.families.diffusion.samplers import Walk, ddim
+from trilemma.families.diffusion.samplers import DDIM
 from trilemma.images import Spec
 from trilemma.noise import BatchNoise, ImageNoise
 
@@ -48,7 +48,7 @@ def test_diffusers_opens_the_export_and_draws_the_same(prediction: str, classes:
     labels = torch.tensor([1, 3]) if classes else None
     for steps in (10, 60):
         times = model.schedule.times(steps, "trailing")
-        ours = ddim(model.denoiser(labels), model.schedule, times, z, ImageNoise(0, [0, 1]), Walk())
+        ours = DDIM().sample(model.denoiser(labels), model.schedule, times, z, ImageNoise(0, [0, 1]))
         pipeline.scheduler.set_timesteps(steps)
         x = z
         for t in pipeline.scheduler.timesteps:
@@ -74,7 +74,7 @@ def test_the_stock_pipeline_draws_what_sampling_without_clipping_does(prediction
     theirs = torch.from_numpy(drawn).permute(0, 3, 1, 2)
     z = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(1))
     times = model.schedule.times(10, "trailing")
-    raw = ddim(model.denoiser(None), model.schedule, times, z, ImageNoise(0, [0]), Walk())
+    raw = DDIM().sample(model.denoiser(None), model.schedule, times, z, ImageNoise(0, [0]))
     assert torch.allclose((raw / 2 + 0.5).clamp(0, 1), theirs, atol=1e-4)
     assert ((theirs > 0) & (theirs < 1)).float().mean() > 0.2  # not all of it at the ends, where any two would agree
     options = model.Options(steps=10, clip=False, precision="fp32")

@@ -9,16 +9,11 @@ import torch
 from torch import Tensor
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig
-from trilemma.families.diffusion.exact import Angular, flow_log_likelihood
-from trilemma.families.diffusion.likelihood import (
-    Chain,
-    Guess,
-    bound_terms,
-    fit_chain,
-    log_bin,
-    noised_bound,
-    variational_bound,
-)
+from trilemma.families.diffusion.bound import Chain, bound_terms, log_bin, variational_bound
+from trilemma.families.diffusion.calibration import fit_chain
+from trilemma.families.diffusion.denoiser import Estimate
+from trilemma.families.diffusion.evidence import noised_bound
+from trilemma.families.diffusion.flow_density import Velocity, flow_log_likelihood
 from trilemma.families.diffusion.ode import log_density, solve
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.images import Spec
@@ -27,13 +22,18 @@ from trilemma.noise import ImageNoise
 DOUBLE = torch.float64
 
 
+def guess(x0: Tensor, share: Tensor | float | None = None) -> Estimate:
+    """What the bound reads of an estimate."""
+    return Estimate(x0, torch.zeros_like(x0), share)
+
+
 def correlated(size: int) -> Tensor:
     """A covariance that is far from diagonal: [size, size]."""
     factor = torch.randn(size, size, dtype=DOUBLE, generator=torch.Generator().manual_seed(1)) / math.sqrt(size)
     return 0.3 * factor @ factor.T + 0.05
 
 
-def gaussian_velocity(covariance: Tensor) -> Angular:
+def gaussian_velocity(covariance: Tensor) -> Velocity:
     """v(y, φ) of x_0 ~ N(0, C): y ~ N(0, S) with S = cos² C + sin² I, and v = ½ S'(φ) S⁻¹ y."""
     unit = torch.eye(len(covariance), dtype=DOUBLE)
 
@@ -93,9 +93,9 @@ def test_both_ways_to_dequantise_meet_the_bound(name: str) -> None:
     x0 = ((s * noise.normal(1, 4, 4) + 1) * 127.5).round().clamp(0, 255).double() / 127.5 - 1
     truth = log_bin(x0, torch.zeros_like(x0), s, levels).flatten(1).sum(1)
 
-    def denoise(x_t: Tensor, t: Tensor) -> Guess:
+    def denoise(x_t: Tensor, t: int | Tensor) -> Estimate:
         a, v = (table[t][:, None, None, None] for table in (schedule.alpha_bar, schedule.variance))
-        return Guess((a.sqrt() * s**2 / (a * s**2 + v)).to(x_t) * x_t, 1.0)
+        return guess((a.sqrt() * s**2 / (a * s**2 + v)).to(x_t) * x_t, 1.0)
 
     velocity = gaussian_velocity(s**2 * torch.eye(16, dtype=DOUBLE))
     answers = {
@@ -128,9 +128,9 @@ def test_a_fitted_chain_has_the_bound_that_equals_log_p(name: str, levels: int) 
         x = (s * ImageNoise(seed, range(n)).normal(1, 4, 4)).double()
         return ((x + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1 if levels else x
 
-    def denoise(x_t: Tensor, t: Tensor) -> Guess:
+    def denoise(x_t: Tensor, t: int | Tensor) -> Estimate:
         a, v = (table[t][:, None, None, None] for table in (schedule.alpha_bar, schedule.variance))
-        return Guess((a.sqrt() * s**2 / (a * s**2 + v)).to(x_t) * x_t)
+        return guess((a.sqrt() * s**2 / (a * s**2 + v)).to(x_t) * x_t)
 
     chain = fit_chain(denoise, data(0), schedule, ImageNoise(1, range(n)), levels=levels)
     assert chain.images == n and f"decoder at t = {chain.first} of 1000, chosen" in chain.told(schedule)
@@ -156,24 +156,24 @@ def test_a_learned_variance_is_kept_and_its_decoder_scaled() -> None:
     s, n, schedule = 0.25, 64, Schedule.named("cosine", 1000)
     x0 = (s * ImageNoise(0, range(n)).normal(1, 4, 4)).double()
 
-    def denoise(x_t: Tensor, t: Tensor) -> Guess:
+    def denoise(x_t: Tensor, t: int | Tensor) -> Estimate:
         a, v = (table[t][:, None, None, None] for table in (schedule.alpha_bar, schedule.variance))
         mean = (a.sqrt() * s**2 / (a * s**2 + v)).to(x_t) * x_t
-        return Guess(mean, torch.full_like(mean, 1.0))
+        return guess(mean, torch.full_like(mean, 1.0))
 
     chain = fit_chain(denoise, x0, schedule, ImageNoise(1, range(n)), levels=0, learned=True)
     assert chain.share is None
     a, v = float(schedule.alpha_bar[chain.first]), float(schedule.variance[chain.first])
     want = s * math.sqrt(v / (a * s**2 + v))
-    guess = Guess(x0[:1], torch.ones_like(x0[:1]))
-    assert float(torch.as_tensor(chain.spread(guess, schedule)).mean()) == pytest.approx(want, rel=0.05)
+    known = guess(x0[:1], torch.ones_like(x0[:1]))
+    assert float(torch.as_tensor(chain.spread(known, schedule)).mean()) == pytest.approx(want, rel=0.05)
 
 
 def test_the_terms_add_up_to_the_bound() -> None:
     schedule, x0 = Schedule.named("cosine", 60), torch.linspace(-1, 1, 32).view(2, 1, 4, 4)
 
-    def denoise(x_t: Tensor, t: Tensor) -> Guess:
-        return Guess(0.5 * x0)
+    def denoise(x_t: Tensor, t: int | Tensor) -> Estimate:
+        return guess(0.5 * x0)
 
     terms = dict(bound_terms(denoise, x0, schedule, ImageNoise(0, [0, 1]), levels=256))
     assert list(terms) == [*range(60), 60]
@@ -194,10 +194,10 @@ def test_what_bayes_rule_compares(name: str) -> None:
     x0 = torch.tensor([0.5, -0.2, 0.1, 0.3], dtype=DOUBLE).expand(n, 1, 1, size)
 
     def evidence(middle: float, samples: int) -> Tensor:
-        def denoise(x_t: Tensor, t: Tensor) -> Guess:
+        def denoise(x_t: Tensor, t: int | Tensor) -> Estimate:
             a, sigma2 = (table[t][:, None, None, None] for table in (schedule.alpha_bar, schedule.variance))
             gain = a.sqrt() * s**2 / (a * s**2 + sigma2)
-            return Guess(middle + gain.to(x_t) * (x_t - a.sqrt().to(x_t) * middle))
+            return guess(middle + gain.to(x_t) * (x_t - a.sqrt().to(x_t) * middle))
 
         return noised_bound(denoise, x0, schedule, ImageNoise(0, range(n)), samples)
 

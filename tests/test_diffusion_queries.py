@@ -19,9 +19,8 @@ from torch import Tensor
 from trilemma import ask, drawing
 from trilemma.data import load
 from trilemma.drawing import Film
-from trilemma.families.diffusion import Denoising, DiffusionConfig, DiffusionOptions
-from trilemma.families.diffusion.estimate import read
-from trilemma.families.diffusion.likelihood import prior_term
+from trilemma.families.diffusion import Denoising, DiffusionConfig, DiffusionOptions, prior_term
+from trilemma.families.diffusion.denoiser import read
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.images import to_unit
 from trilemma.likelihood import log_likelihood

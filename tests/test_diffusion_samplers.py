@@ -13,11 +13,9 @@ from torch import Tensor
 
 from trilemma.config import parse_text
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions, Flow, FlowConfig, FlowOptions
-from trilemma.families.diffusion.estimate import Denoiser, Estimate, read
-from trilemma.families.diffusion.options import SAMPLERS, STEPS
-from trilemma.families.diffusion.samplers import Churn, Walk, ddpm, ddpm_step
+from trilemma.families.diffusion.denoiser import Denoiser, Estimate, read
+from trilemma.families.diffusion.samplers import DDPM, Heun, Trajectory, samplers
 from trilemma.families.diffusion.schedule import Schedule
-from trilemma.families.diffusion.solvers import heun
 from trilemma.images import Spec
 from trilemma.noise import BatchNoise, ImageNoise
 
@@ -35,8 +33,8 @@ paths = pytest.mark.parametrize("path", list(PATHS))
 def gaussian(schedule: Schedule, s: float) -> Denoiser:
     """The exact denoiser of x_0 ~ N(0, s²)."""
 
-    def denoise(x_t: Tensor, t: int) -> Estimate:
-        signal, sigma = float(schedule.signal[t]), float(schedule.sigma[t])
+    def denoise(x_t: Tensor, t: int | Tensor) -> Estimate:
+        signal, sigma = schedule.at(t, x_t)
         x0 = signal * s**2 / (signal**2 * s**2 + sigma**2) * x_t
         return Estimate(x0, (x_t - signal * x0) / sigma)
 
@@ -46,16 +44,16 @@ def gaussian(schedule: Schedule, s: float) -> Denoiser:
 def curved(schedule: Schedule) -> Denoiser:
     """A denoiser that is not linear, for comparisons where no closed form is needed."""
 
-    def denoise(x_t: Tensor, t: int) -> Estimate:
-        signal, sigma = float(schedule.signal[t]), float(schedule.sigma[t])
+    def denoise(x_t: Tensor, t: int | Tensor) -> Estimate:
+        signal, sigma = schedule.at(t, x_t)
         x0 = torch.tanh((0.3 + signal) * x_t + 0.1 * x_t.roll(1, -1))
         return Estimate(x0, (x_t - signal * x0) / sigma)
 
     return denoise
 
 
-def draw(name: str, denoise: Denoiser, schedule: Schedule, times: Sequence[int], x: Tensor, eta: float = 0.0) -> Tensor:
-    return SAMPLERS[name](denoise, schedule, times, x, ImageNoise(0, range(len(x))), Walk(eta), None)
+def draw(name: str, denoise: Denoiser, schedule: Schedule, times: Sequence[int], x: Tensor) -> Tensor:
+    return samplers()[name]().sample(denoise, schedule, times, x, ImageNoise(0, range(len(x))))
 
 
 def gain(name: str, schedule: Schedule, times: Sequence[int], s: float) -> float:
@@ -121,7 +119,7 @@ def test_the_order_of_each_solver(path: str, name: str, order: int) -> None:
         times = [high - round(i * (high - low) / steps) for i in range(steps + 1)]
         states: list[float] = []
 
-        def denoise(x_t: Tensor, t: int) -> Estimate:
+        def denoise(x_t: Tensor, t: int | Tensor) -> Estimate:
             if t == low:
                 states.append(x_t.item())
             return gaussian(schedule, s)(x_t, t)
@@ -173,11 +171,10 @@ def test_churn_has_the_variance_of_its_recursion(path: str, amount: float, noise
     schedule, s, low, high = PATHS[path], 0.4, 0.05, 50.0
     ratios = schedule.sigma / schedule.signal
     times = [t for t in schedule.times(18, "karras") if float(ratios[t]) < 200]
-    walk = Walk(churn=Churn(amount, low, high, noise))
     impulses = Impulses(len(times) + 1)
     start = torch.zeros(len(times) + 1, 1, 1, 1, dtype=torch.float64)
     start[0] = 1  # the coefficient of x_T itself
-    x = heun(gaussian(schedule, s), schedule, times, start, impulses, walk)  # type: ignore[arg-type]
+    x = Heun(amount, low, high, noise).sample(gaussian(schedule, s), schedule, times, start, impulses)  # type: ignore[arg-type]
     variance, churned = 1 / float(schedule.alpha_bar[times[0]]), 0  # of x̄
 
     def e(ratio: float) -> float:
@@ -201,9 +198,9 @@ def test_churn_keeps_the_law_as_steps_grow() -> None:
     schedule, s = PATHS["snr"], 0.4
     times = schedule.times(250, "karras")
     found = []
-    for churn in (Churn(), Churn(80.0), Churn(80.0, noise=1.05)):
+    for heun in (Heun(), Heun(80.0), Heun(80.0, churn_noise=1.05)):
         z = torch.eye(len(times) + 1, dtype=torch.float64)[0].view(-1, 1, 1, 1)
-        x = heun(gaussian(schedule, s), schedule, times, z, Impulses(len(times) + 1), Walk(churn=churn))  # type: ignore[arg-type]
+        x = heun.sample(gaussian(schedule, s), schedule, times, z, Impulses(len(times) + 1))  # type: ignore[arg-type]
         found.append(float(x.square().sum()) / s**2)
     assert found[:2] == pytest.approx([1, 1], abs=0.01)
     assert found[2] > 1.05
@@ -232,8 +229,8 @@ def test_ancestral_sampling_has_the_variance_of_its_recursion(path: str, kind: s
         mean = math.sqrt(a_s) * added / v_t * image + math.sqrt(a_t / a_s) * v_s / v_t
         v = mean**2 * v + (0 if not to else added if kind == "large" else added * v_s / v_t)
     noise = BatchNoise(("ancestral",), n, 0, n, CPU)
-    walk = Walk(variance=kind)  # type: ignore[arg-type]
-    x = ddpm(gaussian(schedule, s), schedule, times, noise.normal(1, 1, 1).double(), noise, walk)
+    start = noise.normal(1, 1, 1).double()
+    x = DDPM(kind).sample(gaussian(schedule, s), schedule, times, start, noise)  # type: ignore[arg-type]
     assert x.var() == pytest.approx(v, rel=5 * math.sqrt(2 / n))
 
 
@@ -244,12 +241,13 @@ def test_a_learned_variance_lies_between_the_two() -> None:
     for kind, share in (("small", None), ("learned", 0.0), ("learned", 0.5), ("learned", 1.0), ("large", None)):
         estimate = Estimate(x, x, None if share is None else torch.full_like(x, share))
         noise = BatchNoise((0,), 1, 0, 1, CPU)
-        stds.append(ddpm_step(x, estimate, 600, 300, schedule, kind, noise).item())  # type: ignore[arg-type]
+        on = Trajectory(lambda x_t, t: estimate, schedule, noise)  # noqa: B023
+        stds.append(DDPM(kind).step(x, 600, 300, on).item())  # type: ignore[arg-type]
     assert stds[0] == pytest.approx(stds[1])
     assert stds[2] ** 2 == pytest.approx(stds[0] * stds[4])
     assert stds[3] == pytest.approx(stds[4])
     with pytest.raises(ValueError, match="learned no variance"):
-        ddpm_step(x, Estimate(x, x), 600, 300, schedule, "learned", noise)
+        DDPM("learned").step(x, 600, 300, Trajectory(lambda x_t, t: Estimate(x, x), schedule, noise))
 
 
 @pytest.mark.parametrize("prediction", ["noise", "x0", "v", "velocity"])
@@ -331,7 +329,7 @@ def model(kind: type[Diffusion] | type[Flow]) -> Diffusion | Flow:
 
 
 @pytest.mark.parametrize("kind", [Diffusion, Flow])
-@pytest.mark.parametrize("name", list(SAMPLERS))
+@pytest.mark.parametrize("name", list(samplers()))
 def test_samplers_by_name_and_what_they_visit(kind: type[Diffusion] | type[Flow], name: str) -> None:
     made, labels, noise = model(kind), torch.tensor([0, 1]), ImageNoise(3, range(2))
     options = made.Options(sampler=name, steps=4, spacing="karras")
@@ -358,6 +356,7 @@ def test_samplers_by_name_and_what_they_visit(kind: type[Diffusion] | type[Flow]
         ({"churn": 3.0}, "churn belongs to the sampler heun, not to ddim"),
         ({"variance": "large"}, "variance belongs to the sampler ddpm, not to ddim"),
         ({"sampler": "ddpm", "eta": 0.5}, "eta belongs to the sampler ddim, not to ddpm"),
+        ({"sampler": "ddpm", "churn_noise": 1.1}, "churn_noise belongs to the sampler heun, not to ddpm"),
         ({"sampler": "heun", "churn": -1.0}, "churn must be at least 0"),
         ({"sampler": "heun", "churn_noise": math.nan}, "churn_noise must be at least 0"),
         ({"sampler": "heun", "churn_from": 5.0, "churn_to": 2.0}, "churn_to must lie between"),
@@ -376,7 +375,7 @@ def test_any_list_of_times(kind: type[Diffusion] | type[Flow]) -> None:
     assert options.visits(made.schedule) == times and options.evaluations(made.schedule) == 4
     noise, labels = ImageNoise(3, range(2)), torch.tensor([0, 1])
     z = made.latent(noise)
-    raw = SAMPLERS["ddim"](made.asked(labels, options), made.schedule, times, z, noise, Walk(), None)
+    raw = options.method.sample(made.drawing_denoiser(labels, options), made.schedule, times, z, noise)
     drawn = made.sample(ImageNoise(3, range(2)), labels, options)
     assert torch.equal(drawn, made.spec.from_unit(raw))
     assert not torch.equal(drawn, made.sample(ImageNoise(3, range(2)), labels, replace(options, times=None, steps=4)))
@@ -397,7 +396,7 @@ def test_any_list_of_times(kind: type[Diffusion] | type[Flow]) -> None:
 def test_defaults_of_the_options() -> None:
     assert DiffusionOptions().sampler == "ddim" and FlowOptions().sampler == "euler"
     long, short = Schedule.named("cosine", 1000), Schedule.named("cosine", 30)
-    for name in SAMPLERS:
+    for name, cls in samplers().items():
         options = DiffusionOptions(sampler=name)  # type: ignore[arg-type]
-        assert len(options.visits(long)) == (STEPS[name] or 1000)
-        assert len(options.visits(short)) == min(STEPS[name] or 30, 30)
+        assert len(options.visits(long)) == (cls.usual or 1000)
+        assert len(options.visits(short)) == min(cls.usual or 30, 30)

@@ -23,7 +23,7 @@ from trilemma.evaluation.stream import Supply
 from trilemma.evaluation.subject import Subject
 from trilemma.evaluation.sweeps import Bench, Ledger, Point, kept, sweep
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions, Flow, FlowConfig
-from trilemma.families.diffusion.estimate import Estimate
+from trilemma.families.diffusion.denoiser import Estimate
 from trilemma.images import Spec, to_unit
 from trilemma.metrics import Classifier, train_classifier
 from trilemma.questions import Answer, Context

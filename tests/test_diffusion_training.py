@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig
+from trilemma.families.diffusion.bound import log_bin_mass, prior_term, variational_bound
 from trilemma.families.diffusion.clock import Clock
-from trilemma.families.diffusion.estimate import Estimate
-from trilemma.families.diffusion.likelihood import Guess, log_bin_mass, prior_term, variational_bound
+from trilemma.families.diffusion.denoiser import Estimate
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.images import Spec, to_unit
 from trilemma.noise import BatchNoise, ImageNoise, Noise
@@ -89,22 +89,18 @@ def test_the_forward_strip_agrees_with_itself() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_bound_as_a_loss_is_the_bound(share: float) -> None:
-    """Averaged over every t with the same ε, `bound_at` is the bound of likelihood.py without L_T, in bits/dim."""
+    """Averaged over every t with the same ε, `bound_at` is the bound of bound.py without L_T, in bits/dim."""
     spec = Spec((1, 4, 4))
     model = tiny(spec, timesteps=20, objective="bound", variance="learned", prediction="x0")
     x0, schedule = to_unit(images(spec, 3), 256), model.schedule
     guess = 0.9 * x0 + 0.05
     shares = torch.full_like(x0, share)
     full = variational_bound(
-        lambda x_t, t: Guess(guess, shares), x0, schedule, ImageNoise(0, range(3)), levels=256, samples=1000
+        lambda x_t, t: Estimate(guess, guess, shares), x0, schedule, ImageNoise(0, range(3)), levels=256, samples=1000
     )
     want = -full - prior_term(x0, schedule)
-
-    class Told:
-        def __init__(self) -> None:
-            self.x0, self.eps, self.share = guess, guess, shares
-
-    terms = torch.stack([model.bound_at(x0, Told(), torch.full((3,), t)) for t in range(1, 21)])  # type: ignore[arg-type]
+    told = Estimate(guess, guess, shares)
+    terms = torch.stack([model.bound_at(x0, told, torch.full((3,), t)) for t in range(1, 21)])
     assert torch.allclose(terms.mean(0).double() * 16 * math.log(2), want, rtol=1e-4)
 
 
@@ -116,7 +112,7 @@ def test_the_bound_is_trained_with_the_variance_it_is_scored_with(vector: bool) 
     x0 = ImageNoise(1, range(3)).normal(3) if vector else to_unit(images(spec, 3), 256)
     guess = 0.9 * x0 + 0.05
     model.predict = lambda x_t, t, labels: guess  # type: ignore[method-assign, assignment]
-    denoise = model.row_denoiser(None)
+    denoise = model.bound_denoiser(None)
     scored = variational_bound(denoise, x0, model.schedule, ImageNoise(0, range(3)), levels=spec.levels, samples=1000)
     want = -scored - prior_term(x0, model.schedule)
     terms = torch.stack([model.bound_at(x0, Estimate(guess, guess), torch.full((3,), t)) for t in range(1, 21)])
@@ -192,9 +188,8 @@ def test_the_bound_is_least_at_the_best_share_of_a_learned_variance() -> None:
     at = torch.full((n,), t)
     losses = []
     for share in (best - 0.1, best, best + 0.1):
-        told = Guess(torch.zeros_like(x0), torch.full_like(x0, share))
-        estimate = type("Told", (), {"x0": told.x0, "eps": told.x0, "share": told.share})
-        losses.append(model.bound_at(x0, estimate, at).double().mean().item())  # type: ignore[arg-type]
+        told = Estimate(torch.zeros_like(x0), torch.zeros_like(x0), torch.full_like(x0, share))
+        losses.append(model.bound_at(x0, told, at).double().mean().item())
     assert 0 < best < 1.001
     assert losses[1] < losses[0] and losses[1] < losses[2]
 

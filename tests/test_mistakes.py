@@ -17,6 +17,7 @@ import torch
 from conftest import blobs, write_blobs
 from safetensors import SafetensorError
 from test_cli import call
+from trilemma.number import Number
 
 from trilemma.cli.errors import in_words
 from trilemma.cli.flags import parse_labels
@@ -28,7 +29,6 @@ from trilemma.families import FAMILIES
 from trilemma.images import Spec
 from trilemma.metrics import feature_network
 from trilemma.noise import ImageNoise, philox
-from trilemma.number import Number
 from trilemma.run import Run
 from trilemma.sampling import sample
 from trilemma.training import train

@@ -18,8 +18,9 @@ from trilemma.data.mixtures import MIXTURES
 from trilemma.evaluation import Protocol, evaluate
 from trilemma.evaluation.law import true_nats
 from trilemma.families import FAMILIES
-from trilemma.families.diffusion.exact import flow_log_density
-from trilemma.families.diffusion.likelihood import Guess, variational_bound
+from trilemma.families.diffusion.bound import variational_bound
+from trilemma.families.diffusion.denoiser import Estimate
+from trilemma.families.diffusion.flow_density import flow_log_density
 from trilemma.families.diffusion.schedule import Schedule, rowwise
 from trilemma.families.observation import Gaussian
 from trilemma.images import Spec, check_images
@@ -160,9 +161,9 @@ def test_the_probability_flow_density_of_a_gaussian_is_exact() -> None:
 def test_the_bound_is_below_the_density_and_near_it() -> None:
     schedule = Schedule.named("cosine", 1000)
 
-    def denoise(x_t: Tensor, t: Tensor) -> Guess:
+    def denoise(x_t: Tensor, t: int | Tensor) -> Estimate:
         x0 = _exact(x_t, schedule.signal[t], schedule.sigma[t]).to(x_t)
-        return Guess(x0, torch.ones_like(x0))
+        return Estimate(x0, x0, torch.ones_like(x0))
 
     law = torch.distributions.MultivariateNormal(torch.zeros(2).double(), COVARIANCE)
     x = _rows(64) @ torch.linalg.cholesky(COVARIANCE).T

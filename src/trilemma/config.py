@@ -132,7 +132,7 @@ def options_of(family: type[Family], given: Any) -> Any:
     Raises:
         ValueError: options that the family does not have, or of another family, in one line.
     """
-    if given is None or isinstance(given, family.Options):
+    if given is None or isinstance(given, family.Options) or issubclass(family.Options, type(given)):
         return given
     if isinstance(given, Mapping):
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}

@@ -24,7 +24,6 @@ from trilemma.bars import told
 from trilemma.blocks import BLOCK, part_of
 from trilemma.config import options_of
 from trilemma.data.dataset import examples
-from trilemma.families.diffusion.options import check_guided
 from trilemma.families.family import Family, Progress
 from trilemma.images import NotFinite, Spec
 from trilemma.noise import ImageNoise, derive_seed
@@ -112,7 +111,7 @@ def sample(
     model = run.model(where.device) if isinstance(run, Run) else run
     chosen = choose_labels(model.spec, n, seed, labels, block)
     options = options_of(type(model), options)
-    check_guided(options, model.spec, chosen)
+    model.check_conditions(options, chosen)
     if isinstance(run, Run) and chosen is not None:
         warn_untrained(run, chosen[:n])
     mine = [start for index, start in enumerate(range(0, n, block)) if index % where.size == where.rank]

@@ -124,6 +124,11 @@ def field_texts(cls: type) -> dict[str, str]:
     """What the docstrings of a dataclass and of those it extends say of each field, in one line."""
     bases = filter(dataclasses.is_dataclass, reversed(cls.__mro__))
     texts = {p.arg_name: p.description or "" for base in bases for p in parse_from_object(base).params}
+    for field in dataclasses.fields(cls):  # what is made of other dataclasses says where its fields are from
+        if owners := field.metadata.get("samplers"):
+            names = " and ".join(owner.name for owner in owners)
+            texts[field.name] = f"{names} only: {field_texts(owners[0])[field.name]}"
+        texts[field.name] = field.metadata.get("help", texts.get(field.name, ""))
     return {name: " ".join(text.split()) for name, text in texts.items()}
 
 

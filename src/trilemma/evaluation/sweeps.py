@@ -43,7 +43,7 @@ from trilemma.run import Run
 from trilemma.validate import MOST_IMAGES, Limits
 
 if TYPE_CHECKING:
-    from trilemma.families.diffusion.schedule import Schedule
+    from trilemma.families.diffusion import Schedule
 
 Scores = Mapping[str, tuple[float | None, float | None]]
 """Name → (value, or None where it cannot be trusted; standard error, or None); has ``frechet``, lower is better."""

@@ -21,8 +21,8 @@ from trilemma.images import Spec
 from trilemma.noise import Noise
 
 if TYPE_CHECKING:
-    from trilemma.families.diffusion.estimate import Denoiser, Watch
-    from trilemma.families.diffusion.likelihood import Chain, RowDenoiser
+    from trilemma.families.diffusion.bound import Chain
+    from trilemma.families.diffusion.denoiser import Denoiser, Watch
     from trilemma.families.diffusion.schedule import Schedule
 
 
@@ -183,6 +183,13 @@ class Family(nn.Module, ABC):
     def class_evidence(self, x: Tensor, labels: Tensor, noise: Noise, samples: int | None = None) -> Likelihood:
         """log p(x|y) up to what is the same for every class: what Bayes' rule compares. By default `log_likelihood`."""
         return self.log_likelihood(x, labels, noise, samples)
+
+    def check_conditions(self, options: Any | None, conditions: Tensor | None) -> None:
+        """Refuse, by a one-line ``ValueError``, sampling options that make no sense under these conditions.
+
+        Args:
+            conditions: labels int64 [N] or captions int64 [N, length] of all images; None for none.
+        """
 
     @classmethod
     def least_batch(cls, config: Any) -> int:
@@ -374,13 +381,11 @@ class Denoises(ABC):
     Attributes:
         schedule: the path x_t = α_t x_0 + σ_t ε.
         chain: the reverse chain whose bound log p(x) is.
-        samplers: the names of the samplers that suit the family.
     """
 
     spec: Spec
     schedule: Schedule
     chain: Chain
-    samplers: ClassVar[Sequence[str]]
     Options: ClassVar[type]
 
     @property
@@ -388,13 +393,22 @@ class Denoises(ABC):
     def device(self) -> torch.device:
         """Where the weights are."""
 
+    @property
+    @abstractmethod
+    def samplers(self) -> Sequence[str]:
+        """The names of the samplers that suit the family."""
+
+    @abstractmethod
+    def check_conditions(self, options: Any | None, conditions: Tensor | None) -> None:
+        """See `Family.check_conditions`."""
+
     @abstractmethod
     def denoiser(self, labels: Tensor | None, guidance: float = 1.0) -> Denoiser:
         """The denoiser for images with these labels, guided by u + w(c - u)."""
 
     @abstractmethod
-    def row_denoiser(self, labels: Tensor | None) -> RowDenoiser:
-        """The denoiser that the bound asks, at one time for each image."""
+    def bound_denoiser(self, labels: Tensor | None) -> Denoiser:
+        """The denoiser whose bound log p(x) is: its estimates say the variance of each step too."""
 
     @abstractmethod
     def latent(self, noise: Noise) -> Tensor:
@@ -414,7 +428,7 @@ class Denoises(ABC):
         """The images uint8 [N, C, H, W] that a sampler draws from x_T; ``watch`` sees x_t and estimate at each t."""
 
     @abstractmethod
-    def encode(self, x: Tensor, labels: Tensor | None = None, steps: int = 100, options: Any | None = None) -> Tensor:
+    def encode(self, x: Tensor, labels: Tensor | None = None, options: Any | None = None) -> Tensor:
         """The x_T [N, C, H, W] from which deterministic DDIM leads (nearly) to these images."""
 
     @abstractmethod

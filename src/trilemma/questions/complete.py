@@ -15,7 +15,6 @@ from trilemma import drawing
 from trilemma.blocks import BLOCK, Progress, map_blocks
 from trilemma.drawing import Picture
 from trilemma.families import FAMILIES
-from trilemma.families.diffusion.options import check_guided
 from trilemma.families.family import Completes, Family, Orders, Way
 from trilemma.images import Spec, check_images
 from trilemma.likelihood import checked_labels
@@ -207,7 +206,7 @@ def complete(
         if count < least:
             raise ValueError(f"completion needs at least {least} {name}, not {count}")
     labels = checked_labels(model.spec, labels, len(images))
-    check_guided(options, model.spec, labels)
+    model.check_conditions(options, labels)
     places = _places(indices if indices is not None else range(len(images)), copies)
 
     def drawn(rows: range, progress: Progress | None) -> tuple[Tensor, Tensor]:

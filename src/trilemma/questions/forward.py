@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from trilemma.drawing import Picture
-from trilemma.families.diffusion.likelihood import diffuse, prior_term
-from trilemma.families.diffusion.schedule import Schedule
+from trilemma.families.diffusion import Schedule, diffuse, prior_term
 from trilemma.families.family import Denoises
 from trilemma.images import check_images, to_unit
 from trilemma.noise import ImageNoise, Noise

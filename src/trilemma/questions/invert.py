@@ -12,7 +12,6 @@ from torch import Tensor
 from trilemma import drawing
 from trilemma.blocks import Progress
 from trilemma.drawing import Picture, Sheet
-from trilemma.families.diffusion.options import check_guided
 from trilemma.families.family import Denoises
 from trilemma.images import check_images, from_unit, to_display
 from trilemma.likelihood import checked_labels
@@ -108,7 +107,7 @@ class Inverted:
 def deterministic(options: Any | None, model: Denoises) -> Any:
     """The options for decoding a given noise: those of `DECODING`, or what is given, if it adds no noise."""
     chosen = options or replace(model.Options(), **DECODING)
-    if chosen.sampler == "ddpm" or (chosen.sampler == "ddim" and chosen.eta) or chosen.churn:
+    if chosen.method.noisy:
         raise ValueError(
             "noise decides the image only without noise on the way: leave out the sampler ddpm, eta and churn"
         )
@@ -141,7 +140,7 @@ def invert(
         raise ValueError("inversion goes there and back for each of counts steps: leave out steps and times")
     x = check_images(images, model.spec).to(model.device)
     checked = checked_labels(model.spec, labels, len(images))
-    check_guided(options, model.spec, checked)
+    model.check_conditions(options, checked)
     given = None if checked is None else checked.to(model.device)
     T = model.schedule.T
     counts = sorted({min(count, T) for count in STEPS} if steps is None else set(steps))
@@ -153,7 +152,7 @@ def invert(
     back, errors, latent, done = [], [], torch.zeros(0), 0
     for count in counts:
         chosen = replace(options, steps=count)
-        latent = model.encode(x, given, count, chosen)
+        latent = model.encode(x, given, chosen)
         decoded = model.decode(latent, ImageNoise(0, range(len(x)), model.device), given, chosen)
         shown = (to_display(images.to(model.device), model.spec.levels), to_display(decoded, model.spec.levels))
         errors.append((shown[0].double() - shown[1].double()).square().flatten(1).mean(1).sqrt().cpu())
@@ -214,11 +213,11 @@ def interpolate(
         raise ValueError(f"interpolation is between pairs: give an even number of images, not {len(images)}")
     x = check_images(images, model.spec).to(model.device)
     checked = checked_labels(model.spec, labels, len(images))
-    check_guided(options, model.spec, checked)
+    model.check_conditions(options, checked)
     given = None if checked is None else checked.to(model.device)
     steps = options.steps or min(100, model.schedule.T)
     options = options if options.times else replace(options, steps=steps)
-    z = model.encode(x, given, steps, options)
+    z = model.encode(x, given, options)
     columns = []
     for place in range(between + 2):
         share = place / (between + 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trilemma.blocks import BLOCK, Progress, map_blocks, part_of
-from trilemma.families.diffusion.exact import EXACT
+from trilemma.families.diffusion import EXACT
 from trilemma.families.family import Denoises
 from trilemma.images import check_images
 from trilemma.likelihood import LogLikelihood, checked_labels, log_likelihood

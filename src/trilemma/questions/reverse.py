@@ -11,7 +11,6 @@ from torch import Tensor
 
 from trilemma.blocks import Progress
 from trilemma.drawing import Picture
-from trilemma.families.diffusion.options import check_guided
 from trilemma.families.family import Denoises
 from trilemma.noise import ImageNoise
 from trilemma.questions.answer import Answer
@@ -21,7 +20,7 @@ from trilemma.sampling import choose_labels
 from trilemma.validate import MOST, Limits
 
 if TYPE_CHECKING:
-    from trilemma.families.diffusion.estimate import Estimate
+    from trilemma.families.diffusion import Estimate
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def reverse_chain(
     """
     if getattr(options, "churn", 0):
         raise ValueError("with churn the times go up as well as down, which no strip of times can show: leave it out")
-    check_guided(options, model.spec, labels)
+    model.check_conditions(options, labels)
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def watch(t: int, x_t: Tensor, estimate: Estimate) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from trilemma import drawing
 from trilemma.blocks import BLOCK, Progress, map_blocks
 from trilemma.drawing import Picture, Sheet
-from trilemma.families.diffusion.likelihood import bound_terms
+from trilemma.families.diffusion import bound_terms
 from trilemma.families.family import Denoises
 from trilemma.images import check_images, to_unit
 from trilemma.likelihood import checked_labels
@@ -161,7 +161,7 @@ def bound_by_time(
         part = slice(rows.start, rows.stop)
         noise = ImageNoise(seed, rows, model.device)
         x0 = to_unit(images[part].to(model.device), levels)
-        denoise = model.row_denoiser(None if labels is None else labels[part].to(model.device))
+        denoise = model.bound_denoiser(None if labels is None else labels[part].to(model.device))
         terms: list[Tensor] = []
         for _, nats in bound_terms(denoise, x0, model.schedule, noise, levels=levels, times=times, chain=model.chain):
             terms.append(nats)

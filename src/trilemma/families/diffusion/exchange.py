@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from trilemma.families.diffusion.denoising import Denoising
+from trilemma.families.diffusion.base import Denoising
 from trilemma.families.diffusion.model import Diffusion, DiffusionConfig
 from trilemma.families.diffusion.schedule import Schedule, ScheduleName
 from trilemma.files import new_folder, write_bytes, write_json

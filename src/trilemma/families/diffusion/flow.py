@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 
-from trilemma.families.diffusion.denoising import Denoising
+from trilemma.families.diffusion.base import Denoising
 from trilemma.families.diffusion.network import NetworkConfig, check_choice
-from trilemma.families.diffusion.options import FlowOptions
+from trilemma.families.diffusion.options import Extended, FlowOptions
 from trilemma.families.diffusion.schedule import Schedule, rowwise
 from trilemma.families.family import Density, Loss, Objective
 from trilemma.images import Spec
@@ -52,7 +52,7 @@ class Flow(Denoising):
     }
     gives_up = "fast sampling"
     Config = FlowConfig
-    Options = FlowOptions
+    Options = Extended(FlowOptions)
 
     def __init__(self, config: FlowConfig, spec: Spec) -> None:
         check_choice("times", config.times, ("uniform", "logit-normal"))

@@ -10,12 +10,12 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from trilemma.families.diffusion.base import Denoising
+from trilemma.families.diffusion.bound import StepTables, divergence, log_bin_mass
 from trilemma.families.diffusion.clock import Clock, ClockName
-from trilemma.families.diffusion.denoising import Denoising
-from trilemma.families.diffusion.estimate import Estimate, read
-from trilemma.families.diffusion.likelihood import Guess, StepTables, divergence, log_bin_mass
+from trilemma.families.diffusion.denoiser import Estimate, read
 from trilemma.families.diffusion.network import NetworkConfig, check_choice
-from trilemma.families.diffusion.options import DiffusionOptions
+from trilemma.families.diffusion.options import DiffusionOptions, Extended
 from trilemma.families.diffusion.schedule import Schedule, ScheduleName, rowwise
 from trilemma.families.family import Density, Loss, Objective
 from trilemma.images import Spec
@@ -59,7 +59,7 @@ class Diffusion(Denoising):
     """Denoising diffusion with a time-conditioned U-Net.
 
     Trained on L_simple (eq. 14), the squared error of the predicted noise, or, by default, on the squared error of v:
-    the same error weighted by 1 + 1/SNR, which does not lose the noisy times. Sampled by any of `SAMPLERS`; scored by
+    the same error weighted by 1 + 1/SNR, which does not lose the noisy times. Sampled by any of `samplers`; scored by
     the variational bound, which may also be what it is trained on, with the learned reverse variance or a fixed one:
     the small one of images, the large one of vectors.
     """
@@ -78,7 +78,7 @@ class Diffusion(Denoising):
     }
     gives_up = "fast sampling"
     Config = DiffusionConfig
-    Options = DiffusionOptions
+    Options = Extended(DiffusionOptions)
 
     def __init__(self, config: DiffusionConfig, spec: Spec, schedule: Schedule | None = None) -> None:
         """``schedule`` is one that no name stands for, of an imported model."""
@@ -129,8 +129,7 @@ class Diffusion(Denoising):
         if config.objective != "simple":
             # The hybrid bound must not move the mean, which L_simple teaches better.
             told = output.detach() if config.objective == "hybrid" else output
-            estimate = read(told, x_t, signal, sigma, self.prediction)
-            bits = self.bound_at(x0, Estimate(estimate.x0, estimate.eps, share), t)
+            bits = self.bound_at(x0, read(told, x_t, signal, sigma, self.prediction)._replace(share=share), t)
             losses = {"bound": bits} if config.objective == "bound" else {"mse": weighed, "bound": HYBRID * bits}
         if self.training:
             self.clock.hear(t, torch.stack(list(losses.values())).sum(0))
@@ -148,7 +147,7 @@ class Diffusion(Denoising):
         """
         share = self.share(estimate.share, x0)
         gap, weight = rowwise(self.gap[t], x0), rowwise(self.step_weight[t], x0)
-        between = divergence(x0, Guess(estimate.x0, share), gap, weight)
+        between = divergence(x0 - estimate.x0, share, gap, weight)
         std, gap_1 = self.decoder
         wide = std if isinstance(share, float) else std * (0.5 * gap_1 * share).exp()
         # The other rows are kept near, where nothing overflows, and then not used.

@@ -1,4 +1,4 @@
-"""How to draw from a denoising model: the names of the samplers and what they are told.
+"""How to draw from a denoising model: what every sampler reads, and the fields of each sampler as options beside it.
 
 Clipping: with ``clip`` (the default) the estimate of the image is clamped to [-1, 1], the range of the pixels, and
 the estimate of the noise follows from it, in every sampler. The published DDPM sampler clips, the published DDIM does
@@ -7,61 +7,29 @@ not; here all do unless told otherwise, because guidance and the first, noisiest
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
-import torch
-from torch import Tensor
+from trilemma.families.diffusion.samplers import BUILT_IN, Sampler, samplers
+from trilemma.families.diffusion.schedule import Schedule, Spacing
+from trilemma.validate import Count, Limits, check_limits
 
-from trilemma.families.diffusion.samplers import Churn, Sampler, Walk, ddim, ddpm
-from trilemma.families.diffusion.schedule import SPACINGS, Schedule, Spacing
-from trilemma.families.diffusion.solvers import NOISE, corrected, dpm_solver, euler, heun
-from trilemma.images import Spec
-from trilemma.validate import Count, Limits, NotNegative, Share, check_limits
-
-SamplerName = Literal["ddim", "ddpm", "heun", "dpm-solver", "euler"]
-
-VarianceName = Literal["auto", "small", "large", "learned"]
-
-SAMPLERS: Mapping[str, Sampler] = {
-    "ddim": ddim,
-    "ddpm": ddpm,
-    "heun": heun,
-    "dpm-solver": dpm_solver,
-    "euler": euler,
-}
-STEPS: Mapping[str, int | None] = {"ddim": 50, "ddpm": None, "heun": 18, "dpm-solver": 20, "euler": 50}
-"""Steps where none are asked for; None for all T."""
+O = TypeVar("O", bound="DrawingOptions")  # noqa: E741
 
 
 @dataclass(frozen=True)
-class DiffusionOptions:
-    """How to draw. Raises ``ValueError`` for values out of range."""
+class DrawingOptions:
+    """What every sampler reads; `with_fields_of` adds their own. Raises ``ValueError`` for values out of range."""
 
-    sampler: SamplerName = "ddim"
-    """ddim: Song et al. 2021, deterministic at eta 0; ddpm: ancestral sampling, Ho et al. 2020, algorithm 2; heun:
-    Karras et al. 2022; dpm-solver: DPM-Solver++(2M), Lu et al. 2022; euler: on the straight line of rectified flow"""
+    sampler: str = "ddim"
     steps: Count | None = None
-    """number of steps: one network evaluation each, but two in heun; by default 50 for ddim and euler, 18 for heun, 20
-    for dpm-solver, all T for ddpm"""
     times: Annotated[tuple[int, ...], Limits(count=1)] | None = None
     """the times to visit, in place of a number of steps: any that fall, such as 1000,600,200, from T down to 1; the
     noise is taken for x at the first of them"""
-    eta: Share = 0.0
-    """ddim only: 0 is deterministic, 1 has the noise of ddpm's small variance"""
-    variance: VarianceName = "auto"
-    """ddpm only: small is beta-tilde, large is beta, which needs nearly all T steps; auto is the learned variance of a
-    model that has one, else small"""
-    churn: NotNegative = 0.0
-    """heun only: S_churn of Karras et al. 2022, noise added anew over all steps; 0 is deterministic"""
-    churn_from: NotNegative = 0.0
-    """S_tmin: churn only where sigma_t/alpha_t is at least this"""
-    churn_to: float = NOISE
-    """S_tmax: churn only where sigma_t/alpha_t is at most this"""
-    churn_noise: NotNegative = 1.0
-    """S_noise: what churn adds against what it is taken for; a little above 1 makes up for a denoiser that blurs"""
     spacing: Spacing = "trailing"
     """which times the steps visit: trailing, leading, linspace, quadratic or karras"""
     guidance: Annotated[float, Limits()] = 1.0
@@ -72,29 +40,34 @@ class DiffusionOptions:
     """arithmetic of the network: bf16 autocast, fp32, or whichever is faster on the device"""
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("sampler", self.sampler, tuple(SAMPLERS)),
-            ("variance", self.variance, ("auto", "small", "large", "learned")),
-            ("spacing", self.spacing, SPACINGS),
-            ("precision", self.precision, ("auto", "bf16", "fp32")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"there is no {name} {value!r}: choose {', '.join(allowed)}")
+        if self.sampler not in samplers():
+            raise ValueError(f"there is no sampler {self.sampler!r}: choose {', '.join(samplers())}")
+        for name, allowed in _choices(type(self)).items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"there is no {name} {getattr(self, name)!r}: choose {', '.join(allowed)}")
         check_limits(self)
         if self.times is not None:
             if self.times[-1] < 1 or any(s >= t for t, s in itertools.pairwise(self.times)):
                 raise ValueError(f"times must fall from T to no less than 1, not {','.join(map(str, self.times))}")
             if self.steps is not None or self.spacing != "trailing":
                 raise ValueError("times are the steps themselves: leave out steps and spacing")
-        for name, given, owner in (
-            ("eta", self.eta != 0, "ddim"),
-            ("variance", self.variance != "auto", "ddpm"),
-            ("churn", self.churn != 0, "heun"),
-        ):
-            if given and self.sampler != owner:
-                raise ValueError(f"{name} belongs to the sampler {owner}, not to {self.sampler}")
-        if not self.churn_from < self.churn_to <= NOISE:
-            raise ValueError(f"churn_to must lie between churn_from and {NOISE:g}, not at {self.churn_to}")
+        for field in self.foreign(self.sampler):
+            if getattr(self, field.name) != field.default:
+                owner = " or ".join(cls.name for cls in field.metadata["samplers"])
+                raise ValueError(f"{field.name} belongs to the sampler {owner}, not to {self.sampler}")
+        _ = self.method  # checks its own fields
+
+    @classmethod
+    def foreign(cls, sampler: str) -> list[dataclasses.Field[Any]]:
+        """The fields that other samplers read, and this one does not."""
+        own = {field.name for field in dataclasses.fields(samplers()[sampler])}
+        return [field for field in dataclasses.fields(cls) if "samplers" in field.metadata and field.name not in own]
+
+    @property
+    def method(self) -> Sampler:
+        """The sampler with its own options."""
+        cls = samplers()[self.sampler]
+        return cls(**{field.name: getattr(self, field.name, field.default) for field in dataclasses.fields(cls)})
 
     def visits(self, schedule: Schedule) -> list[int]:
         """The times that these options visit, from the noisiest down."""
@@ -102,46 +75,86 @@ class DiffusionOptions:
             if self.times[0] > schedule.T:
                 raise ValueError(f"times must lie within the {schedule.T} timesteps of the model, not {self.times[0]}")
             return list(self.times)
-        steps = self.steps or min(STEPS[self.sampler] or schedule.T, schedule.T)
+        steps = self.steps or min(self.method.usual or schedule.T, schedule.T)
         return schedule.times(steps, self.spacing)
 
-    def by(self, sampler: SamplerName, steps: int) -> Self:
-        """The same by another sampler in so many steps, without the eta and the variance that are not its own."""
-        eta = self.eta if sampler == "ddim" else 0.0
-        variance: VarianceName = self.variance if sampler == "ddpm" else "auto"
-        return replace(self, sampler=sampler, steps=steps, eta=eta, variance=variance)
-
-    @property
-    def walk(self) -> Walk:
-        return Walk(self.eta, self.variance, Churn(self.churn, self.churn_from, self.churn_to, self.churn_noise))
+    def by(self, sampler: str, steps: int) -> Self:
+        """The same by another sampler in so many steps, without what is not its own."""
+        return replace(
+            self, sampler=sampler, steps=steps, **{field.name: field.default for field in self.foreign(sampler)}
+        )
 
     def evaluations(self, schedule: Schedule) -> int:
         """How often these options evaluate the denoiser for an image."""
-        times = self.visits(schedule)
-        if self.sampler != "heun":
-            return len(times)
-        return len(times) + sum(corrected(schedule, t, s) for t, s in itertools.pairwise([*times, 0]))
+        return self.method.evaluations(self.visits(schedule), schedule)
 
 
-@dataclass(frozen=True)
-class FlowOptions(DiffusionOptions):
-    """The same for rectified flow, whose own sampler is Euler's method."""
+@functools.cache
+def _choices(cls: type) -> dict[str, tuple[str, ...]]:
+    """The fields of a dataclass that are one of a few words."""
+    return {
+        name: get_args(hint)
+        for name, hint in get_type_hints(cls).items()
+        if get_origin(hint) is Literal and name != "sampler"
+    }
 
-    sampler: SamplerName = "euler"
 
+def with_fields_of(some: Sequence[type[Sampler]], base: type[O], name: str, sampler: str | None = None) -> type[O]:
+    """The dataclass ``base`` with the fields of some samplers too, each with its type and its default there.
 
-def check_guided(options: Any, spec: Spec, conditions: Tensor | None) -> None:
-    """Raise ``ValueError``, one line, for a weight of guidance of images of which none has a label or a caption.
-
-    Guidance would then cost a second evaluation each step and change nothing: u + w(u - u).
+    What the command's help says of a field stands in its metadata: the ``samplers`` that it belongs to, or ``help``.
 
     Args:
-        options: of any family; only those of denoising ones have a weight.
-        conditions: labels int64 [N] or captions int64 [N, length] of all images, None for none.
+        name: of the class that is made.
+        sampler: the default one, by default that of ``base``.
     """
-    if not isinstance(options, DiffusionOptions) or options.guidance == 1 or not spec.conditional:
-        return
-    if conditions is None or torch.equal(conditions.cpu(), spec.unlabelled(len(conditions))):
-        raise ValueError(
-            f"guidance {options.guidance:g} has nothing to lean to without labels or text: give some, or leave it out"
-        )
+    known = dict.fromkeys([*BUILT_IN, *some])
+    choice = Literal[tuple(cls.name for cls in known)]  # type: ignore[valid-type]
+    which = "; ".join(f"{cls.name}: {(cls.__doc__ or '').splitlines()[0].rstrip('.')}" for cls in known)
+    usual = ", ".join(f"{cls.usual or 'all T'} for {cls.name}" for cls in known)
+    steps = f"number of steps; by default {usual}"
+    default = sampler or next(field.default for field in dataclasses.fields(base) if field.name == "sampler")
+    owners = {field.name: field.metadata.get("samplers", ()) for field in dataclasses.fields(base)}
+    fields: dict[str, tuple[str, Any, Any]] = {
+        "sampler": ("sampler", choice, dataclasses.field(default=default, metadata={"help": which})),
+        "steps": ("steps", Count | None, dataclasses.field(default=None, metadata={"help": steps})),
+    }
+    for cls in some:
+        hints = get_type_hints(cls, include_extras=True)
+        for field in dataclasses.fields(cls):
+            owners[field.name] = (*owners.get(field.name, ()), cls)
+            made: Any = dataclasses.field(default=field.default, metadata={"samplers": owners[field.name]})
+            fields[field.name] = (field.name, hints[field.name], made)
+    made_class = dataclasses.make_dataclass(name, fields.values(), bases=(base,), frozen=True)
+    made_class.__module__, made_class.__doc__ = __name__, base.__doc__
+    return made_class
+
+
+if TYPE_CHECKING:
+
+    class DiffusionOptions(DrawingOptions):
+        """Its fields are made from those of the samplers."""
+
+        def __init__(self, **fields: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+    class FlowOptions(DiffusionOptions): ...
+
+else:
+    DiffusionOptions = with_fields_of(BUILT_IN, DrawingOptions, "DiffusionOptions")
+    FlowOptions = with_fields_of((), DiffusionOptions, "FlowOptions", sampler="euler")
+
+
+class Extended:
+    """``Options`` of a family: its own, with the fields of the samplers that others have registered."""
+
+    def __init__(self, options: type[DrawingOptions]) -> None:
+        self.options = options
+
+    def __get__(self, model: object, family: type) -> type[DrawingOptions]:
+        return _extended(self.options, tuple(cls for cls in samplers().values() if cls not in BUILT_IN))
+
+
+@functools.cache
+def _extended(options: type[DrawingOptions], others: tuple[type[Sampler], ...]) -> type[DrawingOptions]:
+    return with_fields_of(others, options, options.__name__) if others else options

@@ -8,14 +8,13 @@ neighbouring entries are lost in float32.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
 
 ScheduleName = Literal["linear", "cosine", "snr"]
 Spacing = Literal["trailing", "leading", "linspace", "quadratic", "karras"]
-SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras")
 Variance = Literal["small", "large"]
 
 
@@ -46,6 +45,8 @@ class Schedule:
 
     A *variance-preserving* chain has α_t² + σ_t² = 1 (all but `Schedule.flow`); then α_t² is the ᾱ_t of Ho et al.
     2020, and q(x_t | x_{t-1}) = N(√(1-β_t) x_{t-1}, β_t I).
+
+    ``schedule(t)`` is (α_t, σ_t).
 
     Attributes:
         T: number of steps.
@@ -102,6 +103,48 @@ class Schedule:
             return cls.from_log_snr(linear_log_snr(timesteps))
         raise ValueError(f"there is no schedule {name!r}: choose linear, cosine or snr")
 
+    @overload
+    def __call__(self, t: int) -> tuple[float, float]: ...
+    @overload
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, t: int | Tensor) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """α_t and σ_t: two numbers for one time, float64 [N] on the CPU for times int64 [N]."""
+        if isinstance(t, Tensor):
+            return self.signal[t.cpu()], self.sigma[t.cpu()]
+        return float(self.signal[t]), float(self.sigma[t])
+
+    def at(self, t: int | Tensor, x: Tensor) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """α_t and σ_t as they multiply x [N, …]: two numbers for one time, [N, 1, …] of x's kind for one for each row.
+
+        Between two whole times, float64 [N], the angle arctan(σ/α) and the size √(α² + σ²) are those on the line
+        between theirs.
+        """
+        if not isinstance(t, Tensor):
+            return self(t)
+        if not t.is_floating_point():
+            alpha, sigma = self(t)
+            return rowwise(alpha, x).to(x), rowwise(sigma, x).to(x)
+        phi, size = self.polar(t.cpu())
+        cosine, sine, size = (rowwise(v, x).to(x) for v in (phi.cos(), phi.sin(), size))
+        return size * cosine, size * sine
+
+    def polar(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The angle arctan(σ/α) and the size √(α² + σ²) at times in 0 … T, float64 [N]."""
+        above = t.ceil().long().clamp(1, self.T)
+        share = t - (above - 1)
+        angle, size = self.angle, self.size
+        return tuple(v[above - 1] + share * (v[above] - v[above - 1]) for v in (angle, size))  # type: ignore[return-value]
+
+    def time(self, phi: Tensor) -> Tensor:
+        """The times in 0 … T at which arctan(σ/α) is ``phi``, float64 [N]: the inverse of `polar`."""
+        above = torch.searchsorted(self.angle, phi).clamp(1, self.T)
+        return above - 1 + (phi - self.angle[above - 1]) / (self.angle[above] - self.angle[above - 1])
+
+    @property
+    def size(self) -> Tensor:
+        """float64 [T+1], √(α_t² + σ_t²), 1 where variance is preserved."""
+        return (self.alpha_bar + self.variance).sqrt()
+
     @property
     def beta(self) -> Tensor:
         """float64 [T+1], β_t = 1 - ᾱ_t/ᾱ_{t-1}; ``beta[0]`` is 0."""
@@ -149,8 +192,8 @@ class Schedule:
         T = self.T
         if not 1 <= steps <= T:
             raise ValueError(f"steps must be between 1 and the {T} timesteps of the model, not {steps}")
-        if spacing not in SPACINGS:
-            raise ValueError(f"there is no spacing {spacing!r}: choose {', '.join(SPACINGS)}")
+        if spacing not in get_args(Spacing):
+            raise ValueError(f"there is no spacing {spacing!r}: choose {', '.join(get_args(Spacing))}")
         if steps == 1:
             return [T]
         if spacing == "trailing":

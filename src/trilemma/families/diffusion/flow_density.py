@@ -21,9 +21,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trilemma.families.diffusion.likelihood import Chain, RowDenoiser, log_bin
+from trilemma.families.diffusion.bound import Chain, log_bin
+from trilemma.families.diffusion.denoiser import Denoiser
 from trilemma.families.diffusion.ode import log_density
-from trilemma.families.diffusion.schedule import Schedule
+from trilemma.families.diffusion.schedule import Schedule, rowwise
 from trilemma.noise import Noise
 
 Dequantize = Literal["decoder", "uniform"]
@@ -31,13 +32,34 @@ Dequantize = Literal["decoder", "uniform"]
 EXACT = 16
 """Dimensions of a vector up to which the divergence is computed and not estimated."""
 
-Angular = Callable[[Tensor, Tensor, Tensor], Tensor]
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``velocity(y, phi, rows)`` → dy/dφ, as in ``ode.py``."""
 
 
+def flow_velocity(rows_of: Callable[[Tensor], Denoiser], schedule: Schedule, *, clip: bool) -> Velocity:
+    """dy/dφ = cos φ ε - sin φ x_0 of the probability-flow equation on the quarter circle (see ``ode.py``).
+
+    At an angle between two times of the schedule the denoiser is asked at the time in between.
+
+    Args:
+        rows_of: the denoiser of the images of these numbers, int64 [n].
+        clip: whether the estimate of the image is clamped to [-1, 1] as in sampling, with ε from the rest.
+    """
+
+    def velocity(y: Tensor, phi: Tensor, rows: Tensor) -> Tensor:
+        t = schedule.time(phi)
+        cosine, sine, size = (rowwise(v, y).to(y) for v in (phi.cos(), phi.sin(), schedule.polar(t)[1]))
+        x_0, eps, _ = rows_of(rows)(size * y, t)
+        if clip:
+            return (cosine * y - x_0.clamp(-1, 1)) / sine
+        return cosine * eps - sine * x_0
+
+    return velocity
+
+
 def flow_log_likelihood(
-    velocity: Angular,
-    denoise: RowDenoiser,
+    velocity: Velocity,
+    denoise: Denoiser,
     x0: Tensor,
     schedule: Schedule,
     noise: Noise,
@@ -66,18 +88,18 @@ def flow_log_likelihood(
     else:
         eps = noise.normal(*x0.shape[1:]).to(x0)
         y = cosine * x0 + sine * eps
-        size = math.sqrt(float(schedule.alpha_bar[first] + schedule.variance[first]))  # of x_t against y
+        size = float(schedule.size[first])  # of x_t against y
         with torch.no_grad():
-            guess = denoise(size * y, torch.full((len(x0),), first))
+            estimate = denoise(size * y, torch.full((len(x0),), first))
         log_q = -0.5 * (eps.cpu().double().square() + math.log(2 * math.pi)) - math.log(sine)  # of y
-        beside = (log_bin(x0, guess.x0, chain.spread(guess, schedule), levels) - log_q).flatten(1).sum(1)
+        beside = (log_bin(x0, estimate.x0, chain.spread(estimate, schedule), levels) - log_q).flatten(1).sum(1)
     probe = 2.0 * (noise.uniform(*x0.shape[1:]) < 0.5).to(x0) - 1
     density, evaluations = log_density(velocity, y, probe, start, stop, tolerance)
     return density + beside, evaluations
 
 
 def flow_log_density(
-    velocity: Angular,
+    velocity: Velocity,
     x0: Tensor,
     schedule: Schedule,
     noise: Noise,

@@ -20,10 +20,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trilemma.families.diffusion.estimate import Denoiser
-from trilemma.families.diffusion.options import DiffusionOptions, SamplerName, VarianceName
-from trilemma.families.diffusion.samplers import ddpm_step, steps_of
-from trilemma.families.diffusion.schedule import Schedule, Variance
+from trilemma.families.diffusion.denoiser import Denoiser
+from trilemma.families.diffusion.options import DiffusionOptions
+from trilemma.families.diffusion.samplers import DDPM, Trajectory, steps_of
+from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.family import Progress
 from trilemma.noise import Noise
 from trilemma.validate import Count
@@ -33,10 +33,10 @@ from trilemma.validate import Count
 class RePaintOptions(DiffusionOptions):
     """How to draw the rest of an image. Only ddpm's steps, which add noise, can agree with a known part."""
 
-    sampler: SamplerName = "ddpm"
+    sampler: str = "ddpm"
     steps: Count | None = None
     """number of steps, each done ``repeats`` times but the last; 50 by default"""
-    variance: VarianceName = "auto"
+    variance: Literal["auto", "small", "large", "learned"] = "auto"
     """of a step: small is beta-tilde, large is beta; auto is the learned variance of a model that has one, else large:
     with the small one completions vary too little"""
     repeats: int = 10
@@ -69,7 +69,7 @@ def repaint(
     known: Tensor,
     noise: Noise,
     repeats: int,
-    kind: Variance | Literal["learned"] = "large",
+    ancestral: DDPM = DDPM("large"),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> Tensor:
     """Algorithm 1 of RePaint, over any list of times; float [N, C, H, W] with the known part of ``x0`` as it was.
@@ -78,8 +78,8 @@ def repaint(
         times: from the noisiest down; the chain starts at q(x | x0) of the first, which is N(0, I) at T.
         x0: float [N, C, H, W]; its unknown part matters only if the first time leaves some of it.
         known: bool [C, H, W].
-        kind: of the reverse variance. With the small one, of pixels that are spread as Gaussians, completions in 30
-            steps have 0.7 times the variance they should have; with the large one 1.1 to 1.2 times.
+        ancestral: with its reverse variance. With the small one, of pixels that are spread as Gaussians, completions in
+            30 steps have 0.7 times the variance they should have; with the large one 1.1 to 1.2 times.
 
     Raises:
         ValueError: the ``learned`` variance of a model that has learned none.
@@ -89,15 +89,16 @@ def repaint(
         return noise.normal(*x0.shape[1:]).to(x0)
 
     def noised(t: int) -> Tensor:
-        return float(schedule.signal[t]) * x0 + float(schedule.sigma[t]) * drawn()
+        alpha_t, sigma_t = schedule(t)
+        return alpha_t * x0 + sigma_t * drawn()
 
-    x = noised(times[0])
+    on, x = Trajectory(denoise, schedule, noise, len(times)), noised(times[0])
     again = repeats if bool(known.any()) else 1  # nothing to agree with
     for t, s in steps_of(times, progress):
         back = math.sqrt(float(schedule.alpha_bar[t] / schedule.alpha_bar[s]))
         added = math.sqrt(float(schedule.added(t, s)))
         for repeat in range(again if s else 1):
-            unknown = ddpm_step(x, denoise(x, t), t, s, schedule, kind, noise)
+            unknown = ancestral.step(x, t, s, on)
             x_s = torch.where(known, noised(s) if s else x0, unknown)
             if repeat + 1 < again and s:
                 x = back * x_s + added * drawn()

@@ -1,41 +1,33 @@
 """What denoising diffusion and flow matching share: a U-Net that denoises x_t, and all that follows from one.
 
 A family of this kind says which path leads from image to noise (a `Schedule`), what its network predicts, and how it
-is trained. Sampling, encoding and both likelihoods are functions of the denoiser alone.
+is trained. Everything else is a function of its denoiser, named here with the file that it stands in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from trilemma.families.diffusion.completion import RePaintOptions, repaint
-from trilemma.families.diffusion.estimate import (
-    Denoiser,
-    Estimate,
-    Prediction,
-    Watch,
-    clipping,
-    read,
-    watched,
-)
-from trilemma.families.diffusion.exact import Angular, Dequantize, flow_log_density, flow_log_likelihood
-from trilemma.families.diffusion.likelihood import (
-    Chain,
-    Guess,
-    RowDenoiser,
-    fit_chain,
-    noised_bound,
-    variational_bound,
+from trilemma.families.diffusion.bound import Chain, variational_bound
+from trilemma.families.diffusion.calibration import fit_chain
+from trilemma.families.diffusion.denoiser import Denoiser, Estimate, Prediction, Watch, clipped, guided, read, watched
+from trilemma.families.diffusion.evidence import noised_bound
+from trilemma.families.diffusion.flow_density import (
+    Dequantize,
+    Velocity,
+    flow_log_density,
+    flow_log_likelihood,
+    flow_velocity,
 )
 from trilemma.families.diffusion.network import check_net, network
-from trilemma.families.diffusion.options import SAMPLERS, DiffusionOptions
-from trilemma.families.diffusion.samplers import ddim_encode
-from trilemma.families.diffusion.schedule import Schedule, rowwise
-from trilemma.families.diffusion.solvers import NOISE
+from trilemma.families.diffusion.options import DiffusionOptions, DrawingOptions, Extended
+from trilemma.families.diffusion.repaint import RePaintOptions, repaint
+from trilemma.families.diffusion.samplers import DDPM, NOISE, ddim_encode, samplers
+from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.family import Completes, Completion, Denoises, Family, Likelihood, Progress, Way
 from trilemma.images import Spec, check_images
 from trilemma.machine import autocast
@@ -52,10 +44,8 @@ class Denoising(Family, Completes, Denoises):
         learned_variance: whether it also gives the share of log β in the variance of each step.
     """
 
-    samplers: ClassVar[Sequence[str]] = tuple(SAMPLERS)
-    """The samplers that suit the family, for whoever tries them all."""
     reads_text = True
-    Options = DiffusionOptions
+    Options = Extended(DiffusionOptions)
     CompletionOptions = RePaintOptions
 
     def __init__(
@@ -68,7 +58,7 @@ class Denoising(Family, Completes, Denoises):
         self.chain = Chain.default(schedule, spec.levels)  # whose bound log p(x) is; see `calibrate`
         self.calibration = 512 if spec.vector else 64  # a vector has few values to judge by
 
-    # The denoiser
+    # The denoiser: denoiser.py
 
     def predict(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """The raw output of the network, float32 even under autocast; x_t [N, C, H, W], t [N] in 1 … T."""
@@ -82,22 +72,17 @@ class Denoising(Family, Completes, Denoises):
         prediction, raw = output.chunk(2, 1)
         return prediction, 0.5 * (raw + 1)
 
-    def estimate(self, x_t: Tensor, t: int, labels: Tensor | None, guidance: float = 1.0) -> Estimate:
-        """What the network makes of x_t [N, C, H, W] at one time, guided by u + w(c - u) (Ho & Salimans 2022)."""
-        times = torch.full((len(x_t),), t, device=x_t.device)
-        if labels is None or guidance == 1:
-            output, share = self.split(self.predict(x_t, times, labels))
-        else:
-            null = self.spec.unlabelled(len(labels), labels.device)
-            both = self.predict(torch.cat([x_t, x_t]), times.repeat(2), torch.cat([labels, null]))
-            (conditional, share), (unconditional, _) = (self.split(half) for half in both.chunk(2))
-            output = unconditional + guidance * (conditional - unconditional)
-        signal, sigma = float(self.schedule.signal[t]), float(self.schedule.sigma[t])
-        estimate = read(output, x_t, signal, sigma, self.prediction)
-        return Estimate(estimate.x0, estimate.eps, share)
+    def estimate(self, x_t: Tensor, t: int | Tensor, labels: Tensor | None, guidance: float = 1.0) -> Estimate:
+        """What the network makes of x_t [N, C, H, W] at one time or one for each row, `guided` where asked for."""
+        ask = lambda x_t, t, labels: self.split(self.predict(x_t, t, labels))  # noqa: E731
+        if labels is not None and guidance != 1:
+            ask = guided(ask, self.spec.unlabelled(len(labels), labels.device), guidance)
+        times = t if isinstance(t, Tensor) else torch.full((len(x_t),), t)
+        output, share = ask(x_t, times.to(x_t.device), labels)
+        return read(output, x_t, *self.schedule.at(t, x_t), self.prediction)._replace(share=share)
 
     def denoiser(self, labels: Tensor | None, guidance: float = 1.0) -> Denoiser:
-        """The denoiser that a sampler asks, for images with these labels.
+        """The denoiser of images with these labels.
 
         Raises:
             ValueError: if a guidance weight is given to a model without classes or captions.
@@ -106,21 +91,62 @@ class Denoising(Family, Completes, Denoises):
             raise ValueError("guidance needs a conditional model: this one was trained without labels or captions")
         return lambda x_t, t: self.estimate(x_t, t, labels, guidance)
 
-    def asked(self, labels: Tensor | None, options: DiffusionOptions, watch: Watch | None = None) -> Denoiser:
+    def drawing_denoiser(self, labels: Tensor | None, options: DrawingOptions, watch: Watch | None = None) -> Denoiser:
         """The denoiser as the options want it: guided, clipped, and watched."""
         denoise = self.denoiser(labels, options.guidance)
         if options.clip and not self.spec.vector:  # vectors have no range
-            denoise = clipping(denoise, self.schedule)
+            denoise = clipped(denoise, self.schedule)
         return watched(denoise, watch) if watch else denoise
 
-    # From noise to images and back
+    def bound_denoiser(self, labels: Tensor | None) -> Denoiser:
+        """The denoiser whose bound log p(x) is: clipped, and with the variance of each step."""
+        denoise = self.denoiser(labels)
+        if not self.spec.vector:
+            denoise = clipped(denoise, self.schedule)
+
+        def with_share(x_t: Tensor, t: int | Tensor) -> Estimate:
+            estimate = denoise(x_t, t)
+            return estimate._replace(share=self.share(estimate.share, estimate.x0))
+
+        return with_share
+
+    def share(self, told: Tensor | float | None, x0: Tensor) -> Tensor | float:
+        """The share of log β in the log-variance of the steps of the bound: what the network told, or a fixed one.
+
+        A fixed variance is the small one for images. For vectors it is the large one: right where values are spread
+        wide beside the first steps, as real-valued ones are (Ho et al. 2020, section 3.2). With the small one, exact
+        Gaussians lost 0.5 nats a value.
+        """
+        if told is not None:
+            return told
+        return torch.ones_like(x0) if self.spec.vector else 0.0
+
+    # From noise to images and back: samplers.py, options.py
+
+    @property
+    def samplers(self) -> Sequence[str]:
+        """The samplers that suit the family, for whoever tries them all."""
+        return tuple(samplers())
+
+    def check_conditions(self, options: Any, conditions: Tensor | None) -> None:
+        """Refuse a weight of guidance of images of which none has a label or a caption.
+
+        Guidance would then cost a second evaluation each step and change nothing: u + w(u - u).
+        """
+        if options is None or options.guidance == 1 or not self.spec.conditional:
+            return
+        if conditions is None or torch.equal(conditions.cpu(), self.spec.unlabelled(len(conditions))):
+            raise ValueError(
+                f"guidance {options.guidance:g} has nothing to lean to without labels or text: give some, or leave it "
+                "out"
+            )
 
     @torch.no_grad()
     def sample(
         self,
         noise: Noise,
         labels: Tensor | None = None,
-        options: DiffusionOptions | None = None,
+        options: DrawingOptions | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         return self.decode(self.latent(noise), noise, labels, options, progress)
@@ -135,7 +161,7 @@ class Denoising(Family, Completes, Denoises):
         z: Tensor,
         noise: Noise,
         labels: Tensor | None = None,
-        options: DiffusionOptions | None = None,
+        options: DrawingOptions | None = None,
         progress: Progress | None = None,
         *,
         watch: Watch | None = None,
@@ -147,9 +173,9 @@ class Denoising(Family, Completes, Denoises):
             watch: told of x_t and its estimate at every evaluation.
         """
         options = options or self.Options()
-        denoise, times = self.asked(labels, options, watch), options.visits(self.schedule)
+        denoise, times = self.drawing_denoiser(labels, options, watch), options.visits(self.schedule)
         with autocast(z.device, options.precision):
-            x0 = SAMPLERS[options.sampler](denoise, self.schedule, times, z, noise, options.walk, progress)
+            x0 = options.method.sample(denoise, self.schedule, times, z, noise, progress)
         return self.spec.from_unit(x0)
 
     @torch.no_grad()
@@ -157,23 +183,25 @@ class Denoising(Family, Completes, Denoises):
         self,
         x: Tensor,
         labels: Tensor | None = None,
-        steps: int = 100,
-        options: DiffusionOptions | None = None,
+        options: DrawingOptions | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """The x_T from which deterministic DDIM leads (nearly) to these images; float [N, C, H, W].
 
-        Of the options only the times, or else the spacing, and the precision are read: guidance and clipping have no
-        inverse.
+        Of the options, by default 100 steps in fp32, only the times and the precision are read: guidance and clipping
+        have no inverse.
         """
-        options = options or DiffusionOptions(precision="fp32")
-        x0 = self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
-        listed = self.schedule.times(min(steps, self.schedule.T), options.spacing)
-        times = options.visits(self.schedule) if options.times else listed
-        with autocast(x0.device, options.precision):
-            return ddim_encode(self.denoiser(labels), self.schedule, times, x0, progress)
+        options = options or DiffusionOptions(steps=min(100, self.schedule.T), precision="fp32")
+        with autocast(self.device, options.precision):
+            return ddim_encode(
+                self.denoiser(labels), self.schedule, options.visits(self.schedule), self.unit(x), progress
+            )
 
-    # Keeping a part
+    def unit(self, x: Tensor) -> Tensor:
+        """Images or vectors as the network knows them, float [N, C, H, W] on [-1, 1]."""
+        return self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
+
+    # Keeping a part: repaint.py
 
     def way(self, known: Tensor, options: RePaintOptions | None = None) -> Way:
         options = options or RePaintOptions()
@@ -196,51 +224,26 @@ class Denoising(Family, Completes, Denoises):
     ) -> Completion:
         """Keep the ``known`` values of images and draw the others by `repaint`, unweighted: particles do nothing."""
         options = options or RePaintOptions()
-        x = check_images(x, self.spec).to(self.device)
-        x0 = self.spec.to_unit(x).to(next(self.parameters()).dtype)
+        x, known = check_images(x, self.spec).to(self.device), known.to(self.device)
+        x0 = self.unit(x)
         if options.level == 1:
-            x0 = torch.where(known.to(x.device), x0, 0)  # the rest is not to be seen, not even in x_T
-        denoise, times = self.asked(labels, options), options.times_below(self.schedule)
+            x0 = torch.where(known, x0, 0)  # the rest is not to be seen, not even in x_T
+        denoise, times = self.drawing_denoiser(labels, options), options.times_below(self.schedule)
         kind = options.variance
         if kind == "auto":
             kind = "learned" if self.learned_variance else "large"
         with autocast(self.device, options.precision):
-            drawn = repaint(
-                denoise, self.schedule, times, x0, known.to(x.device), noise, options.repeats, kind, progress
-            )
-        images = torch.where(known.to(x.device), x, self.spec.from_unit(drawn))
+            drawn = repaint(denoise, self.schedule, times, x0, known, noise, options.repeats, DDPM(kind), progress)
+        images = torch.where(known, x, self.spec.from_unit(drawn))
         return Completion(images, torch.zeros(len(x), dtype=torch.float64))
 
-    # Likelihood
-
-    def row_denoiser(self, labels: Tensor | None) -> RowDenoiser:
-        """The estimate of x_0 that the bound asks for, at one time per image."""
-
-        def denoise(x_t: Tensor, t: Tensor) -> Guess:
-            output, share = self.split(self.predict(x_t, t.to(x_t.device), labels))
-            signal, sigma = (rowwise(table[t], x_t).to(x_t) for table in (self.schedule.signal, self.schedule.sigma))
-            x0 = read(output, x_t, signal, sigma, self.prediction).x0
-            return Guess(x0 if self.spec.vector else x0.clamp(-1, 1), self.share(share, x0))
-
-        return denoise
-
-    def share(self, told: Tensor | None, x0: Tensor) -> Tensor | float:
-        """The share of log β in the log-variance of the steps of the bound: what the network told, or a fixed one.
-
-        A fixed variance is the small one for images. For vectors it is the large one: right where values are spread
-        wide beside the first steps, as real-valued ones are (Ho et al. 2020, section 3.2). With the small one, exact
-        Gaussians lost 0.5 nats a value.
-        """
-        if told is not None:
-            return told
-        return torch.ones_like(x0) if self.spec.vector else 0.0
+    # Likelihood: bound.py, calibration.py, evidence.py, flow_density.py
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, labels: Tensor | None, noise: Noise) -> None:
         """Choose the decoder and the variances of the reverse chain by `fit_chain`; no weight is changed."""
-        x0 = self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
         self.chain = fit_chain(
-            self.row_denoiser(labels), x0, self.schedule, noise,
+            self.bound_denoiser(labels), self.unit(x), self.schedule, noise,
             levels=self.spec.levels, learned=self.learned_variance,
         )  # fmt: skip
 
@@ -252,11 +255,10 @@ class Denoising(Family, Completes, Denoises):
         if samples is not None and samples < 1:
             raise ValueError(f"samples must be at least 1, not {samples}")
         T = self.schedule.T
-        x0 = self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
         terms = T - self.chain.first
         count = min(samples or (T if self.spec.vector else 32), terms)
         nats = variational_bound(
-            self.row_denoiser(labels), x0, self.schedule, noise,
+            self.bound_denoiser(labels), self.unit(x), self.schedule, noise,
             levels=self.spec.levels, samples=count, chain=self.chain,
         )  # fmt: skip
         nats = nats - self.spec.log_volume
@@ -274,34 +276,17 @@ class Denoising(Family, Completes, Denoises):
         """
         if samples is not None and samples < 1:
             raise ValueError(f"samples must be at least 1, not {samples}")
-        x0 = self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
         count = min(samples or 32, self.schedule.T - 1)
-        nats = noised_bound(self.row_denoiser(labels), x0, self.schedule, noise, count)
+        nats = noised_bound(self.bound_denoiser(labels), self.unit(x), self.schedule, noise, count)
         return Likelihood("estimate", nats, f"mean of the bound on log p(x_s|y) over noise levels s, {count} times")
 
-    def angular_velocity(self, labels: Tensor | None) -> Angular:
-        """dy/dφ of the probability-flow equation on the quarter circle (see ``ode.py``), at any angle.
+    def velocity(self, labels: Tensor | None) -> Velocity:
+        """dy/dφ of the probability-flow equation of images with these labels: see `flow_velocity`."""
 
-        Between two times of the schedule the network is asked at the time in between.
-        """
-        angles = self.schedule.angle
-        sizes = (self.schedule.alpha_bar + self.schedule.variance).sqrt()  # of x_t against y; 1 if variance-preserving
+        def rows_of(rows: Tensor) -> Denoiser:
+            return self.denoiser(None if labels is None else labels[rows.to(labels.device)])
 
-        def velocity(y: Tensor, phi: Tensor, rows: Tensor) -> Tensor:
-            above = torch.searchsorted(angles, phi).clamp(1, self.schedule.T)
-            share = (phi - angles[above - 1]) / (angles[above] - angles[above - 1])
-            size = sizes[above - 1] + share * (sizes[above] - sizes[above - 1])
-            cosine, sine, size = (rowwise(v, y).to(y) for v in (phi.cos(), phi.sin(), size))
-            given = None if labels is None else labels[rows.to(labels.device)]
-            x_t = size * y
-            output, _ = self.split(self.predict(x_t, (above - 1 + share).to(y.device), given))
-            estimate = read(output, x_t, size * cosine, size * sine, self.prediction)
-            if self.spec.vector:
-                return cosine * estimate.eps - sine * estimate.x0
-            # The estimate of the image is clamped to the range of pixels, as in sampling: dy/dφ with ε from the rest.
-            return (cosine * y - estimate.x0.clamp(-1, 1)) / sine
-
-        return velocity
+        return flow_velocity(rows_of, self.schedule, clip=not self.spec.vector)
 
     def flow_log_likelihood(
         self,
@@ -312,22 +297,22 @@ class Denoising(Family, Completes, Denoises):
         dequantize: Dequantize = "decoder",
         tolerance: float = 1e-4,
     ) -> tuple[Tensor, Tensor]:
-        """log P(x) of uint8 [N, C, H, W] by the probability-flow equation: see `exact.flow_log_likelihood`.
+        """log P(x) of uint8 [N, C, H, W] by the probability-flow equation: see `flow_density.flow_log_likelihood`.
 
-        Of float32 [N, D] vectors the density, in nats: see `exact.flow_log_density`.
+        Of float32 [N, D] vectors the density, in nats: see `flow_density.flow_log_density`.
         """
-        x0 = self.spec.to_unit(check_images(x, self.spec)).to(next(self.parameters()).dtype)
+        x0 = self.unit(x)
         if self.spec.vector:
             visible = int((self.schedule.sigma <= NOISE * self.schedule.signal).sum()) - 1
             ends = {"x0": (1, -1), "noise": (0, visible)}.get(self.prediction, (0, -1))
             density, evaluations = flow_log_density(
-                self.angular_velocity(labels), x0, self.schedule, noise,
+                self.velocity(labels), x0, self.schedule, noise,
                 first=ends[0], last=ends[1], tolerance=tolerance,
             )  # fmt: skip
             return density - self.spec.log_volume, evaluations
         return flow_log_likelihood(
-            self.angular_velocity(labels),
-            self.row_denoiser(labels),
+            self.velocity(labels),
+            self.bound_denoiser(labels),
             x0,
             self.schedule,
             noise,
