@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from conftest import blobs
 from PIL import Image
+from trilemma.evaluation.latents import draw_latents
+from trilemma.report.latents import latents
 
 from trilemma.data import Dataset, load
 from trilemma.evaluation import Protocol, Reference
-from trilemma.evaluation.latents import draw_latents
 from trilemma.evaluation.stream import Supply
 from trilemma.evaluation.subject import Subject
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
-from trilemma.report.latents import latents
 from trilemma.report.scores import error_text
 
 

@@ -17,7 +17,6 @@ import torch
 from conftest import blobs, write_blobs
 from safetensors import SafetensorError
 from test_cli import call
-from trilemma.number import Number
 
 from trilemma.cli.errors import in_words
 from trilemma.cli.flags import parse_labels
@@ -29,6 +28,7 @@ from trilemma.families import FAMILIES
 from trilemma.images import Spec
 from trilemma.metrics import feature_network
 from trilemma.noise import ImageNoise, philox
+from trilemma.number import Number
 from trilemma.run import Run
 from trilemma.sampling import sample
 from trilemma.training import train

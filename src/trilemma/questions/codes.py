@@ -16,9 +16,9 @@ from trilemma.drawing import Picture
 from trilemma.families.family import Encodes, Family, FitsCodes
 from trilemma.images import check_images, to_display
 from trilemma.metrics.features import Features
-from trilemma.metrics.network import feature_network
 from trilemma.metrics.frechet import frechet_estimate, frechet_flag
 from trilemma.metrics.neighbours import nearest
+from trilemma.metrics.network import feature_network
 from trilemma.noise import ImageNoise, derive_seed
 from trilemma.number import Number
 from trilemma.parallel import ranks
