@@ -156,7 +156,7 @@ def gradients(
     norms = {}
     for name, values in found.items():
         mean = mean_of(torch.tensor(values, dtype=torch.float64))
-        norms[name] = mean.value, mean.error or 0.0
+        norms[name] = mean.known, mean.error or 0.0
     return Gradients(sum(ds) / batches, norms, batches, batch)
 
 

@@ -93,9 +93,10 @@ class Interpolate(AboutImages):
 
     def _of_noises(self, context: Context) -> Answer:
         batch = context.batch(self)
-        options = context.options(self.options, base=invert.DECODING)
+        options, model = context.options(self.options, base=invert.DECODING), context.model
+        assert isinstance(model, Denoises)
         rows = invert.interpolate(
-            context.model, batch.x, batch.conditions,
+            model, batch.x, batch.conditions,
             between=self.points - 2, options=options, progress=context.progress,
         )  # fmt: skip
         return Answer(
