@@ -91,8 +91,11 @@ def reverse_chain(
     model.check_conditions(options, labels)
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def watch(t: int, x_t: Tensor, estimate: Estimate) -> None:
-        seen[t] = x_t.float().cpu(), estimate.x0.float().cpu()  # heun comes twice; the last time is where it went on
+    def watch(t: int | Tensor, x_t: Tensor, estimate: Estimate) -> None:
+        seen[int(t)] = (
+            x_t.float().cpu(),
+            estimate.x0.float().cpu(),
+        )  # heun comes twice; the last time is where it went on
 
     noise = ImageNoise(seed, range(count), model.device)
     given = None if labels is None else labels.to(model.device)

@@ -74,12 +74,17 @@ class Denoising(Family, Completes, Denoises):
 
     def estimate(self, x_t: Tensor, t: int | Tensor, labels: Tensor | None, guidance: float = 1.0) -> Estimate:
         """What the network makes of x_t [N, C, H, W] at one time or one for each row, `guided` where asked for."""
-        ask = lambda x_t, t, labels: self.split(self.predict(x_t, t, labels))  # noqa: E731
+
+        def ask(x_t: Tensor, t: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            return self.split(self.predict(x_t, t, labels))
+
+        network: Network = ask
         if labels is not None and guidance != 1:
-            ask = guided(ask, self.spec.unlabelled(len(labels), labels.device), guidance)
+            network = guided(ask, self.spec.unlabelled(len(labels), labels.device), guidance)
         times = t if isinstance(t, Tensor) else torch.full((len(x_t),), t)
-        output, share = ask(x_t, times.to(x_t.device), labels)
-        return read(output, x_t, *self.schedule.at(t, x_t), self.prediction)._replace(share=share)
+        output, share = network(x_t, times.to(x_t.device), labels)
+        signal, sigma = self.schedule.at(t, x_t)
+        return read(output, x_t, signal, sigma, self.prediction)._replace(share=share)
 
     def denoiser(self, labels: Tensor | None, guidance: float = 1.0) -> Denoiser:
         """The denoiser of images with these labels.

@@ -42,7 +42,7 @@ class DrawingOptions:
     def __post_init__(self) -> None:
         if self.sampler not in samplers():
             raise ValueError(f"there is no sampler {self.sampler!r}: choose {', '.join(samplers())}")
-        for name, allowed in _choices(type(self)).items():
+        for name, allowed in _choices(type(self)).items():  # type: ignore[arg-type]
             if getattr(self, name) not in allowed:
                 raise ValueError(f"there is no {name} {getattr(self, name)!r}: choose {', '.join(allowed)}")
         check_limits(self)
@@ -80,9 +80,8 @@ class DrawingOptions:
 
     def by(self, sampler: str, steps: int) -> Self:
         """The same by another sampler in so many steps, without what is not its own."""
-        return replace(
-            self, sampler=sampler, steps=steps, **{field.name: field.default for field in self.foreign(sampler)}
-        )
+        usual: dict[str, Any] = {field.name: field.default for field in self.foreign(sampler)}
+        return replace(self, sampler=sampler, steps=steps, **usual)
 
     def evaluations(self, schedule: Schedule) -> int:
         """How often these options evaluate the denoiser for an image."""
@@ -152,7 +151,8 @@ class Extended:
         self.options = options
 
     def __get__(self, model: object, family: type) -> type[DrawingOptions]:
-        return _extended(self.options, tuple(cls for cls in samplers().values() if cls not in BUILT_IN))
+        others = tuple(cls for cls in samplers().values() if cls not in BUILT_IN)
+        return _extended(self.options, others)  # type: ignore[arg-type]
 
 
 @functools.cache

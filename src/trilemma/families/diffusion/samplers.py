@@ -51,6 +51,7 @@ class Trajectory:
     last: tuple[Tensor, float] | None = None
 
 
+@dataclass(frozen=True)
 class Sampler(ABC):
     """The base of samplers, which are frozen dataclasses; every field has a default and is an option of its name.
 
