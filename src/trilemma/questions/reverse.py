@@ -95,7 +95,7 @@ def reverse_chain(
         seen[int(t)] = (
             x_t.float().cpu(),
             estimate.x0.float().cpu(),
-        )  # heun comes twice; the last time is where it went on
+        )  # of heun's two the last
 
     noise = ImageNoise(seed, range(count), model.device)
     given = None if labels is None else labels.to(model.device)

@@ -14,7 +14,17 @@ from torch import Tensor
 
 from trilemma.families.diffusion.bound import Chain, variational_bound
 from trilemma.families.diffusion.calibration import fit_chain
-from trilemma.families.diffusion.denoiser import Denoiser, Estimate, Prediction, Watch, clipped, guided, read, watched
+from trilemma.families.diffusion.denoiser import (
+    Denoiser,
+    Estimate,
+    Network,
+    Prediction,
+    Watch,
+    clipped,
+    guided,
+    read,
+    watched,
+)
 from trilemma.families.diffusion.evidence import noised_bound
 from trilemma.families.diffusion.flow_density import (
     Dequantize,
@@ -78,11 +88,11 @@ class Denoising(Family, Completes, Denoises):
         def ask(x_t: Tensor, t: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
             return self.split(self.predict(x_t, t, labels))
 
-        network: Network = ask
+        predict: Network = ask
         if labels is not None and guidance != 1:
-            network = guided(ask, self.spec.unlabelled(len(labels), labels.device), guidance)
+            predict = guided(ask, self.spec.unlabelled(len(labels), labels.device), guidance)
         times = t if isinstance(t, Tensor) else torch.full((len(x_t),), t)
-        output, share = network(x_t, times.to(x_t.device), labels)
+        output, share = predict(x_t, times.to(x_t.device), labels)
         signal, sigma = self.schedule.at(t, x_t)
         return read(output, x_t, signal, sigma, self.prediction)._replace(share=share)
 
