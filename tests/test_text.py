@@ -471,8 +471,9 @@ def test_the_score_of_pictures_by_an_exact_reader(digits: Dataset, monkeypatch: 
     exchanged = torch.cat([right, left], 3)
     drawn = torch.cat([images[:200], exchanged[200:], images[1:101]])  # the last hundred are those of their neighbours
     real = SimpleNamespace(protocol=Protocol(metrics="captions"), dataset=digits, held_out_indices=chosen)
-    asked, silent = (Measured(real, SimpleNamespace(images=drawn), SimpleNamespace(captioned=c)) for c in (True, False))  # type: ignore[arg-type]
-    found = {metric.name: number_of(metric, asked) for metric in groups()["captions"]}
+    pool = SimpleNamespace(images=drawn)
+    told, silent = (Measured(real, pool, SimpleNamespace(captioned=c)) for c in (True, False))  # type: ignore[arg-type]
+    found = {metric.name: number_of(metric, told) for metric in groups()["captions"]}
     wanted = torch.cat([asked, asked[:100]])
     shown = torch.cat([asked[:200], 10 * (asked[200:] % 10) + asked[200:] // 10, asked[1:101]])
     hit, known = shown == wanted, torch.tensor([int(pair) not in mnist_pairs.UNSEEN for pair in wanted])
