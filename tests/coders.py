@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from tiny import Linear
 from torch import Tensor
 
 from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
@@ -55,3 +56,32 @@ def train(model: Family, images: Tensor, steps: int, lr: float = 2e-3) -> list[f
         optimiser.step()
         losses.append(loss.item())
     return losses
+
+
+SPEC = Spec((1, 4, 4))
+
+
+class Turn(torch.nn.Module):
+    """Moments of q: the first values of an image as means, and a constant log-variance for each latent."""
+
+    def __init__(self, gains: list[float], logvars: list[float]) -> None:
+        super().__init__()
+        self.gains, self.logvars = torch.nn.Parameter(torch.tensor(gains)), torch.tensor(logvars)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        mu = x.flatten(1)[:, : len(self.gains)] * self.gains
+        return torch.cat([mu, self.logvars.expand_as(mu)], 1)
+
+
+def linear_vae(gains: list[float], logvars: list[float]) -> VAE:
+    """Latent j is read off pixel j and written to pixel j."""
+    latent = len(gains)
+    model = VAE(VAEConfig(network="dense", width=4, latent=latent, scale="channel"), SPEC)
+    model.encoder = Turn(gains, logvars)  # type: ignore[assignment]
+    model.decoder = Linear(torch.eye(16)[:, :latent], torch.zeros(16), SPEC.shape)  # type: ignore[assignment]
+    return model.eval()
+
+
+def noise_images(count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, *SPEC.shape), generator=generator, dtype=torch.uint8)

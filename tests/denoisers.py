@@ -24,3 +24,19 @@ class OneGaussian(Diffusion):
 
 def exact(timesteps: int = 1000) -> OneGaussian:
     return OneGaussian(DiffusionConfig(width=16, multipliers=(1,), timesteps=timesteps), Spec((1, 4, 4))).eval()
+
+
+def spread(model: torch.nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+def ddpm(spec: Spec, **changes: object) -> Diffusion:
+    fields = {"width": 32, "multipliers": (1, 2), "timesteps": 60, "network": "ddpm", "attention": 1, **changes}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Diffusion(DiffusionConfig(**fields), spec)  # type: ignore[arg-type]
+    spread(model)
+    return model.eval().requires_grad_(False)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import trilemma
+from trilemma.families import FAMILIES
 
 SOURCE = Path(trilemma.__file__).parent
 
@@ -93,3 +95,25 @@ def test_every_text_file_is_opened_as_utf_8() -> None:
             if bare and "encoding" not in words:
                 opened.append(f"{path.name}:{node.lineno}")
     assert not opened
+
+
+def test_nothing_above_the_families_names_one() -> None:
+    """Whoever wants to know what a model can asks for a capability; `presets` alone has a row for each family."""
+    names = {*FAMILIES}
+    classes = {cls.__name__ for cls in FAMILIES.values()} | {"Autoregressive", "Denoising"}
+    found = []
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).with_suffix("").parts[0]
+        if room in ("families", "presets"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            imported = isinstance(node, ast.ImportFrom) and {alias.name for alias in node.names} & classes
+            named = isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names - {"flow"}
+            if imported or named:
+                found.append(f"{path.relative_to(SOURCE)}:{node.lineno}")
+    assert not found
+
+
+def test_tests_do_not_import_tests() -> None:
+    files = {path: path.read_text("utf-8") for path in Path(__file__).parent.glob("*.py")}
+    assert not [path.name for path, text in files.items() if re.search(r"^(from|import) test_", text, re.M)]

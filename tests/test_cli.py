@@ -12,9 +12,9 @@ import pytest
 from conftest import blobs, write_blobs
 from PIL import Image
 from rich.console import Console
+from tiny import call
 
 from trilemma.bars import Bars
-from trilemma.cli import main
 from trilemma.cli.evaluate import shown
 from trilemma.cli.flags import parse_size
 from trilemma.data import load
@@ -24,17 +24,6 @@ from trilemma.sampling import parse_labels
 from trilemma.training import train
 
 TINY = ["--train.batch", "8", "--train.pictures", "0", "--budget", "2steps"]
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of one command."""
-    code = 0
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

@@ -7,28 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from denoisers import ddpm, spread
 
 from trilemma.families.diffusion import Diffusion, DiffusionConfig, Flow, FlowConfig
 from trilemma.families.diffusion.exchange import export_diffusers, export_onnx, import_diffusers
 from trilemma.families.diffusion.samplers import DDIM
 from trilemma.images import Spec
 from trilemma.noise import BatchNoise, ImageNoise
-
-
-def spread(model: torch.nn.Module) -> None:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-
-
-def ddpm(spec: Spec, **changes: object) -> Diffusion:
-    fields = {"width": 32, "multipliers": (1, 2), "timesteps": 60, "network": "ddpm", "attention": 1, **changes}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Diffusion(DiffusionConfig(**fields), spec)  # type: ignore[arg-type]
-    spread(model)
-    return model.eval().requires_grad_(False)
 
 
 def predicting(prediction: str, classes: int = 0) -> Diffusion:

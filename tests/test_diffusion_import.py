@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_blobs
-from test_cli import call
-from test_diffusion_exchange import ddpm
+from denoisers import ddpm
+from tiny import call
 
 from trilemma.data import load
 from trilemma.families.diffusion import DiffusionOptions
@@ -58,8 +58,8 @@ def test_there_and_back_by_the_verbs(runs: dict[str, Run], capsys: pytest.Captur
     assert again.config.model.schedule == "cosine" and again.config.model.betas is None
     for arguments in (
         ["sample", back, "-n", 2, "--steps", 2],
-        ["query", back, "-n", 2],
-        ["query", back, "--complete", "-n", 1, "--copies", 1, "--steps", 2, "--repeats", 1],
+        ["query", "likelihood", back, "-n", 2],
+        ["query", "complete", back, "-n", 1, "--copies", 1, "--steps", 2, "--repeats", 1],
         ["evaluate", back, "-n", 16, "--steps", 2, "--metrics", "precision,bits_per_dim", "--likelihood-n", 2],
     ):
         code, _, err = call(capsys, *arguments)
@@ -96,8 +96,8 @@ def test_an_import_without_data_says_so(
     assert code == 0 and "does not say on what it was trained" in out, err
     assert call(capsys, "sample", back, "-n", 1, "--steps", 2)[0] == 0
     blobs = runs["ddpm"].config.data.source
-    assert call(capsys, "query", back, blobs, "-n", 2)[0] == 0
-    code, _, err = call(capsys, "query", back, "-n", 2)
+    assert call(capsys, "query", "likelihood", back, blobs, "-n", 2)[0] == 0
+    code, _, err = call(capsys, "query", "likelihood", back, "-n", 2)
     assert code == 1 and "imported" in err and len(err.strip().splitlines()) == 1
     code, _, err = call(capsys, "import", pipeline, "--out", tmp_path / "rgb", "--data", tmp_path / "none.npz")
     assert code == 1 and not (tmp_path / "rgb").exists()

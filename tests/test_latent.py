@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from coders import SPEC, linear_vae, noise_images
 from conftest import write_blobs
-from tiny import Linear
+from tiny import Linear, call
 from torch import Tensor
 
 import trilemma
-from trilemma.cli import main
 from trilemma.data import load
 from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
 from trilemma.families.gan import GAN, GANConfig
 from trilemma.families.pixelcnn import PixelCNN
-from trilemma.families.vae import VAE, VAEConfig
+from trilemma.families.vae import VAE
 from trilemma.images import Spec, from_unit
 from trilemma.questions import interpolate as between
 from trilemma.questions import manifold as plane
@@ -34,35 +34,6 @@ from trilemma.questions.posterior import codes, decode, posterior, project
 from trilemma.questions.traverse import Traverse, traverse
 from trilemma.run import Run
 from trilemma.training import train
-
-SPEC = Spec((1, 4, 4))
-
-
-class Turn(torch.nn.Module):
-    """Moments of q: the first values of an image as means, and a constant log-variance for each latent."""
-
-    def __init__(self, gains: list[float], logvars: list[float]) -> None:
-        super().__init__()
-        self.gains, self.logvars = torch.nn.Parameter(torch.tensor(gains)), torch.tensor(logvars)
-
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        mu = x.flatten(1)[:, : len(self.gains)] * self.gains
-        return torch.cat([mu, self.logvars.expand_as(mu)], 1)
-
-
-def linear_vae(gains: list[float], logvars: list[float]) -> VAE:
-    """Latent j is read off pixel j and written to pixel j."""
-    latent = len(gains)
-    model = VAE(VAEConfig(network="dense", width=4, latent=latent, scale="channel"), SPEC)
-    model.encoder = Turn(gains, logvars)  # type: ignore[assignment]
-    model.decoder = Linear(torch.eye(16)[:, :latent], torch.zeros(16), SPEC.shape)  # type: ignore[assignment]
-    return model.eval()
-
-
-def noise_images(count: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, *SPEC.shape), generator=generator, dtype=torch.uint8)
-
 
 # --- the posterior ---------------------------------------------------------------------------------------------------
 
@@ -483,7 +454,9 @@ def test_posterior_downstream_and_annealing_of_runs(runs: dict[str, Run], tmp_pa
 def test_the_command_writes_picture_and_codes(
     runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["query", "posterior", str(runs["gan"].path), "-n", "2", "--out", str(tmp_path / "found.png"), "--json"])
-    record = json.loads(capsys.readouterr().out)
+    found = tmp_path / "found.png"
+    code, out, err = call(capsys, "query", "posterior", runs["gan"].path, "-n", 2, "--out", found, "--json")
+    assert code == 0, err
+    record = json.loads(out)
     assert record["values"]["kind"] == "search"
     assert (tmp_path / "found.png").exists() and (tmp_path / record["file"]).exists()

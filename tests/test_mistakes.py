@@ -16,10 +16,9 @@ import pytest
 import torch
 from conftest import blobs, write_blobs
 from safetensors import SafetensorError
-from test_cli import call
+from tiny import call
 
 from trilemma.cli.errors import in_words
-from trilemma.cli.flags import parse_labels
 from trilemma.comparison import fitting
 from trilemma.config import TrainConfig, parse_text
 from trilemma.data import load
@@ -30,7 +29,7 @@ from trilemma.metrics import feature_network
 from trilemma.noise import ImageNoise, philox
 from trilemma.number import Number
 from trilemma.run import Run
-from trilemma.sampling import sample
+from trilemma.sampling import parse_labels, sample
 from trilemma.training import train
 from trilemma.training.driver import make_config
 
@@ -73,11 +72,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         ("sample RUN --steps", "--steps needs a value"),
         ("sample RUN --num 3", "did you mean -n?"),
         ("data DATA --out OUT.foo", "must end in .png"),
-        ("query RUN --receptive 1", "--receptive '1' is not understood"),
-        ("query RUN --receptive yes", "--receptive 'yes' is not understood"),
-        ("query RUN --receptive 0", "--receptive '0' is not understood"),
-        ("query RUN --smaples 3", "did you mean --samples?"),
-        ("query RUN --interpolte", "did you mean --interpolate?"),
+        ("query receptive RUN", "cannot be asked receptive: it needs p(x) as a product"),
+        ("query likelihood RUN --smaples 3", "did you mean --samples?"),
+        ("query RUN --interpolte", "a question follows the verb, as in trilemma query interpolate RUN"),
+        ("query interpolte RUN", "did you mean trilemma query interpolate RUN?"),
         ("evaluate RUN DATA", "did you mean --against"),
         ("sample RUN --labels 0", "'0' is not a class; there are 1, 2, 3"),
     ],

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from coders import linear_vae, noise_images
 from PIL import Image
-from test_latent import linear_vae, noise_images
+from tiny import call
 from torch import Tensor
 
-from trilemma.cli import main
 from trilemma.data import load
+from trilemma.drawing import save
 from trilemma.families.autoencoder import Autoencoder, AutoencoderConfig
 from trilemma.images import Spec
 from trilemma.metrics.spectrum import power_spectrum, sharpness, sharpness_estimate
-from trilemma.questions.rate_distortion import RatePoint, draw_rate_distortion, draw_spectra, rate_point
+from trilemma.questions.rates import RatePoint, draw_rate_distortion, draw_spectra, rate_point
 from trilemma.training import train
 
 
@@ -80,21 +81,19 @@ def test_rate_and_distortion_of_a_linear_vae() -> None:
     assert point.rate == pytest.approx(float(0.5 * (mean.square().mean() + math.exp(-1) - 1 + 1)), rel=1e-5)
     assert (point.active, point.latents) == (1, 2)
     assert point.bound == point.rate + point.distortion
-    with pytest.raises(ValueError, match="vae"):
+    with pytest.raises(ValueError, match="a distance alone"):
         rate_point(Autoencoder(AutoencoderConfig(width=8, latent=2), Spec((1, 4, 4))), x)
 
 
 def test_pictures(tmp_path: Path) -> None:
     points = [RatePoint(4.0, 5.0, 120.0, 3, 8, 0.4), RatePoint(1.0, 20.0, 90.0, 8, 8, None)]
-    paths = [
-        draw_rate_distortion(points, tmp_path / "curve.png", "a sweep"),
-        draw_rate_distortion(points[:1], tmp_path / "one.png", "one point", {1.0: white(3)}),
-        draw_spectra(
-            {"real": power_spectrum(white(2)), "flat": power_spectrum(white(2) // 2)}, tmp_path / "p.png", "t"
-        ),
+    pictures = [
+        draw_rate_distortion(points, "a sweep"),
+        draw_rate_distortion(points[:1], "one point", {1.0: white(3)}),
+        draw_spectra({"real": power_spectrum(white(2)), "flat": power_spectrum(white(2) // 2)}, "t"),
     ]
-    for path in paths:
-        with Image.open(path) as picture:
+    for i, drawn in enumerate(pictures):
+        with Image.open(save(drawn, tmp_path / f"{i}.png")) as picture:
             assert picture.size[0] > 300
 
 
@@ -120,18 +119,14 @@ def test_several_betas_are_asked_about_the_same_images(
     for run, beta in zip(runs, (1.0, 50.0), strict=True):
         train("vae", data, out=run, budget="60steps", model={"beta": beta}, device="cpu", say=lambda line: None)
 
-    def ask(*arguments: str) -> tuple[str, str]:
-        with pytest.raises(SystemExit):
-            main(["query", str(runs[0]), "--rates", *arguments])
-        told = capsys.readouterr()
-        return told.out, told.err
-
-    record = json.loads(ask(str(runs[1]), "-n", "16", "--json", "--out", str(tmp_path / "plane.png"))[0])
-    one, heavy = record["points"]
+    plane = tmp_path / "plane.png"
+    code, out, err = call(capsys, "query", "rates", runs[0], runs[1], "-n", 16, "--json", "--out", plane)
+    assert code == 0, err
+    one, heavy = json.loads(out)["values"]["points"]
     assert (one["beta"], heavy["beta"]) == (1.0, 50.0)
     assert one["rate"] > heavy["rate"]
     assert one["bound"] == pytest.approx(one["rate"] + one["distortion"])
     assert one["sharpness"] > 0
-    for picture in (tmp_path / "plane.png", tmp_path / "plane-spectra.png"):
+    for picture in (plane, tmp_path / "plane-spectra.png"):
         assert Image.open(picture).size[0] > 300
-    assert "two of the runs have beta 1" in ask(str(runs[0]))[1]
+    assert "two of the runs have beta 1" in call(capsys, "query", "rates", runs[0], runs[0])[2]

@@ -30,14 +30,6 @@ DAMAGED = {
 }
 """Errors of other libraries by the name of their class (so that none of them is imported for it), in words."""
 
-FAMILIES = {
-    "ddpm": "diffusion", "ddim": "diffusion", "dpm": "diffusion", "score": "diffusion", "unet": "diffusion",
-    "flow-matching": "flow", "rectified-flow": "flow", "dcgan": "gan", "wgan": "gan --model.loss wasserstein",
-    "lsgan": "gan --model.loss least-squares", "iwae": "vae --model.importance 5", "beta-vae": "vae --model.beta 4",
-    "ae": "autoencoder", "auto-encoder": "autoencoder", "pixelcnn++": "pixelcnn --model.output mixture",
-}  # fmt: skip
-"""What others call our families."""
-
 OPTIONS = {
     "epochs": "--budget, such as 20000steps or 1Mimages", "epoch": "--budget, such as 20000steps or 1Mimages",
     "iterations": "--budget 20000steps", "iters": "--budget 20000steps", "steps": "--budget 20000steps",
@@ -100,8 +92,8 @@ def misuse(error: CycloptsError) -> str:
     verb = error.command_chain[0] if error.command_chain else ""
     if isinstance(error, UnknownCommandError):
         words = list(error.unused_tokens or ())
-        if verb == "train" and words and words[0].lower() in FAMILIES:
-            return f"train has no family {words[0]!r}; did you mean {FAMILIES[words[0].lower()]}?"
+        if verb == "train" and words and (meant := _family(words[0].lower())):
+            return f"train has no family {words[0]!r}; did you mean {meant}?"
         return text
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         extra = error.unused_tokens[0]
@@ -126,6 +118,8 @@ def misuse(error: CycloptsError) -> str:
 def unknown_option(verb: str, flag: str, known: Sequence[str]) -> str:
     """One line on a flag that a verb does not have, with the one that was likely meant."""
     flag = flag.split("=")[0]
+    if verb == "query" and (question := _question(flag.lstrip("-"))):
+        return f"query has no option {flag}: a question follows the verb, as in trilemma query {question} RUN"
     meant = _meant(flag.lstrip("-").replace("_", "-").lower(), known)
     if meant:
         return f"{verb} has no option {flag}; did you mean {meant}?"
@@ -144,11 +138,28 @@ def _meant(name: str, known: Sequence[str]) -> str | None:
     return by_name[close[0]] if close else None
 
 
+def _question(name: str) -> str | None:
+    """The question that was likely meant, or None."""
+    from trilemma.questions import questions
+
+    return next(iter(get_close_matches(name, list(questions()), 1, 0.8)), None)
+
+
+def _family(name: str) -> str | None:
+    """The family that others call so, with the flags that make it that, or None."""
+    from trilemma.families import FAMILIES
+
+    for family in FAMILIES.values():
+        if name in family.known_as:
+            return f"{family.name} {family.known_as[name]}".strip()
+    return None
+
+
 def _sampling_options() -> list[str]:
     """The flags that no signature names, because each family has its own."""
-    from trilemma.families import FAMILIES as ours
+    from trilemma.families import FAMILIES
 
-    names = {field.name for family in ours.values() for field in dataclasses.fields(family.Options)}
+    names = {field.name for family in FAMILIES.values() for field in dataclasses.fields(family.Options)}
     return [f"--{name.replace('_', '-')}" for name in sorted(names)]
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from cyclopts import App
 
 from trilemma.cli.flags import Json, print_json
-from trilemma.families.diffusion import Denoising
 from trilemma.families.diffusion.exchange import export_diffusers, export_onnx
 from trilemma.run import Run
 from trilemma.text import printable
@@ -48,8 +47,6 @@ def export(run: Path, /, *, out: Path, json: Json = False) -> None:
     if opened.config.spec.vector:
         raise ValueError(f"{run} draws vectors, and only denoisers of images are exported")
     model = opened.model()
-    if not isinstance(model, Denoising):
-        raise ValueError(f"{run} has no denoiser to export: {model.name} does not denoise step by step")
     if out.suffix.lower() == ".onnx":
         if importlib.util.find_spec("onnxscript") is None:
             raise ValueError('ONNX needs an extra: pip install "trilemma[onnx]"')

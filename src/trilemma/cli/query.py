@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, get_args, get_origin, get_type_hints
 
@@ -53,6 +54,8 @@ def query(run: Path, images: str | None = None, /, *, device: Device = "auto", j
     images
         anything that train takes; by default held-out images of the run's own data
     """
+    if not run.exists() and (near := get_close_matches(str(run), list(questions()), 1)):
+        raise ValueError(f"{run} is neither a question nor a run folder: did you mean trilemma query {near[0]} RUN?")
     opened = Run.open(run)
     able = {name: cls.able(opened) for name, cls in questions().items()}
     if not json:

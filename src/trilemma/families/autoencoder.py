@@ -80,6 +80,7 @@ class Autoencoder(Family, Encodes, FitsCodes):
     """
 
     name: ClassVar[str] = "autoencoder"
+    known_as: ClassVar[Mapping[str, str]] = {"ae": "", "auto-encoder": ""}
     title: ClassVar[str] = "Autoencoder"
     paper: ClassVar[str] = (
         "Hinton & Salakhutdinov 2006, Reducing the dimensionality of data with neural networks, Science 313:504"

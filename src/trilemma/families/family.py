@@ -98,6 +98,7 @@ class Family(nn.Module, ABC):
         answers: for each of `QUESTIONS`, a short phrase on what the family can answer in principle; the first word
             is ``yes``, ``bound``, ``approximate`` or ``no``.
         gives_up: which corner of the trilemma the family is known to pay with, in a few words.
+        known_as: what others call it, with the flags of ``train`` that make it that.
         reads_text: whether its condition may be a caption.
         vectors: whether it also learns ``float32 [N, D]`` vectors.
         Config: its frozen dataclass of hyperparameters; every field has a default and a comment-docstring.
@@ -110,6 +111,7 @@ class Family(nn.Module, ABC):
     density: ClassVar[Density]
     answers: ClassVar[Mapping[str, str]]
     gives_up: ClassVar[str]
+    known_as: ClassVar[Mapping[str, str]] = {}
     reads_text: ClassVar[bool] = False
     vectors: ClassVar[bool] = True
     Config: ClassVar[type]

@@ -7,8 +7,9 @@ without a blind spot), and Salimans et al. 2017, "PixelCNN++" (the mixture of lo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from trilemma.families.autoregressive import ENCODING, Autoregressive, Net, conditional
 from trilemma.images import Spec
@@ -52,6 +53,7 @@ class PixelCNN(Autoregressive):
     """
 
     name = "pixelcnn"
+    known_as: ClassVar[Mapping[str, str]] = {"pixelcnn++": "--model.output mixture"}
     title = "PixelCNN"
     paper = (
         "van den Oord, Kalchbrenner, Espeholt, Kavukcuoglu, Vinyals, Graves (2016). Conditional Image Generation "

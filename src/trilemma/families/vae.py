@@ -110,6 +110,7 @@ class VAE(Family, Encodes, Observes):
     """
 
     name: ClassVar[str] = "vae"
+    known_as: ClassVar[Mapping[str, str]] = {"iwae": "--model.importance 5", "beta-vae": "--model.beta 4"}
     title: ClassVar[str] = "Variational autoencoder"
     paper: ClassVar[str] = "Kingma & Welling 2013, Auto-encoding variational Bayes, arXiv:1312.6114"
     density: ClassVar[Density] = Density.APPROXIMATE

@@ -86,6 +86,7 @@ class Posterior(AboutImages):
             context.run,
             kind=found.kind,
             numbers=numbers,
+            flag=found.verdict if found.rate is not None and not found.active.any() else None,
             reading=[found.verdict, f"reconstruction of {batch.words}: {numbers['distortion']} {unit}"],
             values={
                 "kind": found.kind,

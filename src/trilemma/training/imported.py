@@ -62,9 +62,9 @@ def import_run(
             raise ValueError(f"the model knows {spec.classes} classes, {dataset.name} has {len(dataset.class_names)}")
         given, fingerprint = dataset.config, dataset.fingerprint
         names = dataset.class_names if spec.classes else ()
-    _, settings = configure("diffusion", "tiny", spec, {}, {})
+    _, settings = configure(model.name, "tiny", spec, {}, {})
     config = RunConfig(
-        "diffusion", IMPORTED, 0, spec, given, model.config, settings, fingerprint, names, version=__version__
+        model.name, IMPORTED, 0, spec, given, model.config, settings, fingerprint, names, version=__version__
     )
     _start_over(Path(out))
     if bad := not_finite(model.state_dict()):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from trilemma.families.diffusion.base import Denoising
 from trilemma.families.diffusion.model import Diffusion, DiffusionConfig
 from trilemma.families.diffusion.schedule import Schedule, ScheduleName
+from trilemma.families.family import Family
 from trilemma.files import new_folder, write_bytes, write_json
 from trilemma.images import Spec
 from trilemma.nets.ddpm_unet import EPS, DDPMUNet
@@ -101,7 +102,7 @@ class _Chain:
             )
 
 
-def export_diffusers(model: Denoising, folder: str | os.PathLike[str]) -> Path:
+def export_diffusers(model: Family, folder: str | os.PathLike[str]) -> Path:
     """Write a folder that ``diffusers.DDIMPipeline.from_pretrained`` opens and that draws the same images.
 
     The same to 1e-4 from the same noise under two conditions: ours is DDIM without clipping (``--clip false``), and the
@@ -114,8 +115,8 @@ def export_diffusers(model: Denoising, folder: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: a model that has no counterpart there, in one line.
     """
+    model = _exported(model)
     net = model.net
-    _refuse_text(model)
     if not isinstance(model, Diffusion) or not isinstance(net, DDPMUNet):
         raise ValueError(
             "diffusers has no network with these layers: train diffusion with --model.network ddpm, or export to ONNX"
@@ -253,9 +254,13 @@ def drawn_otherwise(folder: str | os.PathLike[str]) -> str:
     return f"its own scheduler {' and '.join(flags)}, ours by default otherwise" if flags else ""
 
 
-def _refuse_text(model: Denoising) -> None:
+def _exported(model: Family) -> Denoising:
+    """The model itself, or a one-line ``ValueError`` for one that cannot be written for others."""
+    if not isinstance(model, Denoising):
+        raise ValueError(f"{model.name} has no denoiser to export: it does not denoise step by step")
     if model.spec.vocabulary:
         raise ValueError("a model that reads captions cannot be exported: its tokenizer has no place in the file")
+    return model
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -307,12 +312,12 @@ class Plain(nn.Module):
         return self.net(x_t, self.net.at(t, self.T), labels)  # type: ignore[no-any-return]
 
 
-def export_onnx(model: Denoising, path: str | os.PathLike[str]) -> Path:
+def export_onnx(model: Family, path: str | os.PathLike[str]) -> Path:
     """Write the network, of either kind, as ONNX with any number of images: inputs x_t, t (float, 1 … T) and labels.
 
     Needs the packages onnx and onnxscript.
     """
-    _refuse_text(model)
+    model = _exported(model)
     spec, path = model.spec, Path(path)
     inputs: tuple[Tensor, ...] = (torch.zeros(2, *spec.shape), torch.ones(2))
     names = ["x_t", "t"]

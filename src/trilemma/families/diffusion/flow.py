@@ -39,6 +39,7 @@ class Flow(Denoising):
     """
 
     name = "flow"
+    known_as: ClassVar[Mapping[str, str]] = {"flow-matching": "", "rectified-flow": ""}
     title = "Flow matching (rectified flow)"
     paper = "Liu, Gong and Liu 2023, Flow Straight and Fast: Learning to Generate with Rectified Flow, arXiv:2209.03003"
     density = Density.APPROXIMATE

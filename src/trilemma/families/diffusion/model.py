@@ -65,6 +65,7 @@ class Diffusion(Denoising):
     """
 
     name = "diffusion"
+    known_as: ClassVar[Mapping[str, str]] = {"ddpm": "", "ddim": "", "dpm": "", "score": "", "unet": ""}
     title = "Denoising diffusion (DDPM)"
     paper = "Ho, Jain and Abbeel 2020, Denoising Diffusion Probabilistic Models, arXiv:2006.11239"
     density = Density.APPROXIMATE

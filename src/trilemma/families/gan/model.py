@@ -67,6 +67,11 @@ class GAN(Family, Observes, Plays):
     """
 
     name: ClassVar[str] = "gan"
+    known_as: ClassVar[Mapping[str, str]] = {
+        "dcgan": "",
+        "wgan": "--model.loss wasserstein",
+        "lsgan": "--model.loss least-squares",
+    }
     title: ClassVar[str] = "Generative adversarial network"
     paper: ClassVar[str] = (
         "Goodfellow et al. 2014, Generative adversarial nets, arXiv:1406.2661; "
