@@ -27,9 +27,10 @@ FILE = '''
 
 from dataclasses import dataclass
 
-from trilemma.families.diffusion import Sampler
+from trilemma.families.diffusion import Sampler, register
 
 
+@register
 @dataclass(frozen=True)
 class Damped(Sampler):
     """DDIM with a damped noise (nobody 2026).
@@ -74,7 +75,7 @@ def test_a_sampler_by_entry_point(tmp_path: Path) -> None:
     package = tmp_path / "damped-1.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: damped\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[trilemma.samplers]\ndamped = damped:Damped\nbroken = nowhere:Nothing\n")
+    (package / "entry_points.txt").write_text("[trilemma.plugins]\ndamped = damped\nbroken = nowhere\n")
     data = tmp_path / "data.npz"
     import numpy as np
 
@@ -109,7 +110,7 @@ for words in (["--sampler", "damped", "--kappa", "0.5"], ["--sampler", "ddim", "
     assert (tmp_path / "s.png").is_file()
     assert "kappa belongs to the sampler damped, not to ddim" in said
     assert "damped: DDIM with a damped noise (nobody 2026)" in said and "damped only: share of the noise" in said
-    assert "the sampler broken (nowhere:Nothing) cannot be used" in said
+    assert "the plugin broken (nowhere) cannot be used" in said
 
 
 def test_a_registered_sampler_is_an_option_of_every_family(registry: None) -> None:

@@ -2,7 +2,8 @@
 
 A file is named in ``$TRILEMMA_PLUGINS`` (several with the path separator of the system between them), or is a module
 that a package names as an entry point of the group ``trilemma.plugins``. It is imported once, when the first registry
-is asked; what it defines is found there by its base class, like what is built in.
+is asked; what it defines is found there by its base class, like what is built in. Samplers, whose fields become options
+of every denoising family, are registered by a decorator.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -24,7 +26,10 @@ T = TypeVar("T")
 def load_plugins() -> None:
     """Import what is named; ``ValueError``, one line, for a file that is not there or fails."""
     for entry in entry_points(group="trilemma.plugins"):
-        entry.load()
+        try:
+            entry.load()
+        except Exception as error:  # nobody asked for it by name: a warning is enough, and the others work
+            warnings.warn(f"the plugin {entry.name} ({entry.value}) cannot be used: {error}", stacklevel=3)
     for name in filter(None, os.environ.get("TRILEMMA_PLUGINS", "").split(os.pathsep)):
         path = Path(name).expanduser()
         module = f"trilemma_plugin_{path.stem}"

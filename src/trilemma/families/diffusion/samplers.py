@@ -6,17 +6,14 @@ the equation of its docstring. It knows nothing of the network: it asks a `Denoi
 With x̄ = x/α and σ̄ = σ/α every Gaussian path obeys dx̄/dσ̄ = ε(x̄) (Karras et al. 2022, eq. 1), the probability-flow
 equation, on whose path x_T decides the image. Its simplest solver, Euler's method, is DDIM at η = 0.
 
-To add a sampler, `register` it; from another package, name its class under the entry points ``trilemma.samplers``.
+To add a sampler, `register` it, in a file of one's own that is named as a plugin (`trilemma.plugins`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib.metadata
 import itertools
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +25,7 @@ from trilemma.families.diffusion.denoiser import Denoiser
 from trilemma.families.diffusion.schedule import Schedule
 from trilemma.families.family import Progress
 from trilemma.noise import Noise
+from trilemma.plugins import load_plugins
 from trilemma.validate import NotNegative, Share, check_limits
 
 NOISE = 200.0
@@ -124,18 +122,9 @@ def register(sampler: S) -> S:
 
 
 def samplers() -> Mapping[str, type[Sampler]]:
-    """Every sampler by its name: those of this file, of other packages' entry points, and what was registered."""
-    _load_others()
+    """Every sampler by its name: those of this file, of plugins, and what else was registered."""
+    load_plugins()
     return _REGISTRY
-
-
-@functools.cache
-def _load_others() -> None:
-    for entry in importlib.metadata.entry_points(group="trilemma.samplers"):
-        try:
-            register(entry.load())
-        except Exception as error:  # whatever is wrong with it, the others work
-            warnings.warn(f"the sampler {entry.name} ({entry.value}) cannot be used: {error}", stacklevel=3)
 
 
 # The samplers
