@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import call
 
 from trilemma import drawing
-from trilemma.cli import main
 from trilemma.data import load
 from trilemma.families.gan import GAN, GANConfig, generator_loss
 from trilemma.families.vae import VAE
@@ -83,8 +83,9 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         settings={"batch": 8, "pictures": 0},
         say=str,
     )
-    main(["query", "gradients", str(run.path), "-n", "2", "--json"])
-    record = json.loads(capsys.readouterr().out)
+    code, out, err = call(capsys, "query", "gradients", run.path, "-n", 2, "--json")
+    assert code == 0, err
+    record = json.loads(out)
     assert record["question"] == "gradients" and record["values"]["batches"] == 2
     assert set(record["values"]["gradient_norms"]) == {"nonsaturating", "minimax"}
     assert (run.answers / record["figures"]["gradients"]).exists()

@@ -282,15 +282,13 @@ def test_the_command_draws_a_row_for_each_text(
     assert drawn.captions == ["a square at the top left", "top right"] * 2
     call("sample", run, *texts, "-n", "4", "--steps", "2", "--out", str(tmp_path / "drawn.npz"))
     assert load(tmp_path / "drawn.npz", split=False, progress=False).captions == drawn.captions
-    answer = json.loads(
-        call(
-            "query", run, "--complete", *texts, "--guidance", "2", "-n", "2", "--steps", "2", "--repeats", "1", "--json"
-        )
-    )
+    few = ("--guidance", "2", "-n", "2", "--steps", "2", "--repeats", "1")
+    answer = json.loads(call("query", "complete", run, *texts, *few, "--json"))
     assert answer["question"] == "complete"
     # One answer for another caption is another number.
-    scores = [json.loads(call("query", run, "-n", "4", *more, "--json")) for more in ((), texts, ("--labels", "true"))]
-    assert len({json.dumps(score["bits_per_dim"]) for score in scores}) == 3
+    kinds = ((), texts, ("--labels", "true"))
+    scores = [json.loads(call("query", "likelihood", run, "-n", "4", *more, "--json")) for more in kinds]
+    assert len({json.dumps(score["values"]["bits_per_dim"]) for score in scores}) == 3
 
 
 # A pretrained encoder

@@ -245,7 +245,9 @@ def _remedy(lowest: float, highest: float) -> str:
         return "leave out the images that hold NaN"
     if lowest >= 0 and 1 < highest <= 255:
         return "save them with .astype('uint8'), or divide them by 255"
-    return "bring them to 0 ... 255 and save them as uint8" + (", (x + 1) * 127.5" if lowest >= -1 else "")
+    if -1 - HAIR <= lowest < 0 and highest <= 1 + HAIR:
+        return "make it (x + 1) / 2 if black is -1, or save them as uint8"
+    return "bring them to 0 ... 255 and save them as uint8"
 
 
 def _channels_first(images: Array, where: str, notes: list[str]) -> Array:

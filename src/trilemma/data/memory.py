@@ -138,7 +138,7 @@ def _single(part: Array) -> bool:
 def _array(given: Any) -> Array:
     if isinstance(given, Tensor):
         given = given.detach().cpu()
-        return np.asarray((given.float() if given.dtype == torch.bfloat16 else given).numpy())
+        return np.asarray((given.float() if given.is_floating_point() else given).numpy())
     try:
         return np.asarray(given)
     except (ValueError, TypeError):

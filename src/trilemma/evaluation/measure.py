@@ -161,7 +161,7 @@ def _evaluate(
     if where.first:
         flags = [*subject.flags, *(identical_images(np.concatenate(seen), real) if seen else [])]
         flags += trained_on_held_out(subject.run, real) if subject.run is not None else []
-        raw = _raw_floor(real) if drawn else {}
+        raw = _raw_floor(real)
         scale = {"distrust": ladder.distrust(rungs, raw), "judged": rungs is not None}
         if scale["distrust"] and drawn:
             asked += [metric for metric in metrics().values() if metric.stands_in and metric not in asked]
