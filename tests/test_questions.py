@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import blobs
 from tiny import call
 
@@ -183,6 +184,15 @@ def test_a_typing_error_is_a_type_error_and_a_wrong_value_one_line(runs: dict[st
 def test_all_images_that_are_given_are_asked_about(runs: dict[str, Run], place: Path) -> None:
     found = trilemma.ask(runs["pixelcnn-images"], "likelihood", images=str(place / "blobs.npz"))
     assert found.numbers["bits_per_dim"].n == 1400
+
+
+def test_images_in_memory_are_asked_about(runs: dict[str, Run], place: Path) -> None:
+    with np.load(place / "blobs.npz") as file:
+        images = file["images"][:6]
+    run = runs["pixelcnn-images"]
+    arrays, tensors = (run.ask(images=each) for each in (images, torch.from_numpy(images)))
+    assert arrays.numbers["bits_per_dim"].n == 6
+    assert arrays.values["nats"] == tensors.values["nats"]
 
 
 def test_the_command_lists_and_asks(runs: dict[str, Run], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ app.command(
 app.command("trilemma.cli.export:app", name="export", help="Write a trained denoiser for diffusers or as ONNX.")
 app.command("trilemma.cli.import_model:app", name="import", help="Make a run of a diffusers DDPM folder.")
 app.command("trilemma.cli.data:app", name="data", help="Look at a data set as the models will see it.")
+app.register_install_completion_command(help="Let the shell complete verbs, questions and flags.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from PIL import ImageColor
+
+from trilemma.images import Spec
 
 Fit = Literal["crop", "pad"]
 Color = Literal["auto", "grey", "rgb"]
@@ -48,6 +50,13 @@ class DataConfig:
 
     max_bad: float = 0.05
     """Share of unreadable files above which loading stops."""
+
+    def like(self, spec: Spec, source: str | None = None) -> DataConfig:
+        """The same for images of another source, all of them, brought to the shape of ``spec``."""
+        found = replace(self, source=self.source if source is None else source, limit=None)
+        if spec.vector:
+            return found
+        return replace(found, size=(spec.height, spec.width), color="rgb" if spec.channels == 3 else "grey")
 
     def __post_init__(self) -> None:
         for field, kind in (("fit", Fit), ("color", Color), ("binarize", Binarize)):

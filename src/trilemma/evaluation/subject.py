@@ -16,7 +16,6 @@ from torch import Tensor
 from trilemma.blocks import BLOCK
 from trilemma.config import flatten, to_dict
 from trilemma.data import DataConfig, Dataset, load, subset
-from trilemma.data.config import Color
 from trilemma.data.dataset import Raw, assemble
 from trilemma.evaluation.reference import Reference, supply
 from trilemma.evaluation.stream import Supply
@@ -133,15 +132,12 @@ def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> 
                 "load both at one size"
             )
     elif spec.vector:
-        found = load(replace(dataset.config, source=str(source), limit=None), split=False)
+        found = load(dataset.config.like(spec, str(source)), split=False)
         if found.spec().shape != spec.shape:
             what = f"vectors of {found.images.shape[1]} values" if found.vector else "images"
             raise ValueError(f"{source} holds {what}, {dataset.name} vectors of {spec.dims}: compare like with like")
     else:
-        color: Color = "rgb" if spec.channels == 3 else "grey"
-        size = (spec.height, spec.width)
-        config = replace(dataset.config, source=str(source), size=size, color=color, limit=None)
-        found = load(config, split=False)
+        found = load(dataset.config.like(spec, str(source)), split=False)
     flags = []
     if len(found.images) < n:
         flags.append(_fewer(len(found.images), real))

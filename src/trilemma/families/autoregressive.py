@@ -19,6 +19,7 @@ from trilemma.families.conditionals import Conditional, LogisticMixture, Softmax
 from trilemma.families.family import (
     Completes,
     Completion,
+    CompletionMethod,
     Density,
     Family,
     Likelihood,
@@ -26,7 +27,6 @@ from trilemma.families.family import (
     Objective,
     Orders,
     Progress,
-    Way,
 )
 from trilemma.images import Spec, check_images, to_unit
 from trilemma.nets.masked import CachedNet
@@ -177,12 +177,12 @@ class Autoregressive(Family, Completes, Orders):
         nothing = torch.zeros(self.spec.shape, dtype=torch.bool)
         return self.complete(blank, nothing, noise, labels, options, progress).images
 
-    def way(self, known: Tensor, options: AutoregressiveOptions | None = None) -> Way:
+    def completion_method(self, known: Tensor, options: AutoregressiveOptions | None = None) -> CompletionMethod:
         """Exact where the known values stand before all others in the order; elsewhere by weighted particles."""
         in_order = known.permute(1, 2, 0).flatten()
         if bool((in_order[:-1] >= in_order[1:]).all()):
-            return Way(True, False, "exact draws from p(unknown | known)")
-        return Way(False, True, "particle filter")
+            return CompletionMethod(True, False, "exact draws from p(unknown | known)")
+        return CompletionMethod(False, True, "particle filter")
 
     @torch.inference_mode()
     def complete(

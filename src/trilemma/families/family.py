@@ -461,7 +461,7 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class Way:
+class CompletionMethod:
     """How a family draws the rest of an image of which a part is known.
 
     Attributes:
@@ -485,7 +485,7 @@ class Completes(ABC):
     CompletionOptions: ClassVar[type]
 
     @abstractmethod
-    def way(self, known: Tensor, options: Any | None = None) -> Way:
+    def completion_method(self, known: Tensor, options: Any | None = None) -> CompletionMethod:
         """How it would complete images of which the values ``known``, bool [C, H, W], are kept."""
 
     @abstractmethod

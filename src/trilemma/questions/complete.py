@@ -15,7 +15,7 @@ from trilemma import drawing
 from trilemma.blocks import BLOCK, Progress, map_blocks
 from trilemma.drawing import Picture
 from trilemma.families import FAMILIES
-from trilemma.families.family import Completes, Family, Orders, Way
+from trilemma.families.family import Completes, CompletionMethod, Family, Orders
 from trilemma.images import Spec, check_images
 from trilemma.likelihood import checked_labels
 from trilemma.noise import ImageNoise, derive_seed
@@ -174,9 +174,9 @@ def complete(
 ) -> Completed:
     """Several completions of each image.
 
-    A family says how it does this (`Completes.way`). An autoregressive one draws exactly where the known values come
-    first in raster order (the upper half); any other part needs p(known | drawn) too, and there a set of ``particles``
-    is drawn for each completion, and one of the set by weight. A denoising one keeps the known part at every step.
+    A family says how it does this (`Completes.completion_method`). One with an order draws exactly where the known
+    values come first (the upper half); any other part needs p(known | drawn) too, and there a set of ``particles`` is
+    drawn for each completion, and one of the set by weight. A denoising one keeps the known part at every step.
 
     Args:
         run: a run, or a model loaded from one, of a family that `Completes`.
@@ -201,8 +201,8 @@ def complete(
     check_images(images, model.spec)
     if tuple(known.shape) != model.spec.shape:
         raise ValueError(f"known must have shape {list(model.spec.shape)}, not {list(known.shape)}")
-    way = model.way(known, options)
-    for name, count, least in (("images", len(images), 1), ("particles", particles, 2 if way.weighted else 1)):
+    method = model.completion_method(known, options)
+    for name, count, least in (("images", len(images), 1), ("particles", particles, 2 if method.weighted else 1)):
         if count < least:
             raise ValueError(f"completion needs at least {least} {name}, not {count}")
     labels = checked_labels(model.spec, labels, len(images))
@@ -213,22 +213,22 @@ def complete(
         source = torch.tensor([row // copies for row in rows])
         x, chosen = images[source].to(model.device), [places[row] for row in rows]
         y = None if labels is None else labels[source].to(model.device)
-        if way.weighted:
+        if method.weighted:
             return _filtered(model, x, known, y, options, chosen, particles, seed, progress)
         noise = ImageNoise(seed, [place << 16 for place in chosen], model.device)
         return model.complete(x, known, noise, y, options, progress).images, torch.ones(len(rows), dtype=torch.float64)
 
-    size = max(1, PARTICLES // particles) if way.weighted else BLOCK
+    size = max(1, PARTICLES // particles) if method.weighted else BLOCK
     completed, effective = map_blocks(drawn, len(places), where, block=size, progress=progress)
     completed = completed.view(len(images), copies, *model.spec.shape)
-    return _completed(way, completed, effective.view(len(images), copies), particles)
+    return _completed(method, completed, effective.view(len(images), copies), particles)
 
 
-def _completed(way: Way, images: Tensor, effective: Tensor, particles: int) -> Completed:
-    if not way.weighted:
-        return Completed(images, way.exact, None, way.text)
-    how = f"{way.text} with {particles} particles: approximate, exact in the limit of many"
-    return Completed(images, way.exact, effective, how)
+def _completed(method: CompletionMethod, images: Tensor, effective: Tensor, particles: int) -> Completed:
+    if not method.weighted:
+        return Completed(images, method.exact, None, method.text)
+    how = f"{method.text} with {particles} particles: approximate, exact in the limit of many"
+    return Completed(images, method.exact, effective, how)
 
 
 def _filtered(

@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, get_args
@@ -294,12 +295,10 @@ def _read(images: Any, config: RunConfig) -> Dataset:
     """Images from anywhere, brought to the shape of a run."""
     if isinstance(images, Dataset):
         return images
-    spec = config.spec
-    data = replace(config.data, source=str(images), limit=None)
-    if not spec.vector:
-        color = "rgb" if spec.channels == 3 else "grey"
-        data = replace(data, size=(spec.height, spec.width), color=color)  # type: ignore[arg-type]
-    return load(data, split=False)
+    if isinstance(images, str | os.PathLike):
+        return load(config.data.like(config.spec, str(images)), split=False)
+    given = config.data.like(config.spec)
+    return load(images, split=False, size=given.size, color=given.color, binarize=given.binarize)
 
 
 def _plain(value: Any) -> Any:

@@ -38,7 +38,7 @@ from trilemma.families.diffusion.options import DiffusionOptions, DrawingOptions
 from trilemma.families.diffusion.repaint import RePaintOptions, repaint
 from trilemma.families.diffusion.samplers import DDPM, NOISE, ddim_encode, samplers
 from trilemma.families.diffusion.schedule import Schedule
-from trilemma.families.family import Completes, Completion, Denoises, Family, Likelihood, Progress, Way
+from trilemma.families.family import Completes, Completion, CompletionMethod, Denoises, Family, Likelihood, Progress
 from trilemma.images import Spec, check_images
 from trilemma.machine import autocast
 from trilemma.noise import Noise
@@ -218,13 +218,13 @@ class Denoising(Family, Completes, Denoises):
 
     # Keeping a part: repaint.py
 
-    def way(self, known: Tensor, options: RePaintOptions | None = None) -> Way:
+    def completion_method(self, known: Tensor, options: RePaintOptions | None = None) -> CompletionMethod:
         options = options or RePaintOptions()
         steps = len(options.times_below(self.schedule))
         text = f"{steps} steps from noise level {options.level:g}" if options.level < 1 else f"{steps} steps"
         if bool(known.any()):
             text = f"RePaint with {text}, each {options.repeats} times"
-        return Way(False, False, f"{text}: approximate")
+        return CompletionMethod(False, False, f"{text}: approximate")
 
     @torch.no_grad()
     def complete(
