@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo
-BUDGET ?= 75s
+BUDGET ?= 35s
 
 .PHONY: demo test slow lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/trilemma compare mnist --conditional --budget $(BUDGET) --n 1300 --out $(DEMO)
+	$(BIN)/trilemma compare mnist --conditional --budget $(BUDGET) -n 1000 --likelihood-n 250 --out $(DEMO)
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests benchmarks
