@@ -195,6 +195,31 @@ def test_images_in_memory_are_asked_about(runs: dict[str, Run], place: Path) -> 
     assert arrays.values["nats"] == tensors.values["nats"]
 
 
+def test_an_answer_says_what_makes_its_images_no_fair_ones(
+    runs: dict[str, Run], place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs["pixelcnn-images"]
+    seen = run.ask(images=str(place / "blobs.npz"))
+    assert "images of blobs are training images of the run" in str(seen.flag)
+    larger, labels = blobs(5, 3, 12, 10)
+    np.savez(tmp_path / "larger.npz", images=larger, labels=labels)
+    changed = run.ask(images=str(tmp_path / "larger.npz"))
+    assert "5 images of larger brought to 8 x 8" in str(changed.flag) and "made grey" in str(changed.flag)
+    assert run.ask(images=larger[0, :8, :8, :1].transpose(2, 0, 1)).numbers["bits_per_dim"].n == 1  # one image
+    assert "an AUROC of 4 images says little" in str(run.ask("ood", other=str(place / "other.npz"), n=4).flag)
+    assert run.ask(n=3).flag is None
+    for words, said in (
+        (["query", run.path, "likelihood"], "the question comes first: trilemma query likelihood"),
+        (["query", "likelihood", run.path, "-n", 2, "--out", tmp_path / "x.foo"], "end in .png, .svg"),
+    ):
+        code, _, err = call(capsys, *words)
+        assert code == 1 and said in err
+    assert "x.json" in call(capsys, "query", "likelihood", run.path, "-n", 2, "--out", tmp_path / "x.png")[1]
+    assert trilemma.sample(run.path, 3, labels="all").labels is not None
+    with pytest.raises(ValueError, match="did you mean interpolate"):
+        run.ask("interpolat")
+
+
 def test_the_command_lists_and_asks(runs: dict[str, Run], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run = runs["pixelcnn-images"]
     code, listed, _ = call(capsys, "query", run.path)

@@ -107,6 +107,10 @@ def sample(
     texts = None if text is None else (text,) if isinstance(text, str) else tuple(text)
     if texts is not None:
         labels = read_text(run, texts, labels)
+    if isinstance(labels, str):
+        if not isinstance(run, Run):
+            raise ValueError("names of classes are known to a run alone: give numbers to a model")
+        labels = parse_labels(labels, run.config.class_names)
     where = ranks(device)
     model = run.model(where.device) if isinstance(run, Run) else run
     chosen = choose_labels(model.spec, n, seed, labels, block)

@@ -123,7 +123,8 @@ def unknown_option(verb: str, flag: str, known: Sequence[str]) -> str:
     meant = _meant(flag.lstrip("-").replace("_", "-").lower(), known)
     if meant:
         return f"{verb} has no option {flag}; did you mean {meant}?"
-    return f"{verb} has no option {flag}: trilemma {verb} --help lists those that it has"
+    which = f"{verb} FAMILY" if verb == "train" else verb
+    return f"{verb} has no option {flag}: trilemma {which} --help lists those that it has"
 
 
 def _meant(name: str, known: Sequence[str]) -> str | None:

@@ -54,6 +54,8 @@ def query(run: Path, images: str | None = None, /, *, device: Device = "auto", j
     images
         anything that train takes; by default held-out images of the run's own data
     """
+    if images in questions():
+        raise ValueError(f"the question comes first: trilemma query {images} {run}")
     if not run.exists() and (near := get_close_matches(str(run), list(questions()), 1)):
         raise ValueError(f"{run} is neither a question nor a run folder: did you mean trilemma query {near[0]} RUN?")
     opened = Run.open(run)
@@ -104,7 +106,8 @@ def _paths(found: Answer, record: dict[str, Any], out: Path | None) -> list[Path
     """The pictures and arrays that were written."""
     place = out or found.run.answers
     folder = place.parent if place.suffix else place
-    return [folder / name for name in (*record["figures"].values(), *([record["file"]] if "file" in record else []))]
+    files = [*record["figures"].values(), *([record["file"]] if "file" in record else [])]
+    return [folder / name for name in files or [f"{place.stem if place.suffix else found.question.name}.json"]]
 
 
 def _flags(cls: type[Question]) -> type:

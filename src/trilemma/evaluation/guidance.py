@@ -114,7 +114,11 @@ def verdict(points: Sequence[Point], distance: str = "Fréchet") -> str:
     return (
         f"lowest {distance} {best.frechet:.3g} at w = {best.guidance:g}; highest accuracy of the class "
         f"({right.value('accuracy'):.1%}) at w = {right.guidance:g}, where recall is {right.value('recall'):.3f}; "
-        f"most diverse (recall {wide.value('recall'):.3f}) at w = {wide.guidance:g}"
+        + (
+            f"most diverse (recall {wide.value('recall'):.3f}) at w = {wide.guidance:g}"
+            if wide.value("recall")
+            else "no weight has recall above 0"
+        )
     )
 
 

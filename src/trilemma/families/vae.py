@@ -118,7 +118,7 @@ class VAE(Family, Encodes, Observes):
         "sample": "yes, in one pass; by default the mean image of p(x|z), without its pixel noise",
         "p(x)": "bound: the evidence lower bound, tightened by importance sampling",
         "p(z|x)": "approximate: the encoder's Gaussian q(z|x)",
-        "complete": "approximate: by a search for the codes that explain the known part",
+        "complete": "no, not without a search for the codes that explain the known part",
         "interpolate": "yes, between codes",
         "classify": "approximate: by comparing bounds, when class-conditional",
     }

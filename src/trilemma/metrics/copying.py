@@ -210,7 +210,8 @@ def _crossing(tails: dict[int, Tensor], level: float, n: int, m: int) -> float:
 def _in_words(p: float, share: float, exact: int, n: int, exact_held_out: int, m: int) -> str:
     chance = f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
     if p < LEVEL:
-        said = f"copies found: about {100 * share:.2g} % of samples lie nearer to one training image than chance allows"
+        some = f"about {100 * share:.2g} %" if share >= 0.001 else "a few"
+        said = f"copies found: {some} of the samples lie nearer to one training image than chance allows"
     elif p < 0.05:
         said = "weak evidence of copies: look at the closest pairs, and draw more samples"
     else:

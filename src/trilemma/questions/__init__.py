@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,10 @@ def answer(question: Question, context: Context) -> Answer:
     """Ask a run; ``ValueError``, one line, where it cannot answer."""
     if reason := question.able(context.run):
         raise ValueError(f"{context.run.path} cannot be asked {question.name}: {reason}")
-    return question.answer(context)
+    context.notes.clear()
+    found = question.answer(context)
+    doubts = list(dict.fromkeys([*([found.flag] if found.flag else []), *context.notes]))
+    return replace(found, flag="; ".join(doubts) or None)
 
 
 def ask(
@@ -77,6 +82,8 @@ def ask(
     opened = run if isinstance(run, Run) else Run.open(Path(run))
     known = questions()
     if question not in known:
-        raise ValueError(f"there is no question {question!r}: there are {', '.join(known)}")
+        near = get_close_matches(question, list(known), 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        raise ValueError(f"there is no question {question!r}: {hint}")
     context = Context(opened, seed, device, progress, opened.answers)
     return answer(build(known[question], fields), context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Of an answer as JSON."""
+
+SUFFIXES = (".png", ".svg", ".gif", ".apng")
+"""Of a picture that an answer is saved as."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Answer:
             "protocol": dict(self.protocol),
         }
 
-    def save(self, out: Path | None = None) -> dict[str, Any]:
+    def save(self, out: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         """Write ``NAME.json``, a picture for each figure and ``NAME.npz`` of the arrays; returns the record.
 
         Args:
@@ -120,7 +124,9 @@ class Answer:
                 film), beside which the others stand; by default the run's own folder for answers.
         """
         name = self.question.name
-        out = self.run.answers if out is None else out
+        out = self.run.answers if out is None else Path(out)
+        if out.suffix and out.suffix.lower() not in SUFFIXES and not out.is_dir():
+            raise ValueError(f"{out} must be a folder, or end in {', '.join(SUFFIXES)}")
         folder, first = (out.parent, out) if out.suffix else (out, out / f"{name}.png")
         record = self.to_json() | {"figures": {}}
         moving = first.suffix.lower() in (".gif", ".apng")

@@ -35,6 +35,10 @@ CAVEAT = (
 )
 
 
+FEW = 30
+"""Images of a source below which an area under a curve says little."""
+
+
 @dataclass(frozen=True)
 class OutOfDistribution(Question):
     """log p(x) of a run's own kind of images beside that of others."""
@@ -78,6 +82,7 @@ class OutOfDistribution(Question):
             progress=context.progress,
         )
         (area, error), (typical, spread), m = found.likelihood, found.typicality, len(other.x)
+        least = min(len(own.x), m)
         sides = {"own": (own, found.own), "other": (other, found.other)}
         number = Number(
             area, error, n=m, kind=found.kind, note="of low likelihood as a sign of the other source"
@@ -102,7 +107,7 @@ class OutOfDistribution(Question):
                 f"AUROC of atypical likelihood, too high or too low {atypical}",
                 found.verdict,
             ],
-            flag=found.own.flag,
+            flag=found.own.flag or (f"an AUROC of {least} images says little" if least < FEW else None),
             values={
                 **{side: values(part) | batch.protocol for side, (batch, part) in sides.items()},
                 "auroc_standard_error": number.error,

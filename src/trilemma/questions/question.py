@@ -21,6 +21,7 @@ from torch import Tensor
 from trilemma.blocks import Progress
 from trilemma.config import RunConfig, parse_text
 from trilemma.data import Dataset, load, subset
+from trilemma.data.dataset import image_digests
 from trilemma.drawing import Picture
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
@@ -164,6 +165,7 @@ class Context:
         progress: told ``(done, total)``.
         folder: where a long question keeps what it has, so that it goes on after it was stopped; None for nowhere.
         known: the model and the data of the run, where they are open already.
+        notes: what was done to images on the way, and what makes them no fair ones: a flag of the answer.
     """
 
     run: Run
@@ -172,6 +174,7 @@ class Context:
     progress: Progress | None = None
     folder: Path | None = None
     known: tuple[Family, Dataset] | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def config(self) -> RunConfig:
@@ -215,11 +218,24 @@ class Context:
             indices = subset(dataset.test, most if n is None else n, self.seed)
         else:
             dataset = _read(images, self.config)
+            self.notes.extend(_doubts(dataset, self.config))
             indices = np.arange(len(dataset.images))
             if n is not None and n < len(indices):
                 indices = np.sort(subset(indices, n, self.seed))
         conditions = None if told is None else self.conditions(told.labels, told.text, dataset, indices)
-        return Batch(dataset.batch(indices), conditions, dataset.name, indices.tolist(), dataset)
+        x = dataset.batch(indices)
+        if images is not None and (seen := self._trained_on(x)):
+            self.notes.append(f"{seen} of {len(x)} images of {dataset.name} are training images of the run")
+        return Batch(x, conditions, dataset.name, indices.tolist(), dataset)
+
+    def _trained_on(self, x: Tensor) -> int:
+        """How many of some images the run was trained on, as far as its data are still there."""
+        if self.config.data.binarize == "dynamic" or not self.config.data_fingerprint:
+            return 0
+        with contextlib.suppress(ValueError, OSError):
+            own = image_digests(self.data.batch(self.data.train).numpy())
+            return int(np.isin(image_digests(x.numpy()), own).sum())
+        return 0
 
     def conditions(self, labels: Any, text: Sequence[str] | None, dataset: Dataset, indices: Any) -> Tensor | None:
         """What ``labels`` and ``text`` say of images of a data set; None where they say nothing."""
@@ -286,15 +302,26 @@ def build(cls: type[Question], fields: Mapping[str, Any]) -> Question:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names) or 'none'}"
+            if not near and "options" in names:
+                hint += " (sampling options go into options=dict(…))"
             raise TypeError(f"the question {cls.name} has no {name!r}; {hint}")
     given = {k: str(v) if isinstance(v, Path) and k != "images" else v for k, v in fields.items()}
     return decode(cls, given, f"the question {cls.name}")
+
+
+def _doubts(dataset: Dataset, config: RunConfig) -> list[str]:
+    """What was done to images to bring them to the shape of a run."""
+    size = f"{config.spec.height} x {config.spec.width}" if not config.spec.vector else ""
+    found = [f"{dataset.resized} images of {dataset.name} brought to {size}"] if dataset.resized else []
+    return found + ([f"{dataset.decoloured} images of {dataset.name} made grey"] if dataset.decoloured else [])
 
 
 def _read(images: Any, config: RunConfig) -> Dataset:
     """Images from anywhere, brought to the shape of a run."""
     if isinstance(images, Dataset):
         return images
+    if tuple(getattr(images, "shape", ())) == config.spec.shape:
+        images = images[None]  # one image, in whatever number of channels
     if isinstance(images, str | os.PathLike):
         return load(config.data.like(config.spec, str(images)), split=False)
     given = config.data.like(config.spec)
