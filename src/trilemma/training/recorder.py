@@ -76,11 +76,11 @@ class Recorder:
         for name, value in logs.items():
             self._sums[name] = self._sums[name] + value.float() if name in self._sums else value.float()
         self._count += 1
+        images, seconds = self._mark  # before a line of the log moves it to this step
         if progress.step % self.run.config.train.log_every == 0 or not self._means:
             self.flush(progress, write=progress.step % self.run.config.train.log_every == 0)
         if not self.where.first:
             return None
-        images, seconds = self._mark
         elapsed = progress.seconds - seconds
         terms = [v for name, v in self._means.items() if not name.startswith("gradient norm")]
         return Report(
