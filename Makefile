@@ -8,7 +8,7 @@ BUDGET ?= 35s
 .PHONY: demo test slow lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/trilemma compare mnist --conditional --budget $(BUDGET) -n 1000 --likelihood-n 250 --out $(DEMO)
+	$(BIN)/trilemma compare mnist --conditional --budget $(BUDGET) -n 1300 --likelihood-n 250 --out $(DEMO)
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests benchmarks
