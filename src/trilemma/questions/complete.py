@@ -151,7 +151,7 @@ def _mask(path: str) -> Tensor:
             grey = picture.convert("L")
     except FileNotFoundError:
         raise ValueError(
-            f"there is no mask {path}: --keep takes top, left, grid2, none or a picture, white where it keeps"
+            f"there is no mask {path}: keep takes top, left, grid4, none or a picture, white where it keeps"
         ) from None
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"the mask {path} cannot be read as a picture: {error}") from None

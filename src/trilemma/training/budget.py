@@ -34,7 +34,8 @@ class Budget:
         """``90s``, ``2m``, ``1.5h``, ``5000steps``, ``200kimages``, ``1Mimages``."""
         match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(s|m|h|[kM]?steps?|[kM]?images?)", text.strip())
         if not match or float(match[1]) <= 0:
-            raise ValueError(f"budget {text!r} is not understood: write 90s, 2m, 1h, 5000steps or 1Mimages")
+            meant = f" (did you mean {text.strip()}s?)" if text.strip().replace(".", "", 1).isdigit() else ""
+            raise ValueError(f"budget {text!r} is not understood{meant}: write 90s, 2m, 1h, 5000steps or 1Mimages")
         amount, unit = float(match[1]), match[2]
         if unit in ("s", "m", "h"):
             return cls(amount * {"s": 1, "m": 60, "h": 3600}[unit], "seconds")
