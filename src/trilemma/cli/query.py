@@ -178,10 +178,9 @@ def _command(cls: type[Question]) -> Callable[..., None]:
 
     chosen: Callable[..., None] = drawing if "options" in texts else command
     chosen.__annotations__ |= {"word": Annotated[Optional[str], word], "choices": Given}  # noqa: UP045
-    able = [name for name, family in FAMILIES.items() if issubclass(family, cls.capabilities or object)]
     chosen.__doc__ = f"""{cls.sentence}
 
-    {f"Can be asked of {', '.join(able)}." if cls.capabilities else ""} {cls.paper}
+    {f"Can be asked of {', '.join(cls.families())}." if cls.capabilities else ""} {cls.paper}
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ def page() -> str:
 
 
 def _entry(cls: type[Question]) -> str:
-    able = [name for name, family in FAMILIES.items() if all(issubclass(family, each) for each in cls.capabilities)]
+    able = cls.families()
     who = "any family" if len(able) == len(FAMILIES) else ", ".join(able)
     word = f" {cls.argument.upper()}" if cls.argument else ""
     drawn = " and ".join(kind for kind, fits in (("images", cls.images_too), ("vectors", cls.vectors_too)) if fits)

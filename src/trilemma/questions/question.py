@@ -66,6 +66,11 @@ class Question(ABC):
         check_limits(self)
 
     @classmethod
+    def families(cls) -> list[str]:
+        """The families that have all of its capabilities."""
+        return [name for name, family in FAMILIES.items() if all(issubclass(family, each) for each in cls.capabilities)]
+
+    @classmethod
     def able(cls, run: Run) -> str | None:
         """None where the run can be asked, or else why not, in words that follow "because"."""
         family, vector = FAMILIES[run.config.family], run.config.spec.vector

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -56,9 +57,9 @@ class _Bits(Metric):
         found = self.scored(of)
         return None if found is None else found[0]
 
+    @abstractmethod
     def scored(self, of: Measured) -> Scored | None:
         """The code lengths; None where they are not asked for, or the family has no such law."""
-        raise NotImplementedError
 
     def per_image(self, of: Measured) -> list[float] | None:
         found = self.scored(of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -41,9 +42,9 @@ class _Mixture(Metric):
         name = of.real.dataset.name
         return self.undefined(f"undefined, because the law of {name} is not known: it is that of ring and grid")
 
+    @abstractmethod
     def state(self, found: Fallen) -> Number:
         """Its own of the three numbers."""
-        raise NotImplementedError
 
 
 class MixtureModes(_Mixture):

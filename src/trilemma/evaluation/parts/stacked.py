@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from abc import abstractmethod
 
 import numpy as np
 import torch
@@ -41,9 +42,9 @@ class _Stacked(Metric):
         n, modes = found
         return self.state(modes, n, f"an MNIST classifier on each channel; {n:,} images")
 
+    @abstractmethod
     def state(self, found: Modes | ValueError, n: int, how: str) -> Number:
         """Its own of the two numbers."""
-        raise NotImplementedError
 
 
 class StackedModes(_Stacked):
