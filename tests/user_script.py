@@ -44,3 +44,6 @@ print(answer, trilemma.__version__)
 
 page: Path = trilemma.compare(data, out="report", families="vae, gan", budget=60, protocol={"n": 500})
 print(page.read_text("utf-8")[:100])
+
+shipped: trilemma.Run = trilemma.zoo("vae")
+print(trilemma.zoo()[0], shipped.pack("packed").path)
