@@ -149,7 +149,11 @@ def table(zoo: Path) -> str:
         ]
         for name in COLUMNS:
             metric = record["metrics"].get(name)
-            cells.append("" if metric is None or metric["value"] is None else text(metric["value"], metric["error"]))
+            if metric is None or metric["value"] is None:
+                cells.append("")
+            else:
+                bound = "≤ " if "bound" in (metric["kind"] or "") else ""
+                cells.append(bound + text(metric["value"], metric["error"]))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + f"\n\n{size(zoo) / 1e6:.1f} MB in all"
 
