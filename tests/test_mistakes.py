@@ -18,7 +18,7 @@ from conftest import blobs, write_blobs
 from safetensors import SafetensorError
 from tiny import call
 
-from trilemma.cli.errors import in_words
+from trilemma.faults import in_words
 from trilemma.comparison import fitting
 from trilemma.config import TrainConfig, parse_text
 from trilemma.data import load

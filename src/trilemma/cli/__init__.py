@@ -59,6 +59,7 @@ app.command(
     name="compare",
     help="Train several families under an equal budget and write one report.",
 )
+app.command("trilemma.cli.studio:app", name="studio", help="Open a page to train, watch, play, ask and judge.")
 app.command("trilemma.cli.export:app", name="export", help="Write a trained denoiser for diffusers or as ONNX.")
 app.command("trilemma.cli.import_model:app", name="import", help="Make a run of a diffusers DDPM folder.")
 app.command("trilemma.cli.data:app", name="data", help="Look at a data set as the models will see it.")
@@ -91,7 +92,8 @@ def _run(words: list[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except Exception as error:
-        from trilemma.cli.errors import bug, in_words, misuse
+        from trilemma.cli.errors import misuse
+        from trilemma.faults import bug, in_words
 
         if isinstance(error, cyclopts.CycloptsError):
             _fail(misuse(error), 2)
