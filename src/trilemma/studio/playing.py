@@ -418,7 +418,9 @@ async def _held(studio: Studio, request: Request) -> Response:
         rows = subset(dataset.test if len(dataset.test) else dataset.train, 0, 0)
         rows = np.take(rows, range(start, start + count), mode="wrap") if len(rows) > count else rows
         labels, held = _labels(dataset, rows), "held-out" if len(dataset.test) else "training"
-        return pictures(dataset.batch(rows), run.config.spec.levels, held=rows.tolist(), labels=labels, what=held)
+        classes = [printable(name) for name in dataset.class_names[:200]]
+        head = {"held": rows.tolist(), "labels": labels, "what": held, "classes": classes, "of": len(dataset.test)}
+        return pictures(dataset.batch(rows), run.config.spec.levels, **head)
 
     return Response(await studio.work(found), media_type="application/octet-stream")
 
