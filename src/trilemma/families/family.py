@@ -359,6 +359,10 @@ class Plays(ABC):
     def judge_samples(self, noise: Noise, labels: Tensor | None) -> Tensor:
         """The discriminator's logits for images drawn from ``noise``, differentiable in the generator's weights."""
 
+    @abstractmethod
+    def judge(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The discriminator's logits [N] for images, each judged by itself; of packs, for a pack of its like."""
+
     @property
     @abstractmethod
     def player(self) -> nn.Module:
