@@ -52,8 +52,8 @@ SETS = {
     "spiral": "a spiral of two arms",
     "own": "points of one's own",
 }
-"""Sets of points, in words. Ring and grid have the published means; their modes are wider here (σ 0.05 in place of 0.01 and
-0.1 in place of 0.05), so that they can be learnt in seconds."""
+"""Sets of points, in words. Ring and grid have the published means; their modes are wider here (σ 0.05 in place of 0.01
+and 0.1 in place of 0.05), so that they can be learnt in seconds."""
 
 
 def law(name: str) -> Law | None:

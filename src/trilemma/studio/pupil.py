@@ -42,6 +42,7 @@ DOTS, PATHS, SIDE, ARROWS = 400, 48, 32, 13
 """Samples, those of them whose path is drawn, and cells of the map and arrows along a side of the plane."""
 DRAWS, STEPS = 16, 12
 """Importance samples for a point of the map, and steps of the flow's equation."""
+POWER = 1.5
 DEPTH = 6.0
 """Nats below the top that the map still shows."""
 LOSSES = 240
@@ -350,7 +351,7 @@ class Pupil:
             self.sweep = None
         elif self.sweep is None and not self.map.due((step, view.averaged), view.playing, 0.4, 0.0):
             pass
-        elif not view.playing or self.map.since >= 3 * self.part:  # a part of it at a time
+        elif not view.playing or self.map.since >= self.part:  # a part of it at a time
             begun = time.monotonic()
             self._draw_map(view)
             self.part, self.map.since = time.monotonic() - begun, 0.0
@@ -481,27 +482,26 @@ class Pupil:
             sure = model.probabilities(model.config)
             low, high = logits.min(), logits.max()
             shares = logits.sigmoid() if sure else (logits - low) / (high - low).clamp(min=1e-9)
-            words = "no density: how real the discriminator takes each place to be"
+            words = "no density; grey: where its discriminator sees real points"
             self.swept = self._field(shares), "discriminator", words
             return
         if isinstance(model, Denoises):
             nats = torch.zeros(len(self.cells), dtype=torch.float64)
             for nats in flow_density(model, self.cells):  # noqa: B007
                 yield
-            kind, words = "estimate", f"density, estimated: the flow's equation in {STEPS} steps"
+            kind, words = "estimate", f"density, estimated: the equation of its flow in {STEPS} steps"
         else:
             parts, kind, words = [], "", ""
             for rows in self.cells.split(200):
                 noise = BatchNoise((self.seed, "map", len(parts)), len(rows), 0, len(rows), torch.device("cpu"))
                 answer = model.log_likelihood(rows, None, noise, DRAWS)
                 if answer.nats is None:
-                    self.swept = np.zeros((0, 0), np.float32), "none", f"no density: {answer.reason}"
+                    self.swept = np.zeros((0, 0), np.float32), "none", f"no density: {answer.reason.split(',')[0]}"
                     return
                 parts.append(answer.nats.double())
                 kind = answer.kind
-                words = {"exact": "density, exact", "bound": f"density, from below: {answer.reason}"}.get(
-                    kind, f"density, estimated: {answer.reason}"
-                )
+                how = {"exact": "exact", "bound": "a bound from below"}.get(kind, "estimated")
+                words = f"density, {how}: {answer.reason}"
                 yield
             nats = torch.cat(parts)
         finite = nats[torch.isfinite(nats)]
@@ -522,7 +522,8 @@ def flow_density(model: Family, x: Tensor) -> Iterator[Tensor]:
     schedule = model.schedule
     field_of = with_exact_divergence(flow_velocity(lambda rows: model.denoiser(None), schedule, clip=False))
     last = int((schedule.sigma <= NOISE * schedule.signal).sum()) - 1
-    angles = schedule.angle[torch.linspace(1, last, STEPS + 1).round().long()].tolist()
+    shares = torch.linspace(0, 1, STEPS + 1) ** POWER  # closer together near the data, where the flow turns quickest
+    angles = schedule.angle[(1 + (last - 1) * shares).round().long()].tolist()
     rows = torch.arange(len(x))
     y = math.cos(angles[0]) * model.spec.to_unit(x)
     nats = torch.full((len(x),), x.shape[1] * math.log(math.cos(angles[0])), dtype=torch.float64)
@@ -552,6 +553,7 @@ def described(pupil: Pupil) -> Mapping[str, Any]:
     return {
         "name": pupil.family,
         "lesson": lesson(pupil.cls),
+        "timed": issubclass(pupil.cls, Denoises),
         "switches": [
             {
                 "name": switch.name,
