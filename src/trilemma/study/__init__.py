@@ -1,1 +1,1 @@
-"""The user study: people judge which images are real, or which of two is better, without knowing where they are from."""
+"""The user study: people judge which images are real, or which of two is better, not knowing where they are from."""
