@@ -473,6 +473,10 @@ class Distils(ABC):
     def device(self) -> torch.device:
         """Where the weights are."""
 
+    @abstractmethod
+    def check_conditions(self, options: Any | None, conditions: Tensor | None) -> None:
+        """See `Family.check_conditions`."""
+
     @classmethod
     @abstractmethod
     def student_of(cls, teacher: Family, where: str) -> dict[str, Any]:
