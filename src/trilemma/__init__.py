@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trilemma.questions import Answer, ask
     from trilemma.run import Run
     from trilemma.sampling import sample
-    from trilemma.training import train
+    from trilemma.training import distill, train
 
 # Names and where they live. They are imported when first asked for, so that `import trilemma` and the command's
 # `--help` do not wait for torch. No module may bear the name of a function here: importing it would hide the function.
@@ -36,6 +36,7 @@ _HOMES = {
     "Dataset": "trilemma.data",
     "load": "trilemma.data",
     "Protocol": "trilemma.evaluation",
+    "distill": "trilemma.training",
     "evaluate": "trilemma.evaluation",
     "FAMILIES": "trilemma.families",
     "Spec": "trilemma.images",
@@ -57,6 +58,7 @@ __all__ = [
     "__version__",
     "ask",
     "compare",
+    "distill",
     "evaluate",
     "grid",
     "load",

@@ -59,6 +59,9 @@ app.command(
     name="compare",
     help="Train several families under an equal budget and write one report.",
 )
+app.command(
+    "trilemma.cli.distill:app", name="distill", help="Make a student of a denoiser, which draws in a few evaluations."
+)
 app.command("trilemma.cli.studio:app", name="studio", help="Open a page to train, watch, play, ask and judge.")
 app.command("trilemma.cli.export:app", name="export", help="Write a trained denoiser for diffusers or as ONNX.")
 app.command("trilemma.cli.import_model:app", name="import", help="Make a run of a diffusers DDPM folder.")

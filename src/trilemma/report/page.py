@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trilemma import number
-from trilemma.evaluation.standing import leaders
+from trilemma.evaluation.standing import HIGH, NEAR, leaders
 from trilemma.files import write_text
 from trilemma.number import Number
 from trilemma.report.calibration import calibration
@@ -158,7 +158,9 @@ def _trilemma(report: dict[str, Any]) -> str:
         "as a multiple of what held-out images reach: 0 in the centre, 1 at the corner. Speed is images a second on a "
         f"logarithmic scale, from {number.text(speed.low, digits=2)} in the centre to "
         f"{number.text(speed.high, digits=2)} at the corner.{real} Read the corners and not the area; "
-        f"a hollow marker is a flagged value.</p>{_distances(report)}"
+        "a hollow marker is a flagged value. A family breaks the triangle if its fidelity and its coverage are surely, "
+        f"by two standard errors, above {HIGH:g}, no family is shown to be better at either, and it draws surely more "
+        f"than {NEAR:g} times as many images a second as the fastest.</p>{_distances(report)}"
     )
     return _section("trilemma", "The trilemma: quality, coverage, speed", content)
 

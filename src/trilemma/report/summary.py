@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from trilemma import number
-from trilemma.evaluation.standing import leaders
+from trilemma.evaluation.standing import HIGH, NEAR, breakers, leaders
 from trilemma.number import Number
 from trilemma.report.marks import badge
 from trilemma.report.scores import column, read
@@ -73,8 +73,27 @@ def overall(report: dict[str, Any]) -> str:
     both = [f for f in learnt if all(_as_good(_score(f, key)) for key in ("mutual_fidelity", "mutual_coverage"))]
     if both:
         named = _listed([f["title"] for f in both])
-        return f"{after} the samples of {named} are as faithful as held-out images and reach as much of the data."
-    return f"{after} no family is shown to be as faithful and as broad as held-out images. {_leaders(report)}"
+        said = f"{after} the samples of {named} are as faithful as held-out images and reach as much of the data."
+        return f"{said} {triangle(report)}".rstrip()
+    said = f"{after} no family is shown to be as faithful and as broad as held-out images. {_leaders(report)}"
+    return f"{said} {triangle(report)}".rstrip()
+
+
+def triangle(report: dict[str, Any]) -> str:
+    """Who breaks the triangle, by the rule of `standing.breakers`, or that none does; empty with fewer than three."""
+    corners = [[_score(family, key) for family in report["families"]] for key in CORNERS]
+    if len(report["families"]) < 3 or not all(any(score.defined for score in scores) for scores in corners):
+        return ""
+    quality, coverage, _ = CORNERS
+    found = breakers(corners, [told_apart(report, column(key)) for key in (quality, coverage)])
+    if not found:
+        return "No family breaks the triangle."
+    named = _listed([report["families"][i]["title"] for i in sorted(found)])
+    return (
+        f"{named} {'breaks' if len(found) == 1 else 'break'} the triangle: surely above {100 * HIGH:.0f} % of held-out "
+        f"images in fidelity and coverage, with no family shown to be better at either, and surely above "
+        f"{100 * NEAR:.0f} % of the speed of the fastest."
+    )
 
 
 def _leaders(report: dict[str, Any]) -> str:
