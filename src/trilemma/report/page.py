@@ -85,8 +85,9 @@ def write(report: dict[str, Any], folder: Path) -> Path:
         ValueError: as `render`; then nothing is written.
         OSError: the folder cannot be written to.
     """
-    page = render(report, folder)
+    check(report)
     record = json.dumps(report, indent=1, allow_nan=False)
+    page = render(json.loads(record), folder)  # as it will be read, so that a page written anew is the same
     write_text(folder / "report.json", record)
     return write_text(folder / "report.html", page)
 
