@@ -27,6 +27,7 @@ from trilemma.comparison.past import Past, is_comparison, runs_in
 from trilemma.comparison.rows import Row, measure, place_of, run_rows, sample_rows
 from trilemma.config import to_dict
 from trilemma.data import DataConfig, Dataset, load
+from trilemma.data.memory import SOURCE as MEMORY
 from trilemma.data.memory import ImagesLike
 from trilemma.data.stacked import is_stacked
 from trilemma.evaluation import (
@@ -57,7 +58,9 @@ Tell = Callable[[str, str, float, float, str], None]
 """Called as ``tell(row, what, done, total, detail)``; the row is "" for what all share."""
 
 Real = Dataset | DataConfig | str | os.PathLike[str] | ImagesLike
-Runs = Iterable[Run | str | os.PathLike[str]] | Mapping[str, Run | str | os.PathLike[str]]
+Runs = (
+    str | os.PathLike[str] | Run | Iterable[Run | str | os.PathLike[str]] | Mapping[str, Run | str | os.PathLike[str]]
+)
 
 
 class Stopped(RuntimeError):
@@ -501,8 +504,6 @@ def _described_run(row: Row, run: Run, subject: Mapping[str, Any]) -> dict[str, 
 
 def _described_images(row: Row, subject: Mapping[str, Any]) -> dict[str, Any]:
     """Of images of which nobody says how they were made."""
-    source = row.source.source if isinstance(row.source, DataConfig) else row.source
-    path = isinstance(source, str | os.PathLike)
     return {
         "family": "",
         "paper": "",
@@ -510,7 +511,7 @@ def _described_images(row: Row, subject: Mapping[str, Any]) -> dict[str, Any]:
         "gives_up": "",
         "answers": {},
         "run": None,
-        "source": os.path.abspath(source) if path and Path(source).exists() else str(source) if path else "",
+        "source": _where(row.source),
         "images": subject.get("n"),
         "notes": subject.get("notes", []),
         "parameters": None,
@@ -519,6 +520,17 @@ def _described_images(row: Row, subject: Mapping[str, Any]) -> dict[str, Any]:
             "alarms": list(row.alarms),
         },
     }  # fmt: skip
+
+
+def _where(source: Any) -> str:
+    """Where images can be read again; empty for those in memory."""
+    if isinstance(source, Dataset):
+        source = source.config
+    if isinstance(source, DataConfig):
+        source = "" if source.source == MEMORY else source.source
+    if not isinstance(source, str | os.PathLike):
+        return ""
+    return os.path.abspath(source) if Path(source).exists() else str(source)
 
 
 def _draw_real(dataset: Dataset, conditional: bool, seed: int, out: Path) -> str:

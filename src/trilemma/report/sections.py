@@ -26,16 +26,20 @@ def lead(report: dict[str, Any]) -> str:
     hardware = escape(protocol.get("hardware") or protocol.get("device") or "not recorded")
     threads = f", {protocol['threads']} threads" if protocol.get("threads") else ""
     on = f"{data['train']:,} images of <b>{escape(data['name'])}</b> ({_described(data)})"
-    how = f"judged by {protocol['n']:,} samples on one scale. Hardware: {hardware}{threads}."
+    where = f"Hardware: {hardware}{threads}."
     if protocol.get("budget"):
         families = f"{_many(count, 'family', 'families')} of deep generative model"
         trained = "trained" if count == 1 else "each trained"
-        return f"{families}, {trained} for {_spoken(protocol['budget'])} on {on}, then {how}"
+        spent = _spoken(protocol["budget"])
+        return (
+            f"{families}, {trained} for {spent} on {on}, then judged by {protocol['n']:,} samples on one scale. {where}"
+        )
     images = sum(is_images(family) for family in report["families"])
     parts = [_many(count - images, "trained model", "trained models")] if count > images else []
     parts += [_many(images, "set of images", "sets of images")] if images else []
     first, *rest = parts
-    return f"{' and '.join([first, *(part.lower() for part in rest)])}, side by side: beside {on}, {how}"
+    what = " and ".join([first, *(part.lower() for part in rest)])
+    return f"{what}, judged on one scale against {on}, by {protocol['n']:,} samples each or all there are. {where}"
 
 
 def _many(count: int, one: str, several: str) -> str:

@@ -78,8 +78,8 @@ def overall(report: dict[str, Any]) -> str:
         return _begun(
             f"{after}the samples of {named} are as faithful as held-out images and reach as much of the data."
         )
-    who = "family" if after else "row"
-    return _begun(f"{after}no {who} is shown to be as faithful and as broad as held-out images. {_leaders(report)}")
+    none = "no family" if after else "none of these"
+    return _begun(f"{after}{none} is shown to be as faithful and as broad as held-out images. {_leaders(report)}")
 
 
 def _begun(text: str) -> str:
