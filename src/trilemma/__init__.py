@@ -7,6 +7,7 @@ run = trilemma.train("diffusion", data, out="runs/diffusion", budget="10m")
 images = trilemma.sample(run, 64, seed=0).images                  # uint8 [64, C, H, W]
 answer = trilemma.log_likelihood(run, images)                     # nats per image, and what kind of answer it is
 page = trilemma.compare(data, out="report", budget="10m")         # all families, one page
+page = trilemma.compare(runs=["runs/vae"], samples={"mine": "generated/"}, out="page")       # what is there, one page
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from trilemma.images import Spec, grid, save_png
     from trilemma.likelihood import log_likelihood
     from trilemma.questions import Answer, ask
+    from trilemma.report import overview
     from trilemma.run import Run
     from trilemma.sampling import sample
     from trilemma.training import distill, train
@@ -43,6 +45,7 @@ _HOMES = {
     "grid": "trilemma.images",
     "save_png": "trilemma.images",
     "log_likelihood": "trilemma.likelihood",
+    "overview": "trilemma.report",
     "Run": "trilemma.run",
     "sample": "trilemma.sampling",
     "train": "trilemma.training",
@@ -63,6 +66,7 @@ __all__ = [
     "grid",
     "load",
     "log_likelihood",
+    "overview",
     "sample",
     "save_png",
     "train",
