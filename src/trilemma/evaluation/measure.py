@@ -17,7 +17,6 @@ from trilemma.bars import told
 from trilemma.config import options_of
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.dataset import image_digests
-from trilemma.data.memory import ImagesLike, images_like
 from trilemma.evaluation import ladder, pictures
 from trilemma.evaluation.answers import FOLDER, answers_of, ask_routine, besides
 from trilemma.evaluation.measured import Measured, held_out, number_of
@@ -28,7 +27,7 @@ from trilemma.evaluation.record import describe
 from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.relative import relative, relative_rungs
 from trilemma.evaluation.stream import Pool, Tell, pool
-from trilemma.evaluation.subject import Subject, image_subject, run_subject, samples_as_dataset, tensor_subject
+from trilemma.evaluation.subject import Source, Subject, samples_as_dataset, subject_of
 from trilemma.evaluation.sweeps import kept, weights_digest
 from trilemma.families import FAMILIES
 from trilemma.files import write_json
@@ -38,11 +37,9 @@ from trilemma.number import Number
 from trilemma.parallel import Ranks, ranks
 from trilemma.run import Run, is_run
 
-Source = Run | Dataset | DataConfig | str | os.PathLike[str] | ImagesLike
-
 
 def evaluate(
-    subject: Source,
+    subject: Source | Subject,
     against: Reference | Source | None = None,
     *,
     protocol: Protocol | Mapping[str, Any] | None = None,
@@ -56,7 +53,7 @@ def evaluate(
 
     Args:
         subject: a run or its folder, or anything that `load` takes; images in memory must have the shape of
-            the real ones, uint8 [N, C, H, W] with their levels, or floats in [0, 1].
+            the real ones, uint8 [N, C, H, W] with their levels, or floats in [0, 1]. A `Subject` is measured as it is.
         against: the real images; by default those the run was trained on. A run here stands for its samples.
         protocol: how, a `Protocol` or a dictionary of its fields, whose defaults it has.
         options: sampling options of the run's family, a dictionary such as ``{"steps": 20}`` or its ``Options``.
@@ -91,12 +88,7 @@ def evaluate(
     where = ranks(device)
     with told(progress, lambda bars: lambda what, done, total: bars.tell("", what, done, total)) as tell:
         real = against if isinstance(against, Reference) else _prepare(against, asked, device, network, tell)
-        if isinstance(subject, Run):
-            measured = run_subject(subject, real, options, where)
-        elif isinstance(subject, Dataset | DataConfig | str | os.PathLike):
-            measured = image_subject(subject.source if isinstance(subject, DataConfig) else subject, real)
-        else:
-            measured = tensor_subject(images_like(subject, real.dataset.spec()), real)
+        measured = subject if isinstance(subject, Subject) else subject_of(subject, real, options, where)
         return _evaluate(measured, real, options, device, _place(subject, out), tell)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
@@ -17,6 +18,7 @@ from trilemma.blocks import BLOCK
 from trilemma.config import flatten, to_dict
 from trilemma.data import DataConfig, Dataset, load, subset
 from trilemma.data.dataset import Raw, assemble
+from trilemma.data.memory import ImagesLike, images_like
 from trilemma.evaluation.reference import Reference, supply
 from trilemma.evaluation.stream import Supply
 from trilemma.families import FAMILIES
@@ -74,15 +76,38 @@ class Subject:
         )
 
 
+Source = Run | Dataset | DataConfig | str | os.PathLike[str] | ImagesLike
+"""A run, or images from anywhere."""
+
+
+def subject_of(source: Source, real: Reference, options: Any | None, where: Ranks) -> Subject:
+    """Whatever is to be measured beside these real images.
+
+    Raises:
+        ValueError: it cannot be, in one line.
+    """
+    if isinstance(source, Run):
+        return run_subject(source, real, options, where)
+    if isinstance(source, Dataset | DataConfig | str | os.PathLike):
+        return image_subject(source.source if isinstance(source, DataConfig) else source, real)
+    return tensor_subject(images_like(source, real.dataset.spec()), real)
+
+
+def check_alike(run: Run, dataset: Dataset) -> None:
+    """``ValueError``, one line, where a run makes images of another form than these."""
+    spec = run.config.spec
+    if spec.shape != dataset.spec().shape or spec.levels != dataset.levels:
+        raise ValueError(
+            f"{run.path} makes images of shape {list(spec.shape)} with {spec.levels} levels, "
+            f"{dataset.name} has {list(dataset.spec().shape)} with {dataset.levels}: compare like with like"
+        )
+
+
 def run_subject(run: Run, real: Reference, options: Any | None, where: Ranks) -> Subject:
     """A run, whose images are drawn as they are asked for; conditional ones for the classes, or the captions, of
     held-out images."""
     config, dataset, protocol = run.config, real.dataset, real.protocol
-    if config.spec.shape != dataset.spec().shape or config.spec.levels != dataset.levels:
-        raise ValueError(
-            f"{run.path} makes images of shape {list(config.spec.shape)} with {config.spec.levels} levels, "
-            f"{dataset.name} has {list(dataset.spec().shape)} with {dataset.levels}: compare like with like"
-        )
+    check_alike(run, dataset)
     model = run.model(where.device)
     asked = run.conditions(dataset, real.held_out_indices)
     warn_untrained(run, torch.arange(config.spec.classes) if asked is None else torch.as_tensor(asked))
@@ -155,7 +180,7 @@ def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> 
     elif dataset.labels is not None:
         notes.append(f"labels: not used, because its classes are not those of {dataset.name}")
     name = found.name if isinstance(source, Dataset) else str(source)
-    about = {"images": name, "n": len(chosen), "notes": notes}
+    about = {"images": name, "n": len(chosen), "notes": notes, "fingerprint": found.fingerprint}
     return Subject(supply(found, chosen), labels, about, tuple(flags))
 
 
@@ -173,7 +198,9 @@ def tensor_subject(images: Tensor, real: Reference, labels: Tensor | None = None
     shown = to_display(images[:n], spec.levels)
     flags = () if n == real.protocol.n else (_fewer(n, real),)
     known = None if labels is None else torch.as_tensor(labels)[:n]
-    return Subject(Supply(n, spec.shape, lambda a, b: shown[a:b]), known, {"images": "a tensor", "n": n}, flags)
+    fingerprint = hashlib.blake2b(np.ascontiguousarray(shown.numpy()).data, digest_size=16).hexdigest()
+    about = {"images": "a tensor", "n": n, "fingerprint": fingerprint}
+    return Subject(Supply(n, spec.shape, lambda a, b: shown[a:b]), known, about, flags)
 
 
 def _fewer(n: int, real: Reference) -> str:
