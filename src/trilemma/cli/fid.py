@@ -74,8 +74,7 @@ def fid(
 
         first = statistics(images, **chosen, progress=tell)  # type: ignore[arg-type]
         if save is not None:
-            name = f"{features}/{preprocessing}" if features == "inception" else features
-            save_statistics(save, first, name)
+            save_statistics(save, first)
             print(printable(f"{save}: the statistics of {first.name}"), file=sys.stderr)
         if real is None:
             return

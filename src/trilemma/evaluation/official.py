@@ -45,11 +45,13 @@ class Statistics:
         law: mean and covariance of its features; ``law.n`` is 0 where nobody said of how many images.
         features: float32 [N, d] of all of them, where they are known and few enough.
         name: where they come from.
+        network: the name of the features; empty where nobody said.
     """
 
     law: Gaussian
     features: Tensor | None
     name: str
+    network: str = ""
 
 
 def fid(
@@ -86,6 +88,11 @@ def fid(
     with told(progress, lambda bars: lambda what, done, total: bars.tell("", what, done, total)) as tell:
         x, y = (each if isinstance(each, Statistics) else _statistics(each, network, tell) for each in (a, b))
     for side in (x, y):
+        if side.network not in ("", network.name):
+            raise ValueError(
+                f"{side.name} has statistics of {printable(side.network)}, not of {network.name}: make them again, or "
+                "ask for those"
+            )
         if side.law.dims != network.dims:
             raise ValueError(
                 f"{side.name} has statistics of {side.law.dims} features, {network.name} has {network.dims}"
@@ -148,7 +155,7 @@ def statistics(
 
 def _statistics(source: SET, network: Features, tell: Tell | None) -> Statistics:
     if isinstance(source, str | os.PathLike) and _saved(Path(source)):
-        return read_statistics(source, network.name)
+        return read_statistics(source)
     name, count, batches = _images(source)
     moments, kept, seen = None, list[Tensor](), 0
     for images in batches:
@@ -159,7 +166,7 @@ def _statistics(source: SET, network: Features, tell: Tell | None) -> Statistics
         if tell:
             tell(f"{network.name} features of {name}", seen, count)
     assert moments is not None
-    return Statistics(moments.gaussian(), torch.cat(kept) if kept else None, name)
+    return Statistics(moments.gaussian(), torch.cat(kept) if kept else None, name, network.name)
 
 
 def _images(source: SET) -> tuple[str, int, Iterator[Tensor]]:
@@ -195,7 +202,7 @@ def _alike(originals: Originals) -> Iterator[Tensor]:
         yield torch.from_numpy(np.stack(batch))
 
 
-def save_statistics(path: str | os.PathLike[str], found: Statistics, features: str = "") -> Path:
+def save_statistics(path: str | os.PathLike[str], found: Statistics) -> Path:
     """Write ``mu`` and ``sigma`` as pytorch-fid and clean-fid do, with N and the name of the features beside them."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,16 +212,13 @@ def save_statistics(path: str | os.PathLike[str], found: Statistics, features: s
             mu=found.law.mean.numpy(),
             sigma=found.law.covariance.numpy(),
             n=np.int64(found.law.n),
-            features=np.array(features),
+            features=np.array(found.network),
         )
     return path
 
 
-def read_statistics(path: str | os.PathLike[str], features: str = "") -> Statistics:
+def read_statistics(path: str | os.PathLike[str]) -> Statistics:
     """Read mean and covariance from an npz of pytorch-fid, clean-fid or `save_statistics`.
-
-    Args:
-        features: those that are wanted; refused where the file names others.
 
     Raises:
         ValueError: the file holds something else, in one line.
@@ -233,11 +237,7 @@ def read_statistics(path: str | os.PathLike[str], features: str = "") -> Statist
         raise ValueError(f"{path} holds statistics that are not finite: it is damaged")
     if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6 * float(covariance.abs().max())):
         raise ValueError(f"{path}: sigma is no covariance, it is not symmetric")
-    if features and made and made != features:
-        raise ValueError(
-            f"{path} has statistics of {printable(made)}, not of {features}: make them again, or ask for those"
-        )
-    return Statistics(Gaussian(mean, covariance, n), None, printable(path.name))
+    return Statistics(Gaussian(mean, covariance, n), None, printable(path.name), made)
 
 
 def _saved(path: Path) -> bool:
