@@ -14,7 +14,7 @@ from conftest import blobs
 from PIL import Image
 from tiny import call
 
-from trilemma.evaluation import official
+from trilemma.evaluation import evaluate, official
 from trilemma.evaluation.official import biased, fid, read_statistics, save_statistics, statistics
 from trilemma.metrics import frechet_distance
 from trilemma.metrics.moments import Gaussian
@@ -149,3 +149,30 @@ def test_the_command_prints_a_number_for_scripts(tmp_path: Path, capsys: pytest.
 def test_inception_is_asked_for_by_its_preprocessing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, "fid", tmp_path, tmp_path, "--preprocessing", "mine")
     assert code != 0 and "clean-fid" in err
+
+
+def test_two_sets_are_compared_whole_against_whole(tmp_path: Path) -> None:
+    """Every image of both counts for a distance; its floor is one half of the real ones against the other."""
+    for name, count, seed in (("a", 330, 0), ("b", 290, 1)):
+        images, labels = blobs(count, seed=seed)
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=labels)
+    a, b = tmp_path / "a.npz", tmp_path / "b.npz"
+    metrics = "frechet,kernel,mutual_fidelity,precision,memorised,per_class"
+    record = evaluate(a, str(b), protocol={"metrics": metrics, "ladder": "no"}, device="cpu", out=tmp_path / "out")
+    frechet = record["metrics"]["frechet"]
+    assert frechet["value"] == pytest.approx(fid(a, b, features="small", device="cpu").known, rel=1e-6)
+    assert frechet["n"] == 330 and "330 images against 290 images, all of b" in frechet["protocol"]
+    bias = re.search(r"by ([\d.]+) or", frechet["flag"])
+    assert bias is not None and 0.3 < float(bias[1]) / frechet["value"] < 1.2  # one law: most of the value is bias
+    floor = record["floor"]["frechet"]
+    assert floor["n"] == 145 and floor["value"] > frechet["value"]  # of fewer images, hence larger
+    assert record["metrics"]["mutual_fidelity"]["n"] == 145 == record["floor"]["mutual_fidelity"]["n"]
+    assert 0.8 < record["metrics"]["mutual_fidelity"]["value"] < 1.2
+    assert record["metrics"]["memorised"]["n"] == 330 == record["protocol"]["n"] and not record["flags"]
+    assert sum(scores["n"] for scores in record["per_class"]["classes"].values()) == 330
+    # asked for a number of images, it is the usual split
+    record = evaluate(a, str(b), protocol={"metrics": "frechet", "n": 200}, device="cpu")
+    assert record["metrics"]["frechet"]["n"] == 200 and record["protocol"]["n"] == 200
+    copies = evaluate(b, str(b), protocol={"metrics": "memorised,frechet", "ladder": "no"}, device="cpu")
+    assert copies["metrics"]["frechet"]["value"] == pytest.approx(0, abs=1e-6)
+    assert any("identical to training images" in flag for flag in copies["flags"])
