@@ -27,7 +27,7 @@ FLOORS = [
     {"questions"},
     {"evaluation"},
     {"report"},
-    {"comparison"},
+    {"comparison", "study"},
     {"studio"},
     {"cli"},
 ]

@@ -54,12 +54,17 @@ app.command(
 app.command(
     "trilemma.cli.evaluate:app", name="evaluate", help="Measure a run, or a folder of images, against real images."
 )
+app.command("trilemma.cli.fid:app", name="fid", help="Print the FID of two sets of images, as papers print it.")
 app.command(
     "trilemma.cli.compare:app",
     name="compare",
-    help="Train several families under an equal budget and write one report.",
+    help="Train several families under an equal budget and write one report, or put runs and images on one.",
+)
+app.command(
+    "trilemma.cli.distill:app", name="distill", help="Make a student of a denoiser, which draws in a few evaluations."
 )
 app.command("trilemma.cli.studio:app", name="studio", help="Open a page to train, watch, play, ask and judge.")
+app.command("trilemma.cli.report:app", name="report", help="Open a comparison that is there, and write its page anew.")
 app.command("trilemma.cli.export:app", name="export", help="Write a trained denoiser for diffusers or as ONNX.")
 app.command("trilemma.cli.import_model:app", name="import", help="Make a run of a diffusers DDPM folder.")
 app.command("trilemma.cli.data:app", name="data", help="Look at a data set as the models will see it.")

@@ -50,7 +50,7 @@ def studio(
     browse
         open a browser
     """
-    missing = [name for name in ("starlette", "uvicorn", "multipart") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError('the studio needs an extra: pip install "trilemma[studio]"')
     if not 0 <= port <= 65535:

@@ -14,6 +14,7 @@ from trilemma.evaluation.protocol import Protocol, protocol_of
 from trilemma.evaluation.record import FORMAT, describe_data, describe_protocol
 from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.stream import Tell
+from trilemma.evaluation.subject import Source, Subject, check_alike, subject_of
 from trilemma.number import Number
 
 __all__ = [
@@ -24,7 +25,10 @@ __all__ = [
     "Number",
     "Protocol",
     "Reference",
+    "Source",
+    "Subject",
     "Tell",
+    "check_alike",
     "describe_data",
     "describe_protocol",
     "differences",
@@ -33,5 +37,6 @@ __all__ = [
     "judge",
     "protocol_of",
     "real_scores",
+    "subject_of",
     "subset",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
@@ -17,6 +18,7 @@ from trilemma.blocks import BLOCK
 from trilemma.config import flatten, to_dict
 from trilemma.data import DataConfig, Dataset, load, subset
 from trilemma.data.dataset import Raw, assemble
+from trilemma.data.memory import ImagesLike, images_like
 from trilemma.evaluation.reference import Reference, supply
 from trilemma.evaluation.stream import Supply
 from trilemma.families import FAMILIES
@@ -74,15 +76,38 @@ class Subject:
         )
 
 
+Source = Run | Dataset | DataConfig | str | os.PathLike[str] | ImagesLike
+"""A run, or images from anywhere."""
+
+
+def subject_of(source: Source, real: Reference, options: Any | None, where: Ranks) -> Subject:
+    """Whatever is to be measured beside these real images.
+
+    Raises:
+        ValueError: it cannot be, in one line.
+    """
+    if isinstance(source, Run):
+        return run_subject(source, real, options, where)
+    if isinstance(source, Dataset | DataConfig | str | os.PathLike):
+        return image_subject(source.source if isinstance(source, DataConfig) else source, real)
+    return tensor_subject(images_like(source, real.dataset.spec()), real)
+
+
+def check_alike(run: Run, dataset: Dataset) -> None:
+    """``ValueError``, one line, where a run makes images of another form than these."""
+    spec = run.config.spec
+    if spec.shape != dataset.spec().shape or spec.levels != dataset.levels:
+        raise ValueError(
+            f"{run.path} makes images of shape {list(spec.shape)} with {spec.levels} levels, "
+            f"{dataset.name} has {list(dataset.spec().shape)} with {dataset.levels}: compare like with like"
+        )
+
+
 def run_subject(run: Run, real: Reference, options: Any | None, where: Ranks) -> Subject:
     """A run, whose images are drawn as they are asked for; conditional ones for the classes, or the captions, of
     held-out images."""
     config, dataset, protocol = run.config, real.dataset, real.protocol
-    if config.spec.shape != dataset.spec().shape or config.spec.levels != dataset.levels:
-        raise ValueError(
-            f"{run.path} makes images of shape {list(config.spec.shape)} with {config.spec.levels} levels, "
-            f"{dataset.name} has {list(dataset.spec().shape)} with {dataset.levels}: compare like with like"
-        )
+    check_alike(run, dataset)
     model = run.model(where.device)
     asked = run.conditions(dataset, real.held_out_indices)
     warn_untrained(run, torch.arange(config.spec.classes) if asked is None else torch.as_tensor(asked))
@@ -123,7 +148,7 @@ def drawn_from(model: Family, n: int, seed: int, asked: Tensor | Sequence[int] |
 
 def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> Subject:
     """Images of a folder, an archive or a data set, brought to the size and colours of the real ones."""
-    dataset, spec, n = real.dataset, real.dataset.spec(), real.protocol.n
+    dataset, spec = real.dataset, real.dataset.spec()
     if isinstance(source, Dataset):
         found = source
         if found.spec().shape != spec.shape:
@@ -139,6 +164,7 @@ def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> 
     else:
         found = load(dataset.config.like(spec, str(source)), split=False)
     flags = []
+    n = len(found.images) if real.whole else real.protocol.n
     if len(found.images) < n:
         flags.append(_fewer(len(found.images), real))
     if not isinstance(source, Dataset):  # whose size and colours are the caller's choice
@@ -148,14 +174,15 @@ def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> 
         if found.decoloured:
             flags.append(f"{_of(found.decoloured, found)} made grey, because those of {dataset.name} are")
     # A folder lists one class after the other, so the first n would not be a fair draw.
-    chosen = np.sort(subset(np.arange(len(found.images)), n, real.protocol.seed))
+    chosen = subset(np.arange(len(found.images)), n, real.protocol.seed)
+    chosen = chosen if real.whole else np.sort(chosen)  # of all of them, what looks at few takes the first
     labels, notes = None, list(found.notes)
     if set(found.class_names) <= set(dataset.class_names):
         labels = found.labels_as(dataset.class_names, chosen, dataset.name)
     elif dataset.labels is not None:
         notes.append(f"labels: not used, because its classes are not those of {dataset.name}")
     name = found.name if isinstance(source, Dataset) else str(source)
-    about = {"images": name, "n": len(chosen), "notes": notes}
+    about = {"images": name, "n": len(chosen), "notes": notes, "fingerprint": found.fingerprint}
     return Subject(supply(found, chosen), labels, about, tuple(flags))
 
 
@@ -167,13 +194,15 @@ def tensor_subject(images: Tensor, real: Reference, labels: Tensor | None = None
     """Images that are in memory: uint8 [N, C, H, W] with the levels of the real ones."""
     spec = real.dataset.spec()
     check_images(images, spec)
-    n = min(len(images), real.protocol.n)
+    n = len(images) if real.whole else min(len(images), real.protocol.n)
     if n < 16:
         raise ValueError(f"{n} images are too few to measure anything: give at least 16")
     shown = to_display(images[:n], spec.levels)
-    flags = () if n == real.protocol.n else (_fewer(n, real),)
+    flags = () if real.whole or n == real.protocol.n else (_fewer(n, real),)
     known = None if labels is None else torch.as_tensor(labels)[:n]
-    return Subject(Supply(n, spec.shape, lambda a, b: shown[a:b]), known, {"images": "a tensor", "n": n}, flags)
+    fingerprint = hashlib.blake2b(np.ascontiguousarray(shown.numpy()).data, digest_size=16).hexdigest()
+    about = {"images": "a tensor", "n": n, "fingerprint": fingerprint}
+    return Subject(Supply(n, spec.shape, lambda a, b: shown[a:b]), known, about, flags)
 
 
 def _fewer(n: int, real: Reference) -> str:

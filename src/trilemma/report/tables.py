@@ -143,6 +143,8 @@ def answers(report: dict[str, Any]) -> str:
     heads = "".join(f'<th scope="col">{escape(question)}</th>' for question in questions)
     rows = []
     for i, family in enumerate(families):
+        if not family["answers"]:  # images, of which nothing can be asked
+            continue
         cells = "".join(_answer(question, family["answers"].get(question, "")) for question in questions)
         rows.append(f'<tr><th scope="row">{named(i, family["title"])}</th>{cells}</tr>')
     return f'<table class="answers"><thead><tr><th></th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import warnings
 from collections import OrderedDict
@@ -166,9 +167,10 @@ class Logs:
             records = run.logs(most)
         lines = [record for record in records if "seconds" in record]
         last = lines[-1] if lines else {"step": 0, "images": 0, "seconds": 0.0}
-        before = lines[-min(len(lines), 6)] if lines else last
+        before = lines[-6] if len(lines) > 6 else {"images": 0, "seconds": 0.0}
         passed = last["seconds"] - before["seconds"]
-        names = [name for name in last if name not in ("step", "images", "seconds") and "gradient norm" not in name]
+        hidden = re.compile(r"step|images|seconds|gradient norm.*|.* q\d")  # counters, and what is for those who debug
+        names = [name for name in last if not hidden.fullmatch(name)]
         thin = lines[:: max(1, len(lines) // POINTS)] + lines[-1:]
         return {
             **{name: last[name] for name in ("step", "images", "seconds")},

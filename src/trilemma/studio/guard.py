@@ -173,5 +173,5 @@ class Guard:
         return self._same(morsel.value if morsel else bearer)
 
 
-class TooMuch(ValueError):
+class TooMuch(Exception):
     """A body went on beyond its bound."""

@@ -198,7 +198,10 @@ class Queue:
     def _start(self, job: Job) -> None:
         threads = max(1, (os.cpu_count() or 1) // self.slots)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        with (self.folder / f"{job.id}.lock").open("a") as held, (self.folder / f"{job.id}.log").open("ab") as log:
+        with (
+            (self.folder / f"{job.id}.lock").open("a", encoding="utf-8") as held,
+            (self.folder / f"{job.id}.log").open("ab") as log,
+        ):
             # The lock is the child's as long as it lives, whatever becomes of this process.
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             process = subprocess.Popen(
@@ -221,7 +224,7 @@ class Queue:
             return
         self._own.pop(job.id, None)
         try:
-            code = int((self.folder / f"{job.id}.exit").read_text())
+            code = int((self.folder / f"{job.id}.exit").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             code = -1  # it was killed
         status: Status = "done" if code == 0 else "failed"
@@ -242,7 +245,7 @@ class Queue:
 
     def _alive(self, job: Job) -> bool:
         try:
-            with (self.folder / f"{job.id}.lock").open("a") as file:
+            with (self.folder / f"{job.id}.lock").open("a", encoding="utf-8") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True

@@ -88,13 +88,13 @@ Handler = Callable[[Studio, Request], Awaitable[Response]]
 
 
 def route(studio: Studio, path: str, handler: Handler, methods: Sequence[str] = ("GET",)) -> Route:
-    """A route whose errors are one line: 404 for what is not there, 400 for what does not fit, 500 for the rest."""
+    """A route whose errors are one line: 404 for what is not there, 413 for too much, 400 for what does not fit."""
 
     async def answer(request: Request) -> Response:
         try:
             return await handler(studio, request)
-        except TooMuch:
-            raise
+        except TooMuch as error:
+            return refusal(413, str(error))
         except Unknown as error:
             return refusal(404, str(error))
         except Exception as error:

@@ -17,6 +17,7 @@ async function open() {
   const [, name = "", ...rest] = location.hash.replace(/^#/, "").split("/");
   const room = ROOMS.find(([key]) => key === name) ?? ROOMS[0];
   for (const link of nav.children) link.toggleAttribute("aria-current", link.dataset.room === room[0]);
+  const turn = (open.turn = (open.turn ?? 0) + 1);
   const place = h("div.room", { class: `room-${room[2]}` });
   try {
     const module = await import(`/static/rooms/${room[2]}.js`);
@@ -24,6 +25,7 @@ async function open() {
   } catch (error) {
     place.replaceChildren(h("p.bad", {}, error.message), button("Try again", open));
   }
+  if (turn !== open.turn) return; // another room was opened meanwhile
   if (open.was !== undefined && open.was !== location.hash) main.focus({ preventScroll: true }), scrollTo(0, 0);
   open.was = location.hash;
   main.replaceChildren(place);

@@ -12,12 +12,12 @@ export function triangle(rows) {
   const speeds = known.map((row) => row.scores.images_per_second?.value).filter((v) => v > 0);
   const high = Math.max(...speeds, 1) * 1.25, low = Math.min(Math.min(...speeds, high) / 3, high / 100);
   const speed = (v) => (Math.log(Math.max(v, low)) - Math.log(low)) / (Math.log(high) - Math.log(low));
-  const distrust = known.some((row) => row.scores.distrust);
-  const quality = distrust ? "passed" : "mutual_fidelity";
+  const distrust = known.map((row) => row.scores.distrust).find((lines) => lines?.length);
+  const quality = distrust && known.some((row) => row.scores.passed) ? "passed" : "mutual_fidelity";
   const frame = [
     h("path.tri-frame", { d: `M${points([0, 1, 2].map((a) => spot(a, 1)))}Z` }), h("path.tri-inner", { d: `M${points([0, 1, 2].map((a) => spot(a, 0.5)))}Z` }),
     ...[0, 1, 2].map((a) => h("path.tri-inner", { d: `M${points([CENTRE, spot(a, 1)])}` })),
-    h("text", { x: CENTRE[0], y: 30, "text-anchor": "middle" }, "quality"), h("text", { x: 8, y: 326 }, "coverage"), h("text", { x: 412, y: 326, "text-anchor": "end" }, `speed, to ${short(high / 1.25)}/s`),
+    h("text", { x: CENTRE[0], y: 30, "text-anchor": "middle" }, "quality"), h("text", { x: 8, y: 326 }, "coverage"), h("text", { x: 412, y: 326, "text-anchor": "end" }, speeds.length ? `speed, to ${short(high / 1.25)}/s` : "speed"),
   ];
   const groups = known.map((row) => {
     const marks = [[row.scores[quality], (v) => v], [row.scores.mutual_coverage, (v) => v], [row.scores.images_per_second, speed]];
@@ -32,8 +32,8 @@ export function triangle(rows) {
   const light = (key) => { for (const group of groups) group.classList.toggle("faint", key !== null && group.dataset.key !== key); };
   const line = (row) => h("tr", { class: hue(row.family), onmouseenter: () => light(row.key), onmouseleave: () => light(null) },
     h("th", { scope: "row" }, h("a", { href: `#/run/${encodeURIComponent(row.key)}` }, named(row.family, row.name))),
-    ...[quality, "mutual_coverage", "images_per_second", "frechet", "bits_per_dim"].map((name) => h("td.num", {}, row.scores?.[name] ? scored(row.scores[name]) : h("span.none", {}, known.includes(row) ? "–" : "not measured yet"))));
-  const table = h("div.scroll", {}, h("table", {}, h("thead", {}, h("tr", {}, ["", distrust ? "taken for real" : "fidelity", "coverage", "images/s", "Fréchet", "bits/dim"].map((words, i) => h("th", { scope: "col", class: i ? "num" : "" }, words)))), h("tbody", {}, rows.map(line))));
+    ...(known.includes(row) ? [quality, "mutual_coverage", "images_per_second", "frechet", "bits_per_dim"].map((name) => h("td.num", {}, row.scores[name] ? scored(row.scores[name]) : h("span.none", {}, "–"))) : [h("td.none", { colSpan: 5 }, "not measured yet")]));
+  const table = h("div.scroll", {}, h("table", {}, h("thead", {}, h("tr", {}, ["", quality === "passed" ? "taken for real" : "fidelity", "coverage", "images/s", "Fréchet", "bits/dim"].map((words, i) => h("th", { scope: "col", class: i ? "num" : "" }, words)))), h("tbody", {}, rows.map(line))));
   const note = known.length ? "Fidelity and coverage are multiples of what held-out real images reach: 1 at the corner. Speed is logarithmic. Bars are one standard error, a hollow mark is a flagged value; read the corners and not the area." : "The marks appear as the families are measured.";
-  return h("div.triangle-and-table", {}, h("figure", {}, drawing, h("figcaption.soft", {}, note)), table);
+  return h("div.triangle-and-table", {}, h("figure", {}, drawing, h("figcaption.soft", {}, note)), h("div", {}, distrust ? h("p.note", {}, `The scale cannot be trusted on this data: ${distrust.join("; ")}`) : null, table));
 }

@@ -1,5 +1,5 @@
 // Every run that is there: the zoo's, the studio's own, and those of the folders it was told of.
-import { api, at, h, named, poll, scored, seconds, short, title } from "/static/lib.js";
+import { api, at, h, hue, named, poll, scored, seconds, short } from "/static/lib.js";
 
 export async function show(place) {
   const runs = await api("/api/runs");
@@ -31,10 +31,10 @@ export function tile(run) {
   const step = run.snapshots[0];
   const picture = step === undefined ? h("span", {}, "no samples yet") : h("img", { src: at("/api/snapshot", { run: run.key, step }), alt: `Samples of ${run.title} after ${step} steps`, loading: "lazy" });
   const fidelity = run.scores?.mutual_fidelity;
-  return h("a.tile", { href: `#/run/${encodeURIComponent(run.key)}`, "data-key": run.key, "data-stamp": stamp(run), class: `hue-of ${run.vector ? "points" : ""}` },
-    h("div.frame", { class: run.vector ? "square" : "" }, picture),
+  return h("a.tile", { href: `#/run/${encodeURIComponent(run.key)}`, "data-key": run.key, "data-stamp": stamp(run), class: hue(run.family) },
+    h("div.frame", {}, picture),
     h("div.spread", {}, h("b", {}, named(run.family)), run.live ? h("span.live", {}, "learning") : null),
     h("small", {}, `${run.data} · ${short(run.images)} images in ${seconds(run.seconds)}`),
     h("small", {}, run.key, fidelity?.value !== undefined && fidelity?.value !== null ? [" · fidelity ", scored(fidelity)] : null));
 }
-export { title };
+

@@ -1,5 +1,5 @@
 // One run: play with it, ask it, see how it learnt.
-import { api, at, curve, h, hue, named, poll, scored, seconds, short } from "/static/lib.js";
+import { api, at, curve, h, hue, named, poll, seconds, short } from "/static/lib.js";
 import { ask } from "/static/ask.js";
 import { play } from "/static/play.js";
 import { triangle } from "/static/triangle.js";
@@ -47,4 +47,4 @@ async function log(place, run) {
     return now.live;
   });
 }
-export { scored };
+

@@ -1,5 +1,5 @@
 // Watch a training: one column a family, the same seeds at every snapshot, one slider through time.
-import { api, at, attempt, button, curve, h, hue, named, poll, scored, seconds, short } from "/static/lib.js";
+import { api, at, attempt, button, curve, h, hue, named, poll, seconds, short } from "/static/lib.js";
 import { triangle } from "/static/triangle.js";
 
 const SHOTS = 24;
@@ -107,4 +107,4 @@ export async function show(place, group) {
     if (corner.dataset.stamp !== seen) { corner.dataset.stamp = seen; corner.replaceChildren(triangle(rows)); }
   });
 }
-export { scored };
+
