@@ -1,6 +1,6 @@
 // The reverse chain: fetched once, then a slider scrubs from noise to image.
 import { attempt, button, copyable, field, h, slider } from "/static/lib.js";
-import { pick } from "/static/play/draw.js";
+import { labelOf, pick } from "/static/play/draw.js";
 import { inspect } from "/static/play/inspect.js";
 import { ink, meter, paint, parts, picture, reachOf, scatter, shapeOf } from "/static/play/parts.js";
 
@@ -18,7 +18,7 @@ export async function chain(place, stage, signal) {
   const controls = [slider("seed", { min: 0, max: 200, value: 0, oninput: (v) => { wanted.seed = v; } }), slider("steps", { min: 2, max: 100, value: 50, oninput: (v) => { wanted.options.steps = v; } })];
   for (const node of controls) node.input.addEventListener("change", again);
   if (samplers) controls.push(field("sampler", pick(samplers.choices.map((each) => [each, each]), (v) => { wanted.options.sampler = v; again(); }, samplers.default)));
-  if (run.classes.length && info.no_class) controls.push(field("class", pick([["", "drawn at random"], ...run.classes.map((name) => [`"${name}"`, name])], (v) => { wanted.labels = v; again(); })));
+  if (run.classes.length && info.no_class) controls.push(field("class", pick([["", "drawn at random"], ...run.classes.map((name, i) => [labelOf(run, i), name])], (v) => { wanted.labels = v; again(); })));
   wanted.options.steps = 50;
   place.append(h("div.play", {}, h("section.card.stack.controls", { "aria-label": "Which chain" }, controls),
     h("section.stack", { "aria-label": "Chain" }, h("div.chain", { class: run.vector ? "of-points" : "" }, rows.map(([name, words], k) => h("div", {}, h("h3", {}, name, h("small", {}, ` ${words}`)), run.vector ? h("div.points.card", {}, cells[k]) : h("div.row-of.large", {}, cells[k])))),

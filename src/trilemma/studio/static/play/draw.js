@@ -17,7 +17,7 @@ export async function draw(place, stage, signal) {
 
   const seed = live(slider("seed", { min: 0, max: 200, value: 0, oninput: (v) => { values.seed = v; changed(false); } }));
   const fields = [seed];
-  if (run.classes.length && info.no_class) fields.push(field("class", pick([["", "drawn at random"], ["all", "every class in turn"], ["none", "no class"], ...run.classes.map((name) => [`"${name}"`, name])], (v) => { values.labels = v; changed(true); })));
+  if (run.classes.length && info.no_class) fields.push(field("class", pick([["", "drawn at random"], ["all", "every class in turn"], ["none", "no class"], ...run.classes.map((name, i) => [labelOf(run, i), name])], (v) => { values.labels = v; changed(true); })));
   if (run.captions) fields.push(field("caption", h("input", { type: "text", maxLength: 300, placeholder: "any", onchange: (e) => { values.text = e.target.value; changed(true); } })));
   const made = info.options.map((each) => [each, control(each)]).filter(([each]) => each.name !== "guidance" || info.no_class || run.captions);
   const relevant = () => { for (const [each, node] of made) node.hidden = each.samplers.length > 0 && !each.samplers.includes(options.sampler ?? info.options.find((one) => one.name === "sampler")?.default); };
@@ -85,6 +85,9 @@ export async function draw(place, stage, signal) {
     say("saved");
   }
 }
+
+/** A class as --labels names it: by its number, unless classes are called by numbers. */
+export const labelOf = (run, i) => (run.classes.some((name) => /^-*\d+$/.test(name)) ? `"${run.classes[i]}"` : String(i));
 
 export function pick(options, onchange, value = "") {
   return h("select", { onchange: (e) => onchange(e.target.value) }, options.map(([key, words]) => h("option", { value: key, selected: key === value }, words)));

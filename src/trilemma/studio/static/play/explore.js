@@ -43,16 +43,20 @@ export async function explore(place, stage, signal) {
     paint(view, (state.pixels = pixelsOf(found, 0).slice()), shape);
     rate.textContent = `${MANY} steps in ${found.seconds.toFixed(1)} s`;
   }
-  async function codesOf(images) {
-    const wanted = images.filter((image) => image && !image.z);
+  async function codesOf(images) { // each is asked for once, however often one comes back to it
+    const wanted = images.filter((image) => image && !image.code);
     if (wanted.length) {
+      if (info.codes === "code" && !info.encodes && wanted.some((image) => image.seed === undefined)) bar.words = "without an encoder, codes are searched for";
       bar.start();
-      try {
-        const found = await parts("/api/play/codes", { run: run.key, images: wanted.map((image) => meant(image, info, base64)) }, { signal, heard: bar.heard });
-        wanted.forEach((image, i) => { image.z = found.values.slice(i * values, (i + 1) * values); });
-      } finally { bar.idle(); }
+      let left = wanted.length;
+      for (const image of wanted) {
+        image.over = new AbortController();
+        signal.addEventListener("abort", () => image.over.abort());
+        image.code = parts("/api/play/codes", { run: run.key, images: [meant(image, info, base64)] }, { signal: image.over.signal, heard: bar.heard }).then((found) => { image.over = null; return found.values; });
+        image.code.catch(() => { image.code = image.over = null; }).finally(() => { if (--left === 0) bar.idle(); });
+      }
     }
-    return images.map((image) => image?.z);
+    return Promise.all(images.map((image) => image?.code));
   }
   const mixed = (weights, codes, even) => { // Σ w z, over ‖w‖ where codes are draws of N(0, I), so that the mixture is one too
     const z = new Float32Array(values), size = even ? Math.hypot(...weights) || 1 : 1;
@@ -64,14 +68,15 @@ export async function explore(place, stage, signal) {
   // the images that it is about
   const slots = ["A", "B", "C"].map((name, i) => h("button.sample.slot", { type: "button", "aria-pressed": String(i === 0), "aria-label": `Image ${name}: choose it, then an image below`, onclick: () => { state.active = i; press(); } }, picture(shape), h("span", {}, name)));
   const press = () => slots.forEach((slot, i) => slot.setAttribute("aria-pressed", String(i === state.active)));
-  const put = (i, image) => { state.slots[i] = image; paint(slots[i].firstChild, image.pixels, shape); slots[i].title = image.words; };
+  const put = (i, image) => { state.slots[i]?.over?.abort(); state.slots[i] = image; paint(slots[i].firstChild, image.pixels, shape); slots[i].title = image.words; };
   const strip = picker(stage, signal, (image) => { put(state.active, { ...image }); if (state.active === 0 && image.label !== null && classes) { classes.value = state.label = String(image.label); } const count = mode().slots; state.active = (state.active + 1) % Math.max(1, count); press(); begin(); }, { ready: (images) => { images.slice(0, 3).forEach((image, i) => put(i, { ...image })); if (classes && images[0].label !== null) classes.value = state.label = String(images[0].label); begin(); } });
   const classes = run.classes.length && info.no_class ? pick([["", "no class"], ...run.classes.map((name, i) => [String(i), name])], (v) => { state.label = v; begin(); }) : null;
 
   // what one does with them
+  let kind = info.prior ? "random" : "three";
   const controls = h("div.stack.space");
   const MODES = {
-    plane: { words: "Plane", slots: 3, begin: plane },
+    plane: { words: "Plane", get slots() { return kind === "three" ? 3 : 1; }, begin: plane },
     between: { words: "Between two", slots: 2, begin: between },
     sum: { words: "A − B + C", slots: 3, begin: sum },
     ...(noise ? {} : { dims: { words: "One by one", slots: 1, begin: dims } }),
@@ -88,7 +93,7 @@ export async function explore(place, stage, signal) {
     h("div.explore", {}, h("section.stack.view", { "aria-label": "Image" }, view, h("div.spread", {}, rate, closer), h("div.slots", {}, slots), bar), controls), strip);
 
   // a plane
-  let kind = noise || info.prior ? "random" : "three", known = null;
+  let known = null;
   async function directions() {
     if (!known) {
       bar.start();
@@ -102,10 +107,10 @@ export async function explore(place, stage, signal) {
   }
   async function plane(current) {
     const kinds = [info.prior ? ["random", "through A, at random", "A and two random directions; every point is a draw of the prior"] : null, noise ? null : ["principal", "what changes images most", "Through A, the two directions that change images most"], ["three", "through A, B and C", "Three corners are the images; the fourth is B + C − A"]].filter(Boolean);
-    const map = h("canvas.pixels"), mark = h("span.mark-here"), said = h("small", {});
+    const map = h("canvas.pixels"), mark = h("span.mark-here"), said = h("small", {}, "asking for the codes …");
     const pad = h("div.pad", { tabIndex: 0, role: "slider", "aria-label": "Place in the plane: arrow keys move it, with shift in small steps", "aria-valuemin": -100, "aria-valuemax": 100, "aria-valuenow": 0 }, map, mark);
     const here = { x: 0.5, y: 0.5 };
-    controls.replaceChildren(choose("Which plane", kinds, kind, (to) => { kind = to; begin(); }), pad, h("div.row", {}, said));
+    controls.replaceChildren(choose("Which plane", kinds, kind, (to) => { kind = to; state.active = 0; press(); begin(); }), pad, h("div.row", {}, said));
     let basis = null;
     if (kind === "three") basis = await codesOf(state.slots);
     else if (kind === "principal") { const { axes } = await directions(); const [a] = await codesOf([state.slots[0]]); basis = [a, ...axes]; }
@@ -202,8 +207,8 @@ export async function explore(place, stage, signal) {
     if (!current()) return;
     const z = a.slice(), order = [...change.keys()].sort((i, j) => change[j] - change[i]).slice(0, 12);
     const sliders = order.map((i) => slider(`z${i}`, { min: mean[i] - 3 * spread[i], max: mean[i] + 3 * spread[i], step: spread[i] / 50, value: a[i], text: (v) => v.toFixed(2), oninput: (v) => { z[i] = v; show(z.slice()); } }));
-    sliders.forEach((node, k) => node.append(h("small", {}, `changes pixels by ${short(change[order[k]], 2)} grey levels`)));
-    controls.replaceChildren(h("p", {}, `The ${order.length} of ${values} dimensions that change the image most, from A on.`), h("div.fields.dims", {}, sliders), h("div.row", {}, button("Back to A", () => { z.set(a); sliders.forEach((node, k) => { node.input.value = a[order[k]]; node.querySelector("output").textContent = a[order[k]].toFixed(2); }); show(z.slice()); })));
+    sliders.forEach((node, k) => node.append(h("small", {}, `± ${short(change[order[k]], 2)} grey levels`)));
+    controls.replaceChildren(h("p", {}, `The ${order.length} of ${values} dimensions that change the image most, from A on; below each, how much pixels change when it moves by one standard deviation.`), h("div.fields.dims", {}, sliders), h("div.row", {}, button("Back to A", () => { z.set(a); sliders.forEach((node, k) => { node.input.value = a[order[k]]; node.querySelector("output").textContent = a[order[k]].toFixed(2); }); show(z.slice()); })));
     show(z.slice());
   }
 }

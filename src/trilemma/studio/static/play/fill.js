@@ -11,7 +11,7 @@ export async function fill(place, stage, signal) {
   if (!able.length) { place.append(h("p", {}, "No run of images of this shape can complete one: pixelwise and denoising families can. Train one on the same data, and it appears here.")); return; }
   let image = null, original = null;
   const known = new Uint8Array(width * height).fill(1), hand = new Uint8Array(width * height); // 1 where scribbled
-  const board = h("canvas.pixels.board", { tabIndex: 0, role: "img", "aria-label": "The image; checked where it is to be drawn. Paint with mouse or finger, or choose a ready mask beside it." });
+  const board = h("canvas.pixels.board", { tabIndex: 0, role: "img", "aria-label": "The image, with a check pattern where nothing is kept. Paint with mouse or finger, or choose a ready mask below it." });
   const tool = { kind: "erase", size: Math.max(1, Math.round(width / 9)), colour: [255, 255, 255] };
   let stop = null, wait = null;
   signal.addEventListener("abort", () => { stop?.abort(); clearTimeout(wait); });
