@@ -59,7 +59,8 @@ def evaluate(
             A `Subject` is measured as it is.
         against: the real images; by default those the run was trained on. A run here stands for its samples.
         protocol: how, a `Protocol` or a dictionary of its fields, whose defaults it has.
-        options: of the sampler of a run's family or of a pipeline, a dictionary such as ``{"steps": 20}`` or its ``Options``.
+        options: of the sampler of a run's family, a dictionary such as ``{"steps": 20}`` or its ``Options``; or of a
+            pipeline, what it is called with.
         network: features of your own; by default those that ``protocol`` names.
         device: where to compute.
         out: a folder for ``metrics.json`` and the pictures; by default the run's own, or none.
