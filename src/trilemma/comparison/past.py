@@ -71,7 +71,7 @@ class Past:
 
 def is_comparison(path: str | os.PathLike[str]) -> bool:
     """Whether a folder holds a comparison."""
-    return (Path(path) / REPORT).is_file()
+    return (Path(path) / REPORT).is_file() and not is_run(path)
 
 
 def runs_in(folder: str | os.PathLike[str]) -> list[Run]:

@@ -6,6 +6,7 @@ A run that lies in the folder of the comparison keeps its evaluation beside its 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -84,11 +85,19 @@ def sample_rows(samples: Mapping[str, Source], out: Path, taken: Iterable[str] =
     used, rows = set(taken), []
     for given, source in samples.items():
         name = _free(printable(given).strip() or "samples", used)
-        run = source if isinstance(source, Run) else None
-        if isinstance(source, str | os.PathLike) and is_run(source):
-            run = Run.open(source)
+        run = as_run(source)
         rows.append(Row(name, name, place_of(name, out, run), run, None if run else source))
     return rows
+
+
+def as_run(source: object) -> Run | None:
+    """A run, where that is what was given or named; None for anything else."""
+    if isinstance(source, str | os.PathLike):
+        if is_run(source):
+            return Run.open(source)
+        with contextlib.suppress(ValueError):  # a name that `Run.open` knows
+            return Run.open(source)
+    return source if isinstance(source, Run) else None
 
 
 def place_of(name: str, out: Path, run: Run | None = None) -> Path:

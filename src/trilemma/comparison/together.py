@@ -236,14 +236,14 @@ def _opened(
     found: list[tuple[str | None, Run]] = []
     pasts: list[Past] = []
     for name, run in named:
-        if isinstance(run, Run) or is_run(run):
-            found.append((name, run if isinstance(run, Run) else Run.open(run)))
+        if isinstance(run, Run):
+            found.append((name, run))
         elif is_comparison(run):
             pasts.append(Past.open(run))
         elif inside := runs_in(run):
             found += [(None, each) for each in inside]
         else:
-            Run.open(run)  # says what is wrong
+            found.append((name, Run.open(run)))
     if len(pasts) > 1:
         rows = [row for past in pasts for row in past.rows]
         found = [(None, row.run) for row in rows if row.run] + found
