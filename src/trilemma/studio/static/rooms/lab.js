@@ -9,7 +9,7 @@ export async function show(place) {
   const state = { source: "ring", families: known.families.slice(), seed: 0, own: null, lab: null, cards: new Map(), stamp: 0, data: null, stop: null, view: { playing: true, speed: 0, heat: true, lines: true, averaged: false, time: 0 } };
 
   const sets = h("div.chips", { role: "radiogroup", "aria-label": "The points to learn" }, Object.entries(known.sets).map(([name, words]) => h("label.chip", { title: words }, h("input", { type: "radio", name: "lab-set", value: name, checked: name === state.source, onchange: () => choose(name) }), name === "own" ? "draw or paste your own" : words)));
-  const families = h("div.chips", { role: "group", "aria-label": "Who learns them" }, known.families.map((name) => h("label.chip", {}, h("input", { type: "checkbox", value: name, checked: true, onchange: pick }), badge(name), short_title(name))));
+  const families = h("div.chips", { role: "group", "aria-label": "Who learns them" }, known.families.map((name) => h("label.chip", { title: about.byName[name].title }, h("input", { type: "checkbox", value: name, checked: true, onchange: pick }), badge(name), short_title(name))));
   const own = pen(known, (points) => { state.own = points; start(); });
   own.hidden = true;
   const play = button("Pause", () => steer({ playing: !state.view.playing }), { class: "primary lab-play" });
@@ -72,6 +72,7 @@ export async function show(place) {
     const old = state.cards;
     state.cards = new Map(lab.families.map((each) => [each.name, card(each, (name, value) => steer({ family: each.name, name, value }), old.get(each.name)?.open)]));
     columns.replaceChildren(...[...state.cards.values()].map((each) => each.node));
+    balance(columns);
     time.hidden = !lab.families.some((each) => each.timed);
     await steer({ ...state.view });
     state.stop = poll(columns, 100, () => frame(lab));
@@ -100,6 +101,7 @@ export async function show(place) {
     state.stamp = head.stamp;
     return true;
   }
+  new ResizeObserver(() => balance(columns)).observe(columns);
   const leave = () => { if (columns.dataset.seen && !columns.isConnected) { close(); removeEventListener("hashchange", later); removeEventListener("pagehide", close); dark.removeEventListener("change", recolour); } };
   const later = () => setTimeout(leave, 500);
   const recolour = () => { for (const each of state.cards.values()) each.recolour(); };
@@ -109,7 +111,16 @@ export async function show(place) {
   start();
 }
 
-const short_title = (name) => about.byName[name].title.replace(/ \(.*\)$/, "");
+/** A title that fits over a small canvas. */
+function short_title(name) {
+  const plain = about.byName[name].title.replace(/ \(.*\)$/, "");
+  return plain.length <= 16 ? plain : name.length <= 3 ? name.toUpperCase() : name[0].toUpperCase() + name.slice(1);
+}
+/** As many columns as there is room for, in rows of about the same length. */
+function balance(columns) {
+  const count = columns.childElementCount || 1, fits = Math.max(1, Math.floor((columns.clientWidth + 14) / (206 + 14)));
+  columns.style.setProperty("--columns", Math.ceil(count / Math.ceil(count / fits)));
+}
 
 /** One family: its canvas, what is said of it, its curve and its switches. */
 function card(family, turn, open) {
@@ -119,11 +130,13 @@ function card(family, turn, open) {
   const looks = Object.fromEntries(family.switches.map((each) => [each.name, each]));
   const choose = (each) => {
     const select = h("select", { title: each.look, onfocus: () => { lesson.textContent = each.look; }, onchange: () => { lesson.textContent = `${each.look}${each.fresh ? " (It has begun anew.)" : ""}`; if (each.fresh) clear(); turn(each.name, typeof each.value === "number" ? Number(select.value) : select.value); } }, each.choices.map((value) => h("option", { value, selected: value === each.value }, typeof value === "number" ? short(value) : value)));
-    return field(each.label, select);
+    const made = field(each.label, select);
+    made.classList.toggle("wide", each.choices.some((value) => typeof value === "string" && value.length > 8));
+    return made;
   };
   const switches = h("details.lab-switches", { open: open?.() ?? innerWidth > 700 }, h("summary", {}, "Switches"), h("div", {}, family.switches.map(choose)));
   const node = h("article.column.lab-card", { class: hue(family.name), "aria-label": about.byName[family.name].title },
-    h("h3", {}, named(family.name, short_title(family.name))), h("div.lab-frame", {}, canvas),
+    h("h3", { title: about.byName[family.name].title }, named(family.name, short_title(family.name))), h("div.lab-frame", {}, canvas),
     score, facts, kind, chart, lesson, switches);
   const pen = canvas.getContext("2d");
   let side = 0, ratio = 1, data = null, layer = null, heat = null, lines = null, from = null, to = null, began = 0, dirty = true, colours = null, view = { heat: true, lines: true }, last = {}, charted = 0, said = 0, drawn = 0, summary = "nothing drawn yet";
@@ -229,7 +242,7 @@ function card(family, turn, open) {
     if (parts.heat) { heat = { ...parts.heat, plain: now.kind === "discriminator" }; dirty = true; }
     if (now.step !== undefined) facts.textContent = `step ${now.step.toLocaleString("en")} · ${short(now.rate, 2)}/s`;
     const s = now.score;
-    score.textContent = s ? ("modes" in s ? `${s.modes} of ${s.of} modes · ${Math.round(100 * s.good)} % good` : `${Math.round(100 * s.near)} % near · ${Math.round(100 * s.covered)} % covered`) : "";
+    score.textContent = s ? ("modes" in s ? `${s.modes}/${s.of} modes · ${Math.round(100 * s.good)} % good` : `${Math.round(100 * s.near)} % near · ${Math.round(100 * s.covered)} % covered`) : "";
     kind.textContent = now.words ?? "the map is being drawn …";
     kind.title = now.words ?? "";
     if (now.error && last.error !== now.error) { lesson.textContent = now.error; lesson.classList.add("bad"); }
