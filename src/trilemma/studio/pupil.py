@@ -511,8 +511,9 @@ class Pupil:
                 yield
             kind, words = "estimate", f"density, estimated: the equation of its flow in {STEPS} steps"
         else:
-            parts, kind, words = [], "", ""
-            for rows in self.cells.split(200):
+            parts: list[Tensor] = []
+            for start in range(0, len(self.cells), 200):
+                rows = self.cells[start : start + 200]
                 noise = BatchNoise((self.seed, "map", len(parts)), len(rows), 0, len(rows), torch.device("cpu"))
                 answer = model.log_likelihood(rows, None, noise, DRAWS)
                 if answer.nats is None:
@@ -524,10 +525,9 @@ class Pupil:
                 words = f"density, {how}: {answer.reason}"
                 yield
             nats = torch.cat(parts)
-        finite = nats[
-            torch.isfinite(nats)
-        ]  # what is drawn is the root of p, so that wide modes show beside narrow ones
+        finite = nats[torch.isfinite(nats)]
         top = finite.quantile(0.995) if len(finite) else torch.zeros(())
+        # The root of p, so that wide modes show beside narrow ones.
         self.swept = self._field(((nats - top) / 2).exp().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1)), kind, words
 
     def _field(self, shares: Tensor) -> Floats:

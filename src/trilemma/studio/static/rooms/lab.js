@@ -138,18 +138,18 @@ function card(family, turn, open) {
   const node = h("article.column.lab-card", { class: hue(family.name), "aria-label": about.byName[family.name].title },
     h("h3", { title: about.byName[family.name].title }, named(family.name, short_title(family.name))), h("div.lab-frame", {}, canvas),
     score, facts, kind, chart, lesson, switches);
-  const pen = canvas.getContext("2d");
-  let side = 0, ratio = 1, data = null, layer = null, heat = null, lines = null, from = null, to = null, began = 0, dirty = true, colours = null, view = { heat: true, lines: true }, last = {}, charted = 0, said = 0, drawn = 0, summary = "nothing drawn yet";
+  const pen = canvas.getContext("2d"), under = document.createElement("canvas"), dot = document.createElement("canvas");
+  let side = 0, ratio = 1, data = null, layer = null, heat = null, lines = null, from = null, to = null, began = 0, dirty = true, stale = true, colours = null, view = { heat: true, lines: true }, last = {}, charted = 0, said = 0, drawn = 0, summary = "nothing drawn yet";
 
   const colour = (name) => { const probe = document.createElement("canvas").getContext("2d", { willReadFrequently: true }); probe.fillStyle = getComputedStyle(node).getPropertyValue(name).trim() || "#888"; probe.fillRect(0, 0, 1, 1); return [...probe.getImageData(0, 0, 1, 1).data].slice(0, 3); };
   const rgba = ([r, g, b], a) => `rgba(${r}, ${g}, ${b}, ${a})`;
-  function recolour() { colours = null; layer = null; if (heat) heat.picture = null; dirty = true; }
+  function recolour() { colours = null; layer = null; if (heat) heat.picture = null; dirty = stale = true; }
   function measure() {
     const width = Math.round(canvas.clientWidth), scale = Math.min(2, devicePixelRatio || 1);
     if (!width || (width === side && scale === ratio)) return;
     side = width; ratio = scale;
     canvas.width = canvas.height = Math.round(width * scale);
-    layer = null; dirty = true;
+    layer = null; dirty = stale = true;
   }
   new ResizeObserver(measure).observe(canvas);
 
@@ -178,36 +178,44 @@ function card(family, turn, open) {
     node.dataset.seen = "1";
     requestAnimationFrame(draw);
     measure();
-    if (!side || now - drawn < 30) return;
+    if (!side || now - drawn < 40) return;
     const share = still.matches ? 1 : Math.min(1, (now - began) / 160);
     if (!dirty && share >= 1) return;
     dirty = share < 1;
     drawn = now;
     colours ??= { hue: colour("--hue"), soft: colour("--soft"), card: colour("--card") };
     const s = canvas.width;
+    if (stale) beneath(s);
     pen.clearRect(0, 0, s, s);
-    background(); picture();
-    pen.imageSmoothingEnabled = true;
-    pen.imageSmoothingQuality = "high";
-    if (view.heat && heat) pen.drawImage(heat.picture, 0, 0, s, s);
-    if (layer) pen.drawImage(layer, 0, 0);
-    if (view.lines && lines) strokes(s);
+    pen.drawImage(under, 0, 0);
     if (!to) return;
-    const radius = Math.max(1.6, side / 170) * ratio;
-    const dots = new Path2D();
+    const middle = dot.width / 2;
     for (let i = 0; i < to.length; i += 2) {
       const x = (from[i] + share * (to[i] - from[i])) * s, y = (1 - from[i + 1] - share * (to[i + 1] - from[i + 1])) * s;
-      if (!(x > -9 && y > -9 && x < s + 9 && y < s + 9)) continue;
-      dots.moveTo(x + radius, y);
-      dots.arc(x, y, radius, 0, 7);
+      if (x > -9 && y > -9 && x < s + 9 && y < s + 9) pen.drawImage(dot, x - middle, y - middle);
     }
-    pen.fillStyle = rgba(colours.hue, 0.92);
-    pen.strokeStyle = rgba(colours.card, 0.8);
-    pen.lineWidth = 0.8 * ratio;
-    pen.fill(dots);
-    pen.stroke(dots);
   }
-  function strokes(s) {
+  /** All that stays while the dots move, and a dot: drawn once, so that a frame is quickly put together. */
+  function beneath(s) {
+    stale = false;
+    background(); picture();
+    under.width = under.height = s;
+    const ink = under.getContext("2d");
+    ink.imageSmoothingQuality = "high";
+    if (view.heat && heat) ink.drawImage(heat.picture, 0, 0, s, s);
+    if (layer) ink.drawImage(layer, 0, 0);
+    if (view.lines && lines) strokes(s, ink);
+    const radius = Math.max(1.6, side / 170) * ratio;
+    dot.width = dot.height = Math.ceil(2 * radius + 4);
+    const round = dot.getContext("2d");
+    round.arc(dot.width / 2, dot.width / 2, radius, 0, 7);
+    round.fillStyle = rgba(colours.hue, 0.92);
+    round.strokeStyle = rgba(colours.card, 0.8);
+    round.lineWidth = 0.8 * ratio;
+    round.fill();
+    round.stroke();
+  }
+  function strokes(s, ink) {
     const [count, points] = lines.shape, arrows = family.timed && points === 2 && view.time > 0, all = new Path2D();
     for (let l = 0; l < count; l++) {
       let on = false;
@@ -223,14 +231,14 @@ function card(family, turn, open) {
         if (length > 1) for (const turned of [2.6, -2.6]) { all.moveTo(x1, y1); all.lineTo(x1 + wing * Math.cos(angle + turned), y1 + wing * Math.sin(angle + turned)); }
       }
     }
-    pen.strokeStyle = rgba(colours.hue, arrows ? 0.75 : family.timed ? 0.22 : 0.4);
-    pen.lineWidth = (arrows ? 1.2 : 1) * ratio;
-    pen.stroke(all);
+    ink.strokeStyle = rgba(colours.hue, arrows ? 0.75 : family.timed ? 0.22 : 0.4);
+    ink.lineWidth = (arrows ? 1.2 : 1) * ratio;
+    ink.stroke(all);
   }
-  function clear() { from = to = lines = heat = null; dirty = true; charted = 0; chart.replaceChildren(); }
+  function clear() { from = to = lines = heat = null; dirty = stale = true; charted = 0; chart.replaceChildren(); }
 
   function hear(now, parts, seen) {
-    if (seen.heat !== view.heat || seen.lines !== view.lines) dirty = true;
+    if (seen.heat !== view.heat || seen.lines !== view.lines) dirty = stale = true;
     view = { ...seen };
     const clock = performance.now();
     if (parts.dots) {
@@ -238,8 +246,8 @@ function card(family, turn, open) {
       from = to && to.length === fresh.length ? to.map((v, i) => { const x = from[i] + share * (v - from[i]); return Number.isFinite(x) ? x : fresh[i]; }) : fresh;
       to = fresh; began = clock; dirty = true;
     }
-    if (parts.lines) { lines = parts.lines; dirty = true; }
-    if (parts.heat) { heat = { ...parts.heat, plain: now.kind === "discriminator" }; dirty = true; }
+    if (parts.lines) { lines = parts.lines; dirty = stale = true; }
+    if (parts.heat) { heat = { ...parts.heat, plain: now.kind === "discriminator" }; dirty = stale = true; }
     if (now.step !== undefined) facts.textContent = `step ${now.step.toLocaleString("en")} · ${short(now.rate, 2)}/s`;
     const s = now.score;
     score.textContent = s ? ("modes" in s ? `${s.modes}/${s.of} modes · ${Math.round(100 * s.good)} % good` : `${Math.round(100 * s.near)} % near · ${Math.round(100 * s.covered)} % covered`) : "";
@@ -264,7 +272,7 @@ function card(family, turn, open) {
     }
   }
   requestAnimationFrame(draw);
-  return { node, clear, hear, recolour, open: () => switches.open, words: () => summary, points: (given) => { data = given; layer = null; dirty = true; } };
+  return { node, clear, hear, recolour, open: () => switches.open, words: () => summary, points: (given) => { data = given; layer = null; dirty = stale = true; } };
 }
 
 /** A square to draw points in, with a pointer or by keys, and a field to paste them into. */
