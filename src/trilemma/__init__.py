@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trilemma.comparison import compare
     from trilemma.data import Dataset, load
     from trilemma.evaluation import Protocol, evaluate
+    from trilemma.evaluation.official import fid
     from trilemma.families import FAMILIES
     from trilemma.images import Spec, grid, save_png
     from trilemma.likelihood import log_likelihood
@@ -40,6 +41,7 @@ _HOMES = {
     "Protocol": "trilemma.evaluation",
     "distill": "trilemma.training",
     "evaluate": "trilemma.evaluation",
+    "fid": "trilemma.evaluation.official",
     "FAMILIES": "trilemma.families",
     "Spec": "trilemma.images",
     "grid": "trilemma.images",
@@ -63,6 +65,7 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
+    "fid",
     "grid",
     "load",
     "log_likelihood",

@@ -54,6 +54,7 @@ app.command(
 app.command(
     "trilemma.cli.evaluate:app", name="evaluate", help="Measure a run, or a folder of images, against real images."
 )
+app.command("trilemma.cli.fid:app", name="fid", help="Print the FID of two sets of images, as papers print it.")
 app.command(
     "trilemma.cli.compare:app",
     name="compare",

@@ -87,13 +87,14 @@ def evaluate(
         options = options_of(FAMILIES[subject.config.family], options)
     where = ranks(device)
     with told(progress, lambda bars: lambda what, done, total: bars.tell("", what, done, total)) as tell:
-        real = against if isinstance(against, Reference) else _prepare(against, asked, device, network, tell)
+        whole = _whole(subject, against, protocol)
+        real = against if isinstance(against, Reference) else _prepare(against, asked, device, network, tell, whole)
         measured = subject if isinstance(subject, Subject) else subject_of(subject, real, options, where)
         return _evaluate(measured, real, options, device, _place(subject, out), tell)
 
 
 def _prepare(
-    against: Source, protocol: Protocol, device: str, network: Features | None, tell: Tell | None
+    against: Source, protocol: Protocol, device: str, network: Features | None, tell: Tell | None, whole: bool
 ) -> Reference:
     if isinstance(against, (str, os.PathLike)) and is_run(against):
         against = Run.open(against)
@@ -101,8 +102,18 @@ def _prepare(
         against = Run.open(against.source)
     if isinstance(against, Run):
         against = samples_as_dataset(against, protocol.reference, protocol.n, protocol.seed, device)
+        whole = False  # a run draws as many as it is asked for
     dataset = load(against)
-    return Reference.prepare(dataset, protocol, device, tell, network)
+    return Reference.prepare(dataset, protocol, device, tell, network, whole)
+
+
+def _whole(subject: object, against: object, protocol: Protocol | Mapping[str, Any] | None) -> bool:
+    """Whether two sets of images are compared, and nobody said how many of them: then every image counts."""
+    if isinstance(subject, Run | Subject) or isinstance(against, Run | Reference):
+        return False
+    if isinstance(protocol, Protocol):
+        return (protocol.n, protocol.reference) == (Protocol.n, Protocol.reference)
+    return not {"n", "reference"} & set(protocol or ())
 
 
 def _place(subject: object, out: str | os.PathLike[str] | None) -> Path | None:
@@ -148,7 +159,7 @@ def _evaluate(
     shown = pictures.of_run(subject, sample, real, options, device) if subject.run and sample and place else None
     if shown is not None and place:
         ask_routine(subject, real, place, device, tell)
-    rungs = ladder.climb(real, where, tell) if drawn else None
+    rungs = ladder.climb(real.whole.near if real.whole else real, where, tell) if drawn else None
     record = None
     if where.first:
         flags = [*subject.flags, *(identical_images(np.concatenate(seen), real) if seen else [])]
@@ -160,13 +171,15 @@ def _evaluate(
         numbers |= _measure((metric for metric in asked if not metric.shared), of)
         record = _record(asked, numbers, raw, relative_rungs(rungs, raw), of)
         record |= {"flags": flags, "scale": scale}
+        if real.whole is not None:
+            record["protocol"] |= {"n": subject.supply.n, "reference": 0}
         if place is not None and subject.run is not None:
             record["asked"] = answers_of(subject.run, place / FOLDER)
         if place is not None:
             if sample is not None:
                 record["pictures"] = pictures.save(place, sample, shown, real)
                 for metric in asked:
-                    record["pictures"] |= metric.draw(of, place)
+                    record["pictures"] |= metric.draw(of.beside(metric), place)
             write_json(place / "metrics.json", record)
         if unfinished:
             shutil.rmtree(unfinished.parent, ignore_errors=True)
@@ -213,7 +226,7 @@ def _measure(asked: Iterable[Metric], of: Measured) -> dict[str, Number]:
     for done, metric in enumerate(listed):
         if of.tell and not of.held_out:
             of.tell("scores", done, len(listed))
-        number = number_of(metric, of)
+        number = number_of(metric, of.beside(metric))
         if number is not None:
             found[metric.label(of.real.network.name)] = number
     if of.tell and not of.held_out:
@@ -232,9 +245,10 @@ def _record(
     assert of.subject is not None
     record = describe(of.subject.about, told, floor, of.real, of.device) | {"ladder": rungs, "per_image": {}}
     for metric in asked:
-        each = metric.per_image(of) if metric.label(features) in numbers else None
+        here = of.beside(metric)
+        each = metric.per_image(here) if metric.label(features) in numbers else None
         record["per_image"] |= {} if each is None else {metric.name: each}
-        record |= metric.record(of)
+        record |= metric.record(here)
     return record
 
 

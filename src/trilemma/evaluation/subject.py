@@ -148,7 +148,7 @@ def drawn_from(model: Family, n: int, seed: int, asked: Tensor | Sequence[int] |
 
 def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> Subject:
     """Images of a folder, an archive or a data set, brought to the size and colours of the real ones."""
-    dataset, spec, n = real.dataset, real.dataset.spec(), real.protocol.n
+    dataset, spec = real.dataset, real.dataset.spec()
     if isinstance(source, Dataset):
         found = source
         if found.spec().shape != spec.shape:
@@ -164,6 +164,7 @@ def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> 
     else:
         found = load(dataset.config.like(spec, str(source)), split=False)
     flags = []
+    n = len(found.images) if real.whole else real.protocol.n
     if len(found.images) < n:
         flags.append(_fewer(len(found.images), real))
     if not isinstance(source, Dataset):  # whose size and colours are the caller's choice
@@ -173,7 +174,8 @@ def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> 
         if found.decoloured:
             flags.append(f"{_of(found.decoloured, found)} made grey, because those of {dataset.name} are")
     # A folder lists one class after the other, so the first n would not be a fair draw.
-    chosen = np.sort(subset(np.arange(len(found.images)), n, real.protocol.seed))
+    chosen = subset(np.arange(len(found.images)), n, real.protocol.seed)
+    chosen = chosen if real.whole else np.sort(chosen)  # of all of them, what looks at few takes the first
     labels, notes = None, list(found.notes)
     if set(found.class_names) <= set(dataset.class_names):
         labels = found.labels_as(dataset.class_names, chosen, dataset.name)
@@ -192,11 +194,11 @@ def tensor_subject(images: Tensor, real: Reference, labels: Tensor | None = None
     """Images that are in memory: uint8 [N, C, H, W] with the levels of the real ones."""
     spec = real.dataset.spec()
     check_images(images, spec)
-    n = min(len(images), real.protocol.n)
+    n = len(images) if real.whole else min(len(images), real.protocol.n)
     if n < 16:
         raise ValueError(f"{n} images are too few to measure anything: give at least 16")
     shown = to_display(images[:n], spec.levels)
-    flags = () if n == real.protocol.n else (_fewer(n, real),)
+    flags = () if real.whole or n == real.protocol.n else (_fewer(n, real),)
     known = None if labels is None else torch.as_tensor(labels)[:n]
     fingerprint = hashlib.blake2b(np.ascontiguousarray(shown.numpy()).data, digest_size=16).hexdigest()
     about = {"images": "a tensor", "n": n, "fingerprint": fingerprint}

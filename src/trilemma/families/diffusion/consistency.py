@@ -7,6 +7,7 @@ right where t is small, and then taught to agree with itself a little nearer to 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -46,6 +47,8 @@ HUBER = 0.00054
 """c of the pseudo-Huber distance, for a root mean square over values (Song and Dhariwal 2023, section 3.3)."""
 COARSE, FINE = 16.0, 256.0
 """The gap t - r is about t/q, with q between these, doubling as training goes on."""
+ROUGH = 64.0
+"""The largest q at which bfloat16 tells t from r: its rounding is a third of the difference there, at 256 the whole."""
 CENTRE = 0.8
 """The σ/α to which two steps return; more steps spread around it."""
 MOST_STEPS = 8
@@ -235,8 +238,9 @@ class Consistency(Family, Completes, Distils):
         x_t = self.noised(x0, eps, t)
         weight = self.weights(noise, x0)
         x_r = self.noised(*((x0, eps) if weight is None else self.led(x_t, t, labels, weight)), r)
-        # Differences of two nearly equal images: bfloat16 has no room for them.
-        with torch.autocast(x0.device.type, enabled=False):
+        # What narrows the gap also narrows the difference of the two images, for which bfloat16 then has no room.
+        kept: Any = contextlib.nullcontext() if q <= ROUGH else torch.autocast(x0.device.type, enabled=False)
+        with kept:
             image = self.jump(x_t, t, labels, weight)
             with torch.no_grad():
                 target = self.jump(x_r, r.clamp(min=float(self.levels[1])), labels, weight)

@@ -1,6 +1,25 @@
-// Play with a run.
-import { h } from "/static/lib.js";
+// Play with a run: draw, walk through its codes, follow its chain, complete with every other run, look closer at one image.
+import { api, at, h } from "/static/lib.js";
+import { draw } from "/static/play/draw.js";
 
-export async function play(place) {
-  place.append(h("p.soft", {}, "…"));
+export async function play(place, run) {
+  const info = await api(at("/api/play", { run: run.key }));
+  const stage = { run, info, samples: null };
+  const panel = h("div.playroom");
+  const rooms = [
+    ["Draw", draw],
+  ].filter(Boolean);
+  const choice = h("div.row.ways", { role: "group", "aria-label": "What to play at" });
+  let leave = null;
+  const open = (index) => {
+    leave?.abort();
+    leave = new AbortController();
+    [...choice.children].forEach((each, i) => each.setAttribute("aria-pressed", String(i === index)));
+    const room = h("div");
+    panel.replaceChildren(room);
+    rooms[index][1](room, stage, leave.signal).catch((error) => { if (error.name !== "AbortError") room.append(h("p.bad", {}, error.message)); });
+  };
+  choice.append(...rooms.map(([words], i) => h("button", { type: "button", "aria-pressed": "false", onclick: () => open(i) }, words)));
+  place.append(rooms.length > 1 ? choice : "", panel);
+  open(0);
 }

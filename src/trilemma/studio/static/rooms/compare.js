@@ -17,7 +17,7 @@ export async function show(place, key) {
   place.append(h("h1", {}, "Compare on one scale"),
     h("p.lead", {}, "Put runs, the zoo and folders of images side by side: nothing is trained again, and what was measured by the same protocol is not measured twice."),
     h("section.card.stack", {}, h("h2", {}, "New comparison"),
-      runs.length ? h("div.chips", { role: "group", "aria-label": "Runs" }, runs.map(box)) : h("p.soft", {}, "There is no trained run yet."),
+      runs.length ? [...new Set(runs.map((run) => run.data))].map((data) => h("div", {}, h("h3", {}, data), h("div.chips", { role: "group", "aria-label": `Runs on ${data}` }, runs.filter((run) => run.data === data).map(box)))) : h("p.soft", {}, "There is no trained run yet."),
       own.length ? h("div", {}, h("h3", {}, "Your own images as samples"), h("div.chips", {}, own.map((set) => h("label.chip", {}, h("input", { type: "checkbox", onchange: (e) => { e.target.checked ? samples.add(set.source) : samples.delete(set.source); } }), set.source)))) : null,
       h("div.fields", {}, field("Against the real images of", against), field("Samples of each", n), field("Name", name)),
       h("p.row", {}, button("Measure and make the page", start, { class: "primary" })), h("div", { id: "progress", "aria-live": "polite" })),
@@ -44,6 +44,6 @@ async function page(place, key) {
   const entry = (await api("/api/comparisons")).find((each) => each.key === key);
   if (!entry) throw new Error(`there is no comparison ${key} here`);
   const address = at("/comparison/report.html", { comparison: key });
-  place.append(h("div.spread", {}, h("h1", {}, entry.title), h("span.row", {}, h("a.button", { href: "#/compare" }, "All comparisons"), h("a.button", { href: address, target: "_blank", rel: "noopener" }, "Open alone"), h("a.button", { href: at("/comparison/report.html", { comparison: key, save: 1 }), download: "" }, "Save the page"))),
+  place.append(h("div.spread.over-page", {}, h("h1", {}, entry.key), h("span.row", {}, h("a.button", { href: "#/compare" }, "All comparisons"), h("a.button", { href: address, target: "_blank", rel: "noopener" }, "Open alone"), h("a.button", { href: at("/comparison/report.html", { comparison: key, save: 1 }), download: "" }, "Save the page"))),
     entry.page ? h("iframe.report", { src: address, title: `Report: ${entry.title}` }) : h("p.bad", {}, "This comparison has no page: trilemma report makes it anew."));
 }
