@@ -246,6 +246,19 @@ def test_a_lab_is_opened_steered_and_closed(page: TestClient) -> None:
     assert page.get(f"{address}/frame").json() == {"error": "this lab has ended: start it again"}
 
 
+def test_a_lab_is_kept_as_runs(page: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    queued: list[list[str]] = []
+    monkeypatch.setattr(Queue, "add", lambda self, argv, *rest, **more: queued.append(list(argv)))
+    opened = page.post("/api/lab", json={"source": "moons", "families": ["vae", "flow"]}).json()
+    address = f"/api/lab/{opened['key']}/keep"
+    assert page.post(address, json={"budget": "for ever"}).status_code == 400 and not queued
+    assert page.post(address, json={"budget": "20s"}).json() == {"group": "moons-points"}
+    assert [argv[:2] for argv in queued] == [["train", "vae"], ["train", "flow"]]
+    kept = load(queued[0][2], progress=False)
+    assert np.array_equal(kept.images, points("moons", 0))
+    assert page.post(address, json={}).status_code == 200 and queued[2][2].endswith("moons-points-2.npy")
+
+
 def test_points_of_one_s_own(page: TestClient) -> None:
     drawn = np.random.default_rng(0).normal([100, -3], [5, 0.01], (60, 2)).tolist()
     opened = page.post("/api/lab", json={"source": "own", "families": ["flow"], "points": drawn}).json()

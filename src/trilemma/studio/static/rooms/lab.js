@@ -22,6 +22,10 @@ export async function show(place) {
   const time = slider("Time t", { min: 0, max: 1, step: 0.02, value: 0, text: (v) => (v === 0 ? "0: samples" : v === 1 ? "1: noise" : v.toFixed(2)), oninput: (v) => steer({ time: v }) });
   time.classList.add("lab-time");
   time.title = "Where the dots of diffusion and flow are shown on their way from noise to samples, and the field that carries them there";
+  const keep = button("Train these as runs", async () => {
+    const made = state.lab && await attempt(() => api(`/api/lab/${state.lab.key}/keep`, { budget: "1m" }));
+    if (made) location.hash = `#/watch/${encodeURIComponent(made.group)}`;
+  }, { class: "quiet", title: "Keep the points as a data set, and train every family on it for a minute, at full size, into a run folder" });
   const told = h("p.soft", { role: "status", "aria-live": "polite" });
   const read = button("Read out", () => { told.textContent = [...state.cards.values()].map((card) => card.words()).join(" "); }, { class: "quiet", title: "Say in words what is seen" });
   const columns = h("div.lab-columns");
@@ -30,8 +34,8 @@ export async function show(place) {
     h("h1", {}, "Watch them learn a plane of points"),
     h("p.lead", {}, "Grey points are the data, coloured dots are samples, always from the same noise, so that you see how each one moves."),
     h("div.lab-choice", {}, sets, own, families),
-    h("div.lab-bar", { role: "toolbar", "aria-label": "How they learn" }, h("div.row", {}, play, step, steps, reset, reseed, speed), h("div.row", {}, ticks, time, read)),
-    told, ended, columns,
+    h("div.lab-bar", { role: "toolbar", "aria-label": "How they learn" }, h("div.row", {}, play, step, steps, reset, reseed, speed), h("div.row", {}, ticks, time, keep, read)),
+    ended, columns, told,
     h("p.soft", {}, "Small networks of 64 units a layer, each family in turn for an equal time. Good: within three standard deviations of a mode. Near and covered: precision (Kynkäänniemi et al. 2019) and coverage (Naeem et al. 2020) against as many points of the data."));
 
   function choose(name) {
@@ -262,7 +266,7 @@ function card(family, turn, open) {
       const { values, shape: [rows, width] } = parts.loss;
       chart.replaceChildren(...(now.losses ?? []).slice(0, width - 1).map((name, k) => {
         const points = Array.from({ length: rows }, (_, i) => [values[i * width], values[i * width + k + 1]]);
-        return h("figure", {}, curve(points, `${family.name}: ${name}`, 150, 44), h("figcaption", {}, `${name} ${short(points.at(-1)?.[1])}`));
+        return h("figure", {}, curve(points, `${family.name}: ${name}`, 150, 44), h("figcaption", { title: name }, h("b", {}, short(points.at(-1)?.[1], 2)), ` ${name}`));
       }));
     }
     if (clock - said > 2000 && now.step !== undefined) {
