@@ -63,6 +63,12 @@ class Interval:
     df: float | None = None
 
     @property
+    def widened(self) -> float | None:
+        """The standard error that a normal law would need for this width: for rules that know no degrees of freedom."""
+        error, normal = self.number.error, NormalDist().inv_cdf((1 + LEVEL) / 2)
+        return error if error is None or self.df is None else error * t_quantile(self.df) / normal
+
+    @property
     def half_width(self) -> float | None:
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
@@ -178,7 +184,7 @@ def share_interval(value: float, error: float, df: float, votes: int, number: Nu
     if not math.isfinite(value) or not math.isfinite(error):
         return Interval(number)
     alone = value * (1 - value)
-    effective = min(alone / error**2, votes) if error > 0 and alone > 0 else float(votes)
+    effective = alone / error**2 if error > 0 and alone > 0 else float(votes)
     square = t_quantile(df) ** 2
     centre = (value + square / (2 * effective)) / (1 + square / effective)
     half = math.sqrt(square * (alone / effective + square / (4 * effective**2))) / (1 + square / effective)

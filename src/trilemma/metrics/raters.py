@@ -50,10 +50,23 @@ class Detection:
 
 
 def error_rate(wrong: ArrayLike, raters: ArrayLike, images: ArrayLike, *, rounds: int = 400, seed: int = 0) -> Interval:
-    """The share of wrong votes, bool ``[N]``, with its interval over raters and images ``[N]`` or ``[N, M]``."""
-    errors = np.asarray(wrong, np.float64)
-    who, what = np.asarray(raters, np.int64), np.asarray(images, np.int64)
-    spread = crossed(lambda weights: (weights @ errors / weights.sum(1))[:, None], who, what, rounds=rounds, seed=seed)
+    """The share of wrong votes with its interval over raters and images.
+
+    Args:
+        wrong: bool ``[N]``.
+        raters: int64 ``[N]``.
+        images: int64 ``[N]``, or ``[N, M]`` for votes on M images of M sources.
+        rounds, seed: of the bootstrap.
+    """
+    errors, who = np.asarray(wrong, np.float64), np.asarray(raters, np.int64)
+    what = np.asarray(images, np.int64).reshape(len(errors), -1)
+    groups = np.broadcast_to(np.arange(what.shape[1]), what.shape)
+
+    def share(weights: Floats) -> Floats:
+        found: Floats = (weights @ errors / weights.sum(1))[:, None]
+        return found
+
+    spread = crossed(share, who, what, groups, rounds=rounds, seed=seed)
     return _share(spread.value[0], spread.error[0], spread.df[0], len(errors))
 
 
@@ -127,6 +140,45 @@ def detection(
 
     spread = crossed(both, who, what, truth.astype(np.int64), rounds=rounds, seed=seed)
     return Detection(*(_measure(*each, len(said)) for each in zip(spread.value, spread.error, spread.df, strict=True)))
+
+
+def contrasts(
+    wrong: ArrayLike,
+    sources: ArrayLike,
+    raters: ArrayLike,
+    images: ArrayLike,
+    *,
+    rounds: int = 400,
+    seed: int = 0,
+) -> dict[tuple[int, int], Interval]:
+    """By every two sources, first and second by number: the difference of their shares of wrong votes.
+
+    Raters who saw both are resampled for both at once, so that what a rater misses in all of them falls out.
+
+    Args:
+        wrong: bool ``[N]``.
+        sources: by number, int64 ``[N]``.
+        raters, images: int64 ``[N]``; images are counted within their source.
+        rounds, seed: of the bootstrap.
+    """
+    errors, group = np.asarray(wrong, np.float64), np.asarray(sources, np.int64)
+    who, what = np.asarray(raters, np.int64), np.asarray(images, np.int64)
+    names = np.unique(group)
+    pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
+    if not pairs:
+        return {}
+    member = (group[:, None] == names).astype(np.float64)
+    columns = np.concatenate((member * errors[:, None], member), 1)
+
+    def gaps(weights: Floats) -> Floats:
+        sums = weights @ columns
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = sums[:, : len(names)] / sums[:, len(names) :]
+        return np.stack([shares[:, i] - shares[:, j] for i, j in pairs], 1)
+
+    spread = crossed(gaps, who, what, group, rounds=rounds, seed=seed)
+    found = [_measure(*each, len(errors)) for each in zip(spread.value, spread.error, spread.df, strict=True)]
+    return {(int(names[i]), int(names[j])): gap for (i, j), gap in zip(pairs, found, strict=True)}
 
 
 def krippendorff(answers: ArrayLike, *, rounds: int = 400, seed: int = 0) -> Number:
