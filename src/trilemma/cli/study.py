@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -86,6 +87,9 @@ def new(
             device=device,
             tell=lambda name, done, total: bars.tell(name, "images", done, total),
         )
+    if study.real.main < study.trials // 2:
+        line = f"there are {study.real.main} held-out real images for {study.trials} trials: raters see some twice"
+        warnings.warn(line, stacklevel=2)
     print(f"{printable(out)}: {study.length} trials for each rater, of {', '.join(s.name for s in study.sources)}")
     print(f"trilemma study serve {printable(out)}")
 
