@@ -64,6 +64,9 @@ app.command(
     "trilemma.cli.distill:app", name="distill", help="Make a student of a denoiser, which draws in a few evaluations."
 )
 app.command("trilemma.cli.studio:app", name="studio", help="Open a page to train, watch, play, ask and judge.")
+app.command(
+    "trilemma.cli.study:app", name="study", help="Let people judge which images are real, and read what they say."
+)
 app.command("trilemma.cli.report:app", name="report", help="Open a comparison that is there, and write its page anew.")
 app.command("trilemma.cli.export:app", name="export", help="Write a trained denoiser for diffusers or as ONNX.")
 app.command("trilemma.cli.import_model:app", name="import", help="Make a run of a diffusers DDPM folder.")
