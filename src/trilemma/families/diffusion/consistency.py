@@ -45,6 +45,8 @@ START = {"noise": 20.0}
 FIRST = 80.0
 HUBER = 0.00054
 """c of the pseudo-Huber distance, for a root mean square over values (Song and Dhariwal 2023, section 3.3)."""
+SHARES = (0.1, 0.2, 0.6, 0.1)
+"""Of the images that are trained on for 1, 2, 4 and 8 steps."""
 COARSE, FINE = 16.0, 256.0
 """The gap t - r is about t/q, with q between these, doubling as training goes on."""
 ROUGH = 64.0
@@ -145,8 +147,8 @@ class ConsistencyCompletionOptions(ConsistencyOptions):
     """evaluations of the network: each agrees anew with what is known"""
 
 
-class Guide(nn.Module):
-    """A weight of guidance to what is added to the embedding of the time, 0 at first: float [N] → [N, size]."""
+class Told(nn.Module):
+    """A number to what is added to the embedding of the time, 0 at first: float [N] on 0 … 1000 → [N, size]."""
 
     FEATURES = 32
 
@@ -154,8 +156,8 @@ class Guide(nn.Module):
         super().__init__()
         self.linear = zero(nn.Linear(self.FEATURES, size))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        features = time_features(100 * weight, self.FEATURES).to(self.linear.weight.dtype)
+    def forward(self, value: Tensor) -> Tensor:
+        features = time_features(value, self.FEATURES).to(self.linear.weight.dtype)
         return self.linear(features)  # type: ignore[no-any-return]
 
 
@@ -194,7 +196,8 @@ class Consistency(Family, Completes, Distils):
         flow = name == "flow"
         self.schedule = Schedule.flow(config.timesteps) if flow else named(name, config)
         self.net = network(config, spec, 1)
-        self.guide = Guide(self.net.embedding) if config.guidance else None
+        self.until = Told(self.net.embedding)
+        self.guide = Told(self.net.embedding) if config.guidance else None
         self.levels = self.schedule.sigma / self.schedule.signal  # σ/α at t = 0 … T
         self.start = min(START.get(config.prediction, FIRST), float(self.levels[-1]))
         self.spent = 0.0
@@ -223,31 +226,49 @@ class Consistency(Family, Completes, Distils):
         return Loss({"loss": (output.to(x0) - (eps - x0)).square().mean()})
 
     def agreement(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
-        """‖f(x_t, t) - f(x_r, r)‖/(t - r), the second without gradient, t and r measured as σ/α.
+        """‖f(x_t, t, s) - w f(x_r, r, s) - (1 - w) x_0‖/(t - r), without gradient in r; times measured as σ/α.
 
-        Geng et al. 2024, sections 3 and 4: log t is normal, r = t (1 - n(t)/q) with n(t) = 1 + 8/(1 + eᵗ), the same
-        noise at both, and r = 0, where f is x itself, below the first time of the grid. With a teacher that guides,
-        x_r is a step of the teacher's path from x_t, guided by a weight drawn for each image (Meng et al. 2023,
-        arXiv:2210.03142).
+        On the path of one image and noise x_s is (1 - s/t) x_0 + s/t x_t, in which f stands for x_0; so that x_s is the
+        same from t as from r, f is to be w of its own at r and else x_0, w = (1 - s/r)/(1 - s/t). With s = 0 this is
+        easy consistency tuning (Geng et al. 2024, sections 3 and 4), with r = s it is denoising. log t is normal,
+        r = t (1 - n(t)/q), n(t) = 1 + 8/(1 + eᵗ), but not below s, and s is the next time of a grid of 1, 2, 4 or 8
+        steps. With a teacher that guides, x_0 and ε are its own at x_t, guided by a weight drawn for each image (Meng
+        et al. 2023, arXiv:2210.03142).
         """
         x0, eps = self.spec.to_unit(x), noise.normal(*self.spec.shape)
         t = (MEAN + SPREAD * noise.normal()).double().cpu().exp().clamp(float(self.levels[1]), self.start)
-        q = self.gap
-        r = t * (1 - (1 + 8 * (-t).sigmoid()) / q)
+        s, q = self.end(t, self.steps(noise)), self.gap
+        gap = t * (1 + 8 * (-t).sigmoid()) / q
+        r = torch.maximum(t - gap, s)
         r = torch.where(r < self.levels[1], 0.0, r)
         x_t = self.noised(x0, eps, t)
         weight = self.weights(noise, x0)
-        x_r = self.noised(*((x0, eps) if weight is None else self.led(x_t, t, labels, weight)), r)
+        x0, eps = (x0, eps) if weight is None else self.led(x_t, t, labels, weight)
+        own = torch.where(r > s, (1 - s / r) / (1 - s / t), 0.0)
         # What narrows the gap also narrows the difference of the two images, for which bfloat16 then has no room.
         kept: Any = contextlib.nullcontext() if q <= ROUGH else torch.autocast(x0.device.type, enabled=False)
         with kept:
-            image = self.jump(x_t, t, labels, weight)
+            image = self.jump(x_t, t, s, labels, weight)
             with torch.no_grad():
-                target = self.jump(x_r, r.clamp(min=float(self.levels[1])), labels, weight)
-                target = torch.where(rowwise(r == 0, x_r).to(x_r.device), x_r, target)
-            squares = (image - target).square().flatten(1).mean(1)
-            distance = (squares + HUBER**2).sqrt() - HUBER
-            return Loss({"loss": (distance / (t - r).to(distance)).mean()}, {"distance": distance.detach().mean()})
+                near = self.jump(self.noised(x0, eps, r), r.clamp(min=float(self.levels[1])), s, labels, weight)
+        target = x0 + rowwise(own, x0).to(x0) * (near - x0)
+        squares = (image - target).square().flatten(1).mean(1)
+        distance = (squares + HUBER**2).sqrt() - HUBER
+        return Loss({"loss": (distance / gap.to(distance)).mean()}, {"distance": distance.detach().mean()})
+
+    def steps(self, noise: Noise) -> Tensor:
+        """Of which grid each image is trained, float64 [N]: 1, 2, 4 or 8 steps."""
+        places = torch.tensor(SHARES).cumsum(0)
+        drawn = torch.searchsorted(places, noise.uniform().cpu(), right=True).clamp(max=len(SHARES) - 1)
+        return 2.0 ** drawn.double()
+
+    def end(self, level: Tensor, steps: Tensor) -> Tensor:
+        """The next σ/α below each ``level`` at which one of so many steps ends; both float64 [N].
+
+        The steps are equal in the angle arctan(σ/α).
+        """
+        whole = level.atan() / (math.pi / 2) * steps
+        return (((whole - 1e-6).ceil() - 1).clamp(min=0) / steps * (math.pi / 2)).tan()
 
     @property
     def gap(self) -> float:
@@ -265,10 +286,16 @@ class Consistency(Family, Completes, Distils):
         """The times at which σ/α is ``level``; both float64 [N] on the CPU."""
         return self.schedule.time(level.atan())
 
-    def jump(self, x_t: Tensor, level: Tensor, labels: Tensor | None, weight: Tensor | None = None) -> Tensor:
-        """f(x_t, t), the image at the end of the path; σ/α is ``level`` [N], and ``weight`` [N] that of guidance."""
+    def jump(
+        self, x_t: Tensor, level: Tensor, end: Tensor, labels: Tensor | None, weight: Tensor | None = None
+    ) -> Tensor:
+        """f(x_t, t, s), by which x_s = (1 - s/t) f + s/t x_t; σ/α is ``level`` at t and ``end`` at s, both [N].
+
+        ``weight`` [N] is that of guidance.
+        """
         t = self.time(level)
-        extra = None if self.guide is None or weight is None else self.guide(weight)
+        extra = self.until(self.time(end).to(x_t) * (1000 / self.schedule.T))
+        extra = extra if self.guide is None or weight is None else extra + self.guide(100 * weight)
         output = self.net(x_t, self.net.at(t.to(x_t), self.schedule.T), labels, extra).to(x_t)
         return read(output, x_t, *self.schedule.at(t, x_t), self.config.prediction).x0
 
@@ -370,18 +397,34 @@ class Consistency(Family, Completes, Distils):
         options: ConsistencyOptions,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Jump, put back what is ``known`` of ``x0``, noise again (Song et al. 2023, algorithms 1 and 4)."""
-        levels, image = (self.start, *options.again), x0
+        """Jump from end to end of the steps; with something ``known`` of ``x0``, put it back and noise again instead.
+
+        The second is multistep consistency sampling (Song et al. 2023, algorithms 1 and 4), of jumps to the image.
+        """
+        ends = (torch.arange(options.steps, dtype=torch.float64) / options.steps * (math.pi / 2)).tan().flip(0)
+        level, x_t, image = torch.tensor(self.start, dtype=torch.float64), z, x0
         weight = None if self.guide is None else torch.full((len(z),), options.guidance, device=z.device)
-        for done, level in enumerate(levels, 1):
-            rows = torch.full((len(z),), min(level, self.start), dtype=torch.float64)
-            eps = noise.normal(*z.shape[1:]).to(z) if done > 1 else z
-            image = self.jump(self.noised(image, eps, rows), rows, labels, weight)
-            image = image.clamp(-1, 1) if options.clip and not self.spec.vector else image
-            image = torch.where(known, x0, image)
+        rows = z.new_ones(len(z), dtype=torch.float64).cpu()
+        again, bound = bool(known.any()), options.clip and not self.spec.vector
+        x_t = self.noised(x0, z, rows * level)
+        for done, end in enumerate(ends, 1):
+            to = rows * (0 if again else end)
+            image = self.jump(x_t, rows * level, to, labels, weight)
+            image = image.clamp(-1, 1) if bound else image
+            if again:
+                image = torch.where(known, x0, image)
+                x_t = self.noised(image, noise.normal(*z.shape[1:]).to(z), rows * end)
+            else:
+                eps = self.eps(x_t, image, rows * level)
+                x_t = self.noised(image, eps, to)
+            level = end
             if progress:
-                progress(done, len(levels))
+                progress(done, options.steps)
         return image
+
+    def eps(self, x_t: Tensor, x0: Tensor, level: Tensor) -> Tensor:
+        alpha, sigma = self.schedule.at(self.time(level), x_t)
+        return (x_t - alpha * x0) / sigma
 
     # Questions
 
