@@ -50,9 +50,9 @@ export async function explore(place, stage, signal) {
       bar.start();
       let left = wanted.length;
       for (const image of wanted) {
-        image.over = new AbortController();
-        signal.addEventListener("abort", () => image.over.abort());
-        image.code = parts("/api/play/codes", { run: run.key, images: [meant(image, info, base64)] }, { signal: image.over.signal, heard: bar.heard }).then((found) => { image.over = null; return found.values; });
+        const over = (image.over = new AbortController());
+        signal.addEventListener("abort", () => over.abort());
+        image.code = parts("/api/play/codes", { run: run.key, images: [meant(image, info, base64)] }, { signal: over.signal, heard: bar.heard }).then((found) => { image.over = null; return found.values; });
         image.code.catch(() => { image.code = image.over = null; }).finally(() => { if (--left === 0) bar.idle(); });
       }
     }
@@ -107,7 +107,7 @@ export async function explore(place, stage, signal) {
   }
   async function plane(current) {
     const kinds = [info.prior ? ["random", "through A, at random", "A and two random directions; every point is a draw of the prior"] : null, noise ? null : ["principal", "what changes images most", "Through A, the two directions that change images most"], ["three", "through A, B and C", "Three corners are the images; the fourth is B + C − A"]].filter(Boolean);
-    const map = h("canvas.pixels"), mark = h("span.mark-here"), said = h("small", {}, "asking for the codes …");
+    const map = h("canvas.pixels", { "aria-hidden": "true" }), mark = h("span.mark-here"), said = h("small", {}, "asking for the codes …");
     const pad = h("div.pad", { tabIndex: 0, role: "slider", "aria-label": "Place in the plane: arrow keys move it, with shift in small steps", "aria-valuemin": -100, "aria-valuemax": 100, "aria-valuenow": 0 }, map, mark);
     const here = { x: 0.5, y: 0.5 };
     controls.replaceChildren(choose("Which plane", kinds, kind, (to) => { kind = to; state.active = 0; press(); begin(); }), pad, h("div.row", {}, said));
