@@ -200,3 +200,31 @@ def test_a_question_is_asked_by_keyboard(watched: Watched, address: str) -> None
     page.keyboard.press("Enter")
     page.wait_for_selector("figure.answer img")
     assert "trilemma query interpolate" in page.inner_text(".command")
+
+
+@pytest.mark.slow
+def test_points_drawn_by_keyboard_are_learnt_live(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}#/lab")
+    until(lambda: page.locator(".lab-card").count() >= 5)  # it begins by itself
+    for name in ("autoencoder", "diffusion", "flow", "consistency"):
+        page.uncheck(f".lab-choice input[value={name}]")
+    until(lambda: page.locator(".lab-card").count() == 2)
+    page.check("input[value=own]")
+    until(lambda: page.evaluate("document.activeElement.className") == "lab-pen")
+    for key in ("Space", "ArrowLeft", "ArrowLeft", "ArrowUp", "Space", "ArrowUp", "Space"):
+        page.keyboard.press(key)
+    assert page.inner_text(".lab-own output") == "60 of 5,000 points"
+    page.click("text=Learn these")
+    until(lambda: page.inner_text(".lab-card:has-text('VAE')").count("covered") == 1)
+    picture = "document.querySelector('.lab-card canvas').toDataURL()"
+    before = page.evaluate(picture)
+    until(lambda: page.evaluate(picture) != before)  # the dots move
+    page.click("text=Pause")
+    until(lambda: page.inner_text(".lab-facts >> nth=0") == (time.sleep(1), page.inner_text(".lab-facts >> nth=0"))[1])
+    step = page.inner_text(".lab-facts >> nth=0").split(" · ")[0]
+    page.click("text=10 steps")
+    until(lambda: page.inner_text(".lab-facts >> nth=0").split(" · ")[0] != step)
+    page.select_option(".lab-card:has-text('GAN') select:has(option[value=wasserstein])", "wasserstein")
+    page.click("text=Read out")
+    assert "GAN after" in page.inner_text(".room-lab p[role=status]")
