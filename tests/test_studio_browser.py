@@ -120,8 +120,7 @@ def test_every_room_opens_and_asks_nobody_else(watched: Watched, address: str) -
     for room, words in (("", "Every family"), ("train", "Watch them learn"), ("lab", "Lab"), ("compare", "Compare"),
                         ("study", "Study"), ("run/runs%2Fodd%2Fvae", "Variational autoencoder")):  # fmt: skip
         page.goto(f"{address}#/{room}")
-        page.wait_for_selector("main h1")
-        assert words in page.inner_text("main h1")
+        page.wait_for_selector(f"main h1:has-text('{words}')")
         assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), (
             f"{room} is wider than the page"
         )

@@ -106,10 +106,9 @@ export async function show(place) {
     return true;
   }
   new ResizeObserver(() => balance(columns)).observe(columns);
-  const leave = () => { if (columns.dataset.seen && !columns.isConnected) { close(); removeEventListener("hashchange", later); removeEventListener("pagehide", close); dark.removeEventListener("change", recolour); } };
-  const later = () => setTimeout(leave, 500);
+  const leave = () => { if (location.hash.startsWith("#/lab")) return; start.turn = Infinity; close(); removeEventListener("hashchange", leave); removeEventListener("pagehide", close); dark.removeEventListener("change", recolour); };
   const recolour = () => { for (const each of state.cards.values()) each.recolour(); };
-  addEventListener("hashchange", later);
+  addEventListener("hashchange", leave);
   addEventListener("pagehide", close);
   dark.addEventListener("change", recolour);
   start();
