@@ -43,7 +43,7 @@ DOTS, PATHS, SIDE, ARROWS = 400, 48, 32, 13
 DRAWS, STEPS = 16, 12
 """Importance samples for a point of the map, and steps of the flow's equation."""
 POWER = 1.5
-BUDGET = 2000
+BUDGET = 1000
 """Steps of a family whose training has a beginning and an end; the others go on and on."""
 LOSSES = 240
 """Points of a curve of losses, at most twice as many."""

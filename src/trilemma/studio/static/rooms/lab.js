@@ -31,7 +31,7 @@ export async function show(place) {
   const columns = h("div.lab-columns");
   const ended = h("div.note", { hidden: true });
   place.append(
-    h("h1", {}, "Watch them learn a plane of points"),
+    h("h1", {}, "The Lab: watch them learn a plane of points"),
     h("p.lead", {}, "Grey points are the data, coloured dots are samples, always from the same noise, so that you see how each one moves."),
     h("div.lab-choice", {}, sets, own, families),
     h("div.lab-bar", { role: "toolbar", "aria-label": "How they learn" }, h("div.row", {}, play, step, steps, reset, reseed, speed), h("div.row", {}, ticks, time, keep, read)),
@@ -106,10 +106,9 @@ export async function show(place) {
     return true;
   }
   new ResizeObserver(() => balance(columns)).observe(columns);
-  const leave = () => { if (columns.dataset.seen && !columns.isConnected) { close(); removeEventListener("hashchange", later); removeEventListener("pagehide", close); dark.removeEventListener("change", recolour); } };
-  const later = () => setTimeout(leave, 500);
+  const leave = () => { if (location.hash.startsWith("#/lab")) return; start.turn = Infinity; close(); removeEventListener("hashchange", leave); removeEventListener("pagehide", close); dark.removeEventListener("change", recolour); };
   const recolour = () => { for (const each of state.cards.values()) each.recolour(); };
-  addEventListener("hashchange", later);
+  addEventListener("hashchange", leave);
   addEventListener("pagehide", close);
   dark.addEventListener("change", recolour);
   start();
