@@ -30,19 +30,25 @@ def people(report: dict[str, Any]) -> str:
     columns = [(head, key) for head, key in COLUMNS if any(_known(row, key) for row in study["rows"])]
     heads = "".join(f'<th scope="col">{head}</th>' for head, _ in columns)
     rows = "".join(_row(row, columns, report, index, landmark.get("value")) for row in study["rows"])
-    said = "".join(f"<li>{escape(str(line))}</li>" for line in study.get("readings", ()))
+    shown = {row.get("reading") for row in study["rows"]}
+    said = "".join(f"<li>{escape(str(line))}</li>" for line in study.get("readings", ()) if line not in shown)
     best = _landmark(landmark)
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="What people said">'
         '<table class="comparison people">'
         f'<thead><tr><th></th><th scope="col">{name}&nbsp;↓</th><th scope="col">Error rate&nbsp;↑</th>'
         f'<th></th>{heads}<th scope="col">Votes</th></tr></thead><tbody>{rows}</tbody></table></div>'
-        '<p class="caption">The error rate is how often people were wrong, over as many generated as real images: 50 % '
-        "(the line) is as good as guessing, and nothing can do better for long. The bar is where it lies with 95 % "
-        f"certainty, over other raters and other images.{best} d′ is how many standard deviations images look "
-        "different from real ones, whichever answer people favour; ± is one standard error.</p>"
+        f'<p class="caption">The error rate is {_meaning(study)}: 50 % (the line) is as good as guessing. The bar is '
+        f"where it lies with 95 % certainty, over other raters and other images.{best} d′ is how many standard "
+        "deviations images look different from real ones, whichever answer people favour; ± is one standard error.</p>"
         f'<ul class="readings">{said}</ul>'
     )
+
+
+def _meaning(study: Mapping[str, Any]) -> str:
+    if any(_known(row, "fakes") for row in study["rows"]):
+        return "how often people were wrong, over as many generated as real images"
+    return "how often people took the generated of two images for the better or the real one"
 
 
 COLUMNS = (

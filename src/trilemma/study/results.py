@@ -473,4 +473,4 @@ def _plain(row: SourceRow) -> dict[str, Any]:
         if isinstance(value, Interval):
             value = asdict(value.number.finite()) | {"low": value.low, "high": value.high}
         found[name] = value
-    return found | {"says": VERDICTS[row.verdict]}
+    return found | {"says": VERDICTS[row.verdict], "reading": _reading(row)}
