@@ -17,7 +17,6 @@ from trilemma.metrics.raters import (
     hype_infinity,
     krippendorff,
     probit,
-    votes_for,
     votes_needed,
 )
 from trilemma.number import Number
@@ -188,9 +187,8 @@ def test_votes_needed_brings_the_width_down() -> None:
     half = rate.half_width or 0
     assert votes_needed(rate, half) == 0 and votes_needed(rate, 2 * half) == 0
     assert votes_needed(rate, half / 2) == 1200
-    assert votes_for(0.05, each=50, between=0.0, images=0.0) == 400  # 0.25 · (1.96 / 0.05)² = 384, in fifties
-    with pytest.raises(ValueError, match="more images"):
-        votes_for(0.02, each=50)
+    with pytest.raises(ValueError, match="above 0"):
+        votes_needed(rate, 0.0)
 
 
 def test_bad_votes_are_refused_in_one_line() -> None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from trilemma import __version__
 from trilemma.bars import told
-from trilemma.comparison.past import Past, is_comparison, runs_in
+from trilemma.comparison.past import Past, is_comparison, runs_in, study_of
 from trilemma.comparison.rows import Row, free_name, measure, place_of, run_rows, sample_rows
 from trilemma.config import to_dict
 from trilemma.data import DataConfig, Dataset, load
@@ -342,6 +342,7 @@ def _compare(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], No
         "ladder": draw_ladder(_ladder(records), real, out),
         "scale": next((record["scale"] for record in records.values() if record), {}),
         "differences": judge(records),
+        "study": study_of(out),
         "pictures": {
             "real": _draw_real(dataset, conditional, plan.protocol.seed, out),
             "columns": _columns(dataset, conditional),

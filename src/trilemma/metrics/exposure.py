@@ -1,8 +1,8 @@
 """How long an image must be seen before a fake is recognised: the staircase of HYPE_time and its threshold.
 
 Zhou et al. 2019, "HYPE: a benchmark for human eye perceptual evaluation of generative models", §3.1: a rater sees
-images for a time that falls after right answers and rises after wrong ones, and the exposure that was most common, the
-mode, is the rater's threshold. Higher is better: the images pass for real for longer.
+images of one source and real ones for a time that falls after right answers and rises after wrong ones; the most common
+exposure, the mode, is the rater's threshold. Higher is better: the images pass for real for longer.
 """
 
 from __future__ import annotations

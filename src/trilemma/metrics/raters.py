@@ -235,31 +235,6 @@ def votes_needed(rate: Interval, half_width: float) -> int | None:
     return max(0, math.ceil(rate.number.n * ((now / half_width) ** 2 - 1) - 1e-9))
 
 
-def votes_for(
-    half_width: float, *, rate: float = 0.5, each: int = 50, between: float = 0.1, images: float = 0.1
-) -> int:
-    """Votes that a study will need for an interval of this half width, before there are any.
-
-    Args:
-        half_width: wished.
-        rate: the error rate that is expected.
-        each: votes on this source by each rater, each on an image of its own.
-        between: standard deviation of the error rate among raters.
-        images: the same among images, each of which is seen once by every rater.
-    """
-    if half_width <= 0 or each < 1:
-        raise ValueError("a half width must be above 0 and a rater must vote at least once")
-    fixed = images**2 / each
-    variance = (half_width / 1.96) ** 2 - fixed
-    if variance <= 0:
-        raise ValueError(
-            f"{each} images are too few for ± {half_width:g} whatever the number of raters: take more images, at "
-            f"least {math.ceil(images**2 / (half_width / 1.96) ** 2) + 1}"
-        )
-    single = between**2 + max(rate * (1 - rate) - between**2 - images**2, 0.0) / each
-    return each * math.ceil(single / variance)
-
-
 _UNIT = NormalDist()
 _PROBIT = np.vectorize(_UNIT.inv_cdf, otypes=[np.float64])
 

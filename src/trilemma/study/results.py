@@ -38,6 +38,8 @@ LANDMARK = {
 }
 """A published error rate to read others beside."""
 
+MIXED = "One staircase over several sources has no threshold of one of them: time each source in a study of its own."
+
 Verdict = Literal["alike", "unclear", "told", "beyond", "unknown"]
 VERDICTS: dict[Verdict, str] = {
     "alike": f"shown to be within {100 * MARGIN * CHANCE:g} points of real images",
@@ -118,6 +120,7 @@ class Results:
         differences: every two sources, by the rule of `evaluation/difference.py`.
         agreement: Krippendorff's α.
         readings: what it says, in sentences.
+        limited: whether every image was seen for a limited time.
     """
 
     forms: tuple[str, ...]
@@ -127,6 +130,12 @@ class Results:
     differences: tuple[Difference, ...]
     agreement: Number
     readings: tuple[str, ...]
+    limited: bool = False
+
+    @property
+    def published(self) -> bool:
+        """Whether an error rate may be read beside published ones: of HYPE∞, images without a limit of time."""
+        return not self.limited and any(row.fakes is not None for row in self.rows)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -146,7 +155,7 @@ class Results:
             "differences": [asdict(difference) for difference in self.differences],
             "agreement": asdict(self.agreement.finite()),
             "readings": list(self.readings),
-            "landmark": dict(LANDMARK),
+            "landmark": dict(LANDMARK) if self.published else {},
             "wished": WISHED,
         }
 
@@ -171,7 +180,8 @@ def results(votes: Sequence[Vote], *, rounds: int = 400, seed: int = 0) -> Resul
         raise ValueError(f"the study has no votes that count: {why}")
     single = [vote for vote in main if vote.form == "real-or-fake"]
     timed = [vote for vote in single if vote.exposure is not None]
-    free = [vote for vote in single if vote.exposure is None] or single
+    unlimited = [vote for vote in single if vote.exposure is None]
+    free = unlimited or single
     pairs = [vote for vote in main if vote.form == "pairs"]
     names = list(dict.fromkeys(n for vote in main for n in (vote.source, vote.other) if n and n != REAL))
     exposures = _thresholds(timed)
@@ -187,9 +197,9 @@ def results(votes: Sequence[Vote], *, rounds: int = 400, seed: int = 0) -> Resul
     found = Results(
         tuple(form for form, some in (("real-or-fake", single), ("pairs", pairs)) if some),
         len(main), tuple(rows), tuple(raters), tuple(differences), agreement, (),
+        limited=bool(single) and not unlimited,
     )  # fmt: skip
-    limited = bool(timed) and len(free) == len(single) == len(timed)
-    return replace(found, readings=tuple(_readings(found, limited)))
+    return replace(found, readings=tuple(_readings(found)))
 
 
 # ---------------------------------------------------------------------------------------------------------- raters
@@ -306,16 +316,24 @@ def _preferences(
 
 
 def _thresholds(timed: Sequence[Vote]) -> dict[str, Interval]:
-    """HYPE_time by source, where the exposure followed a staircase."""
-    stairs = defaultdict[tuple[str, str], list[float]](list)
+    """HYPE_time by source, where the exposure followed a staircase.
+
+    A rater has one staircase, so that it speaks of one source: over several, an easy one pulls down the time of all.
+    """
+    by_rater = defaultdict[str, list[Vote]](list)
     for vote in timed:
-        if vote.source != REAL and vote.exposure is not None:
-            stairs[vote.source, vote.rater].append(vote.exposure)
+        by_rater[vote.rater].append(vote)
     found = defaultdict[str, list[float]](list)
-    for (source, _), exposures in stairs.items():
-        if len(set(exposures)) > 1:
-            found[source].append(threshold(exposures))
-    return {source: hype_time(each) for source, each in found.items()}
+    mixed = set[str]()
+    for own in by_rater.values():
+        exposures = [vote.exposure for vote in own if vote.exposure is not None]
+        sources = {vote.source for vote in own} - {REAL}
+        if len(set(exposures)) > 1 and len(sources) == 1:
+            found[sources.pop()].append(threshold(exposures))
+        elif len(set(exposures)) > 1:
+            mixed |= sources
+    thresholds = {source: hype_time(each) for source, each in found.items()}
+    return {source: Interval(Number(None, unit="ms", note=MIXED)) for source in sorted(mixed)} | thresholds
 
 
 def _differences(
@@ -364,7 +382,7 @@ def _agreement(votes: Sequence[Vote], seed: int) -> Number:
 # ----------------------------------------------------------------------------------------------------------- words
 
 
-def _readings(found: Results, limited: bool) -> list[str]:
+def _readings(found: Results) -> list[str]:
     """What the numbers say: the raters, each source, who cannot be told from whom, agreement, what is missing."""
     counted = [rater for rater in found.raters if rater.counted]
     said = [f"{found.votes:,} votes of {_many(len(counted), 'rater')}."]
@@ -375,7 +393,9 @@ def _readings(found: Results, limited: bool) -> list[str]:
         )
     elif not any(rater.checks for rater in counted):
         said.append("There were no planted easy trials: raters who did not look could not be found.")
-    if limited:
+    if any(row.exposure is not None and row.exposure.number.note == MIXED for row in found.rows):
+        said.append(MIXED)
+    if found.limited:
         said.append("All images were seen for a limited time: the error rates are larger than those without a limit.")
     said += [_reading(row) for row in found.rows]
     for metric in dict.fromkeys(difference.metric for difference in found.differences):
@@ -396,11 +416,9 @@ def _readings(found: Results, limited: bool) -> list[str]:
             f"For an error rate of every source within ± {100 * WISHED:g} points some {_rounded(needed)} more votes on "
             "the least known are needed, from further raters and on further images."
         )
-    rated = not limited and any(row.fakes is not None for row in found.rows)
-    return [
-        *said,
-        *([f"To read it beside: {LANDMARK['name']}, {_percent(BEST)} ({LANDMARK['paper']})."] if rated else []),
-    ]
+    if found.published:
+        said.append(f"To read it beside: {LANDMARK['name']}, {_percent(BEST)} ({LANDMARK['paper']}).")
+    return said
 
 
 def _reading(row: SourceRow) -> str:
@@ -455,4 +473,4 @@ def _plain(row: SourceRow) -> dict[str, Any]:
         if isinstance(value, Interval):
             value = asdict(value.number.finite()) | {"low": value.low, "high": value.high}
         found[name] = value
-    return found | {"says": VERDICTS[row.verdict]}
+    return found | {"says": VERDICTS[row.verdict], "reading": _reading(row)}

@@ -129,7 +129,7 @@ def simulate(
 
     Args:
         asked: trials, whose answers are replaced. Where they have an exposure, it becomes that of the rater's
-            staircase for the source.
+            staircase.
         d_prime: by source, how easily its images are seen through; `REAL` has 0.
         crowd: how raters and images differ.
         careless: raters who answer without a look.
@@ -140,10 +140,10 @@ def simulate(
     """
     crowd = crowd or Crowd()
     known = {REAL: 0.0, **d_prime}
-    if missing := {name for vote in asked for name in (vote.source, vote.other) if name and name not in known}:
+    if missing := {n for vote in asked if vote.role != "check" for n in (vote.source, vote.other)} - {*known, ""}:
         raise ValueError(f"there is no d′ for {', '.join(sorted(missing))}: give one for each source")
     skills, biases, peculiar = dict[str, float](), dict[str, float](), dict[tuple[str, int, str], float]()
-    clocks: dict[tuple[str, str], float] = {}
+    clocks: dict[str, float] = {}
     noise = philox(derive_seed("answers", seed))
     answered = []
 
@@ -157,7 +157,7 @@ def simulate(
             biases[rater] = crowd.bias * effect("bias", rater)
         exposure = vote.exposure
         if exposure is not None and vote.role == "main":
-            exposure = clocks.setdefault((rater, vote.source), START)
+            exposure = clocks.setdefault(rater, START)
         seen = 1.0 if exposure is None else 1 - math.exp(-exposure / GLANCE)
 
         def looks(source: str, item: int, role: str = vote.role, skill: float = seen * skills[rater]) -> float:
@@ -179,6 +179,6 @@ def simulate(
             yes = coin if blind else gap + lean + math.sqrt(2) * wonder > 0
             done = replace(vote, answer="left" if yes else "right", exposure=exposure)
         if exposure is not None and vote.role == "main" and done.right is not None:
-            clocks[rater, vote.source] = next_exposure(exposure, done.right)
+            clocks[rater] = next_exposure(exposure, done.right)
         answered.append(done)
     return answered
