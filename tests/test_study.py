@@ -279,8 +279,10 @@ def test_votes_leave_as_tables(folder: Path, tmp_path: Path, capsys: pytest.Capt
     for i in range(3):
         sitting.vote(code, i, "real", 5.0)
     sitting.close()
-    main(["study", "export", str(folder), str(tmp_path / "v.csv")])
-    main(["study", "export", str(folder), str(tmp_path / "v.json")])
+    for name in ("v.csv", "v.json"):
+        with pytest.raises(SystemExit) as ended:
+            main(["study", "export", str(folder), str(tmp_path / name)])
+        assert ended.value.code == 0
     with (tmp_path / "v.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["rater"] for row in rows] == [code] * 3 and [row["trial"] for row in rows] == ["0", "1", "2"]

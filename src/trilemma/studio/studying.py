@@ -7,6 +7,7 @@ studio. They answer with as many bytes whatever is true, and read every image fr
 from __future__ import annotations
 
 import dataclasses
+import functools
 import secrets
 import shlex
 import socket
@@ -163,7 +164,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7870,
     names: Sequence[str] = (),
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = functools.partial(print, flush=True),
 ) -> None:
     """Serve one study to raters until a signal comes.
 
@@ -279,7 +280,13 @@ async def _study(studio: Studio, request: Request) -> Response:
     def found() -> dict[str, Any]:
         path = studio.workspace.path("studies", key)
         with closing(Votes(path)) as votes:
-            return _entry(key, path) | {"results": conclusions(votes) if votes.counts()[1] else None}
+            entry = _entry(key, path) | {"results": None, "line": ""}
+            if votes.counts()[1]:
+                try:
+                    entry["results"] = conclusions(votes)
+                except ValueError as error:  # of votes that do not count yet
+                    entry["line"] = printable(error)
+        return entry
 
     return JSONResponse(await studio.work(found))
 
