@@ -142,7 +142,7 @@ def serve(
         raise ValueError(f"--port must be from 0 to 65535, not {port}")
     from trilemma.studio.studying import serve as serve_study
 
-    serve_study(folder, host=host, port=port, names=name or ())
+    serve_study(folder, host=host, port=port, names=name or (), say=lambda line: print(line, flush=True))
 
 
 @app.command

@@ -7,7 +7,6 @@ studio. They answer with as many bytes whatever is true, and read every image fr
 from __future__ import annotations
 
 import dataclasses
-import functools
 import secrets
 import shlex
 import socket
@@ -164,7 +163,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7870,
     names: Sequence[str] = (),
-    say: Callable[[str], None] = functools.partial(print, flush=True),
+    say: Callable[[str], None] = print,
 ) -> None:
     """Serve one study to raters until a signal comes.
 
