@@ -103,7 +103,7 @@ def test_a_session_is_a_function_of_seed_and_rater() -> None:
 
 
 def test_the_staircase_goes_down_after_right_and_up_after_wrong() -> None:
-    made = study(exposure=500.0, staircase=True)
+    made = study(sources=(Source("a", "", 40, 3),), exposure=500.0, staircase=True)
 
     def vote(right: bool, role: Any = "main") -> Vote:
         return Vote("r", 0, "real-or-fake", role, REAL, 0, "real" if right else "fake")
@@ -125,6 +125,7 @@ def test_what_cannot_be_a_study_is_refused_in_one_line(tmp_path: Path, blobs_fil
         ({"a": "ring"}, "ring", {}, "vectors"),
         ({"a": real}, real, {"form": "pairs", "pair": "models"}, "need two"),
         ({"a": real}, real, {"form": "pairs", "exposure": "250"}, "one image at a time"),
+        ({"a": real, "b": real}, real, {"exposure": "staircase"}, "of one source"),
     ):
         with pytest.raises(ValueError, match=line) as caught:
             make(tmp_path / "out", None, sets, against, Wanted(images=8, **fields))  # type: ignore[arg-type]
@@ -279,8 +280,10 @@ def test_votes_leave_as_tables(folder: Path, tmp_path: Path, capsys: pytest.Capt
     for i in range(3):
         sitting.vote(code, i, "real", 5.0)
     sitting.close()
-    main(["study", "export", str(folder), str(tmp_path / "v.csv")])
-    main(["study", "export", str(folder), str(tmp_path / "v.json")])
+    for name in ("v.csv", "v.json"):
+        with pytest.raises(SystemExit) as ended:
+            main(["study", "export", str(folder), str(tmp_path / name)])
+        assert ended.value.code == 0
     with (tmp_path / "v.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["rater"] for row in rows] == [code] * 3 and [row["trial"] for row in rows] == ["0", "1", "2"]

@@ -15,11 +15,14 @@ from rich.text import Text
 
 from trilemma.bars import Bars
 from trilemma.cli.flags import DataFlags, Device, Json, data_config, given, print_json
+from trilemma.files import write_json
 from trilemma.run import Run
 from trilemma.study.design import Wanted, make, open_study
 from trilemma.study.sitting import conclusions, standing
 from trilemma.study.votes import Votes, export
 from trilemma.text import printable
+
+RESULTS = "results.json"
 
 app = App(
     name="study",
@@ -139,12 +142,12 @@ def serve(
         raise ValueError(f"--port must be from 0 to 65535, not {port}")
     from trilemma.studio.studying import serve as serve_study
 
-    serve_study(folder, host=host, port=port, names=name or ())
+    serve_study(folder, host=host, port=port, names=name or (), say=lambda line: print(line, flush=True))
 
 
 @app.command
 def results(folder: Path, /, *, json: Json = False) -> None:
-    """What the votes say so far.
+    """What the votes say so far; also written into the folder, as results.json.
 
     Parameters
     ----------
@@ -157,12 +160,13 @@ def results(folder: Path, /, *, json: Json = False) -> None:
         if not about["votes"]:
             raise ValueError(f"nobody has voted yet: `trilemma study serve {folder}` lets raters in")
         found = conclusions(votes)
+    write_json(folder / RESULTS, found)
     if json:
         print_json({"study": about, "results": found})
         return
     console = Console()
     console.print(Text(printable(f"{study.title} — {about['raters']} raters, {about['votes']} votes"), style="bold"))
-    for line in found.get("reading", ()):
+    for line in found["readings"]:
         console.print(Text(printable(line)))
 
 

@@ -279,7 +279,13 @@ async def _study(studio: Studio, request: Request) -> Response:
     def found() -> dict[str, Any]:
         path = studio.workspace.path("studies", key)
         with closing(Votes(path)) as votes:
-            return _entry(key, path) | {"results": conclusions(votes) if votes.counts()[1] else None}
+            entry = _entry(key, path) | {"results": None, "line": ""}
+            if votes.counts()[1]:
+                try:
+                    entry["results"] = conclusions(votes)
+                except ValueError as error:  # of votes that do not count yet
+                    entry["line"] = printable(error)
+        return entry
 
     return JSONResponse(await studio.work(found))
 

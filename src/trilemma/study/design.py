@@ -122,6 +122,11 @@ class Study:
             raise ValueError("only one image at a time can be shown for a moment: leave --exposure, or --form pairs")
         if self.staircase and self.exposure is None:
             raise ValueError("a staircase needs its first exposure")
+        if self.staircase and len(names) > 1:
+            raise ValueError(
+                "a staircase finds the threshold of one source, and an easy one would pull down all: make a study of "
+                "each, or give --exposure in milliseconds"
+            )
 
     @property
     def length(self) -> int:

@@ -3,7 +3,7 @@
 const page = document.getElementById("page"), live = document.getElementById("said");
 const HERE = location.pathname, KEY = `study ${HERE}`, LATER = `${KEY} unsent`;
 const CROSS = 500, MASKS = 5, MASK = 30; // milliseconds of the cross before an image that is shown for a moment, and masks after it
-const ASIDE = 560; // pixels that a small image is made no larger than
+const ASIDE = 560; // pixels, or a share of the screen, that a small image is made no larger than
 
 function h(name, props = {}, ...children) {
   const [tag, ...classes] = name.split(".");
@@ -14,7 +14,7 @@ function h(name, props = {}, ...children) {
     else if (key in node) node[key] = value;
     else node.setAttribute(key, value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 const button = (words, onclick, kind = "") => h(`button${kind}`, { type: "button", onclick }, words);
@@ -81,7 +81,7 @@ function welcome(line = "") {
   const code = store.get(KEY);
   const input = h("input", { type: "text", autocapitalize: "off", autocomplete: "off", spellcheck: false, maxLength: 40, "aria-label": "Your code" });
   words("Welcome",
-    h("p", {}, "You will see images and say what you think of them, by two keys or two buttons. A few to practise come first. You can stop and come back at any time."),
+    h("p", {}, "You will see images and say what you think of each, by one of two buttons. A few to practise come first. You can stop and come back at any time."),
     h("p.soft", {}, "Your answers are kept under a random code and with nothing else about you."),
     line && h("p", { role: "alert" }, line),
     h("p.row", {}, button(code ? "Go on where you stopped" : "Start", () => begin(code), ".primary"), code ? button("Begin anew, as another person", () => begin(""), ".plain") : null),
@@ -102,7 +102,7 @@ async function begin(code) {
     const pairs = state.form === "pairs";
     words(state.title,
       h("p", {}, `${state.question} `, pairs ? "Two images stand side by side; choose one of them." : state.exposure ? "Each image is seen for a moment only: look at the cross in the middle." : "Take the time that you like."),
-      h("ul", {}, h("li", {}, h("kbd", {}, "←"), " or ", h("kbd", {}, "1"), pairs ? " for the left one, " : " for real, ", h("kbd", {}, "→"), " or ", h("kbd", {}, "2"), pairs ? " for the right one" : " for generated", ", or use the buttons."),
+      h("ul", {}, h("li.keys", {}, h("kbd", {}, "←"), " or ", h("kbd", {}, "1"), pairs ? " for the left one, " : " for real, ", h("kbd", {}, "→"), " or ", h("kbd", {}, "2"), pairs ? " for the right one" : " for generated", ", or use the buttons."),
         h("li", {}, `${state.of - state.practice} ${pairs ? "pairs" : "images"}, after ${state.practice} to practise.`),
         h("li", {}, "Your code, should you go on elsewhere: ", h("span.code", {}, state.code))),
       h("p", {}, button(state.practice ? "Practise" : "Begin", () => next(state), ".primary")));
@@ -161,7 +161,8 @@ function fit() {
   const [height, width] = screen.shape, ratio = devicePixelRatio || 1, many = screen.canvases.length;
   const gap = parseFloat(getComputedStyle(screen.stage).columnGap) || 0;
   const room = [(screen.stage.clientWidth - (many - 1) * gap) / many - 8, screen.stage.clientHeight - 8];
-  const most = Math.min(Math.max(ASIDE, width), room[0]) * ratio / width, tall = Math.min(Math.max(ASIDE, height), room[1]) * ratio / height;
+  const aside = Math.max(ASIDE, 0.6 * innerHeight);
+  const most = Math.min(Math.max(aside, width), room[0]) * ratio / width, tall = Math.min(Math.max(aside, height), room[1]) * ratio / height;
   const factor = Math.min(most, tall) >= 1 ? Math.floor(Math.min(most, tall)) : Math.min(most, tall);
   for (const canvas of screen.canvases) {
     canvas.style.setProperty("width", `${(factor * width) / ratio}px`);
