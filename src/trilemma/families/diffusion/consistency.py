@@ -1,8 +1,9 @@
 """Consistency models by easy consistency tuning: from noise to an image in one to eight evaluations.
 
-A denoiser says where the path from noise leads at this moment, a consistency model where it ends: f(x_t, t) is the same
-image for all points of one path (Song et al. 2023). Here a network is first trained as an ordinary denoiser, which is
-right where t is small, and then taught to agree with itself a little nearer to the image (Geng et al. 2024).
+A denoiser says where the path from noise leads at this moment, a consistency model where it ends, which is one image
+for all points of a path (Song et al. 2023). Here a network is first trained as an ordinary denoiser, and then taught to
+agree with itself a little nearer to the end (Geng et al. 2024). The path may be cut into steps, each with an end of its
+own (Heek et al. 2024).
 """
 
 from __future__ import annotations
@@ -45,15 +46,13 @@ START = {"noise": 20.0}
 FIRST = 80.0
 HUBER = 0.00054
 """c of the pseudo-Huber distance, for a root mean square over values (Song and Dhariwal 2023, section 3.3)."""
+STEPS = (1, 2, 4, 8)
 SHARES = (0.1, 0.2, 0.6, 0.1)
-"""Of the images that are trained on for 1, 2, 4 and 8 steps."""
+"""Of the images that are trained on for as many `STEPS`."""
 COARSE, FINE = 16.0, 256.0
 """The gap t - r is about t/q, with q between these, doubling as training goes on."""
 ROUGH = 64.0
 """The largest q at which bfloat16 tells t from r: its rounding is a third of the difference there, at 256 the whole."""
-CENTRE = 0.8
-"""The σ/α to which two steps return; more steps spread around it."""
-MOST_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -97,15 +96,12 @@ class ConsistencyConfig(NetworkConfig):
 class ConsistencyOptions:
     """How to draw from a student."""
 
-    steps: Annotated[int, Limits(1, MOST_STEPS)] = 2
-    """evaluations of the network; 1 is the fastest, 2 to 4 are better"""
-    levels: Annotated[tuple[float, ...], Limits(above=0)] | None = None
-    """the noise, as a multiple of the signal, that is added anew before each evaluation but the first, falling; by
-    default 0.8 for two steps, and spread around it for more"""
+    steps: int = 4
+    """evaluations of the network: 1, 2, 4 or 8, for which it is trained"""
     guidance: Annotated[float, Limits(0)] = 1.0
     """weight of guidance, of a student that has learnt some: 1 is plainly conditional"""
     clip: bool = True
-    """clamp every image on the way to the range of the pixels"""
+    """clamp every estimate of the image to the range of the pixels"""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """arithmetic of the network: bf16 autocast, fp32, or whichever is faster on the device"""
 
@@ -113,26 +109,12 @@ class ConsistencyOptions:
     sampler: ClassVar[str] = "student"
     eta: ClassVar[float] = 0.0
     variance: ClassVar[str] = "auto"
+    allowed: ClassVar[Sequence[int]] = STEPS
 
     def __post_init__(self) -> None:
         check_limits(self)
-        if self.levels is not None and (
-            len(self.levels) != self.steps - 1
-            or any(b >= a for a, b in zip(self.levels, self.levels[1:], strict=False))
-        ):
-            raise ValueError(
-                f"levels must fall and be one fewer than the {self.steps} steps, not {','.join(map(str, self.levels))}"
-            )
-
-    @property
-    def again(self) -> tuple[float, ...]:
-        """The σ/α to which each step but the first returns."""
-        if self.levels is not None or self.steps == 1:
-            return self.levels or ()
-        reach = 2 * (1 - 2 / self.steps)
-        count = self.steps - 1
-        places = [1 - 2 * i / (count - 1) for i in range(count)] if count > 1 else [0.0]
-        return tuple(CENTRE * 3 ** (reach * place) for place in places)
+        if self.steps not in self.allowed:
+            raise ValueError(f"steps must be 1, 2, 4 or 8, for which a student is trained, not {self.steps}")
 
     def evaluations(self, schedule: Schedule) -> int:
         """How often these options evaluate the network for an image; guidance costs nothing."""
@@ -143,8 +125,10 @@ class ConsistencyOptions:
 class ConsistencyCompletionOptions(ConsistencyOptions):
     """How to draw the rest of an image."""
 
-    steps: Annotated[int, Limits(1, 100)] = 20
+    steps: Annotated[int, Limits(1, 1000)] = 20
     """evaluations of the network: each agrees anew with what is known"""
+
+    allowed: ClassVar[Sequence[int]] = range(1, 1001)
 
 
 class Told(nn.Module):
@@ -164,9 +148,10 @@ class Told(nn.Module):
 class Consistency(Family, Completes, Distils):
     """A denoiser, then a student of itself: the same network, with one loss after the other.
 
-    In the first part of the budget it is `Flow`. In the rest f(x_t, t), its estimate of x_0, is taught to be
-    f(x_r, r) of the same image and noise a little nearer to the image, down to f(x, 0) = x. Drawn from by multistep
-    consistency sampling (Song et al. 2023, algorithm 1): x_0 = f(x_t, t), noise again, and so on.
+    In the first part of the budget it is `Flow`. In the rest its estimate of x_0 becomes f(x_t, t, s), the image by
+    which the path leads from x_t to x_s: it is taught to agree with f(x_r, r, s) of the same image and noise, a little
+    nearer to s. It draws in 1, 2, 4 or 8 jumps from one s to the next, as a multistep consistency model (Heek,
+    Hoogeboom and Salimans 2024, arXiv:2403.06807); that of one step is the consistency model of Song et al. 2023.
     """
 
     name = "consistency"
@@ -175,7 +160,7 @@ class Consistency(Family, Completes, Distils):
     paper = "Geng, Pokle, Luo, Lin and Kolter 2024, Consistency Models Made Easy, arXiv:2406.14548"
     density = Density.IMPLICIT
     answers: ClassVar[Mapping[str, str]] = {
-        "sample": "yes, in one to eight evaluations",
+        "sample": "yes, in 1, 2, 4 or 8 evaluations",
         "p(x)": "no: jumps to the end of a path carry no density",
         "p(z|x)": "no: it leads from noise to images, not back",
         "complete": "approximate: known pixels are put back before noise is added again",
@@ -222,7 +207,9 @@ class Consistency(Family, Completes, Distils):
             return self.agreement(x, labels, noise)
         x0, tau, eps = self.spec.to_unit(x), noise.uniform(), noise.normal(*self.spec.shape)
         rows = rowwise(tau, x0)
-        output = self.net((1 - rows) * x0 + rows * eps, self.net.at(tau * self.schedule.T, self.schedule.T), labels)
+        silent = 0 * self.until(1000 * tau)  # it learns nothing yet, so that the student begins as the denoiser
+        times = self.net.at(tau * self.schedule.T, self.schedule.T)
+        output = self.net((1 - rows) * x0 + rows * eps, times, labels, silent)
         return Loss({"loss": (output.to(x0) - (eps - x0)).square().mean()})
 
     def agreement(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
@@ -260,7 +247,7 @@ class Consistency(Family, Completes, Distils):
         """Of which grid each image is trained, float64 [N]: 1, 2, 4 or 8 steps."""
         places = torch.tensor(SHARES).cumsum(0)
         drawn = torch.searchsorted(places, noise.uniform().cpu(), right=True).clamp(max=len(SHARES) - 1)
-        return 2.0 ** drawn.double()
+        return torch.tensor(STEPS, dtype=torch.float64)[drawn]
 
     def end(self, level: Tensor, steps: Tensor) -> Tensor:
         """The next σ/α below each ``level`` at which one of so many steps ends; both float64 [N].
@@ -397,9 +384,9 @@ class Consistency(Family, Completes, Distils):
         options: ConsistencyOptions,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Jump from end to end of the steps; with something ``known`` of ``x0``, put it back and noise again instead.
+        """Jump from end to end of the steps; with something ``known`` of ``x0``, jump to the image, put it back, noise.
 
-        The second is multistep consistency sampling (Song et al. 2023, algorithms 1 and 4), of jumps to the image.
+        The second is the zero-shot editing of Song et al. 2023, algorithm 4. Only it draws from ``noise``.
         """
         ends = (torch.arange(options.steps, dtype=torch.float64) / options.steps * (math.pi / 2)).tan().flip(0)
         level, x_t, image = torch.tensor(self.start, dtype=torch.float64), z, x0
@@ -423,6 +410,7 @@ class Consistency(Family, Completes, Distils):
         return image
 
     def eps(self, x_t: Tensor, x0: Tensor, level: Tensor) -> Tensor:
+        """The noise in x_t of which x_0 is the image."""
         alpha, sigma = self.schedule.at(self.time(level), x_t)
         return (x_t - alpha * x0) / sigma
 
