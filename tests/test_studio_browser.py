@@ -120,8 +120,7 @@ def test_every_room_opens_and_asks_nobody_else(watched: Watched, address: str) -
     for room, words in (("", "Every family"), ("train", "Watch them learn"), ("lab", "Lab"), ("compare", "Compare"),
                         ("study", "Study"), ("run/runs%2Fodd%2Fvae", "Variational autoencoder")):  # fmt: skip
         page.goto(f"{address}#/{room}")
-        page.wait_for_selector("main h1")
-        assert words in page.inner_text("main h1")
+        page.wait_for_selector(f"main h1:has-text('{words}')")
         assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), (
             f"{room} is wider than the page"
         )
@@ -238,3 +237,31 @@ def test_one_plays_with_a_run_by_keyboard(watched: Watched, address: str, home: 
     until(lambda: "exact" in page.inner_text(".rates") and "bound" in page.inner_text(".rates"))
     page.keyboard.press("Escape")
     until(lambda: page.locator("dialog").count() == 0)
+
+
+@pytest.mark.slow
+def test_points_drawn_by_keyboard_are_learnt_live(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}#/lab")
+    until(lambda: page.locator(".lab-card").count() >= 5)  # it begins by itself
+    for name in ("autoencoder", "diffusion", "flow", "consistency"):
+        page.uncheck(f".lab-choice input[value={name}]")
+    until(lambda: page.locator(".lab-card").count() == 2)
+    page.check("input[value=own]")
+    until(lambda: page.evaluate("document.activeElement.className") == "lab-pen")
+    for key in ("Space", "ArrowLeft", "ArrowLeft", "ArrowUp", "Space", "ArrowUp", "Space"):
+        page.keyboard.press(key)
+    assert page.inner_text(".lab-own output") == "60 of 5,000 points"
+    page.click("text=Learn these")
+    until(lambda: page.inner_text(".lab-card:has-text('VAE')").count("covered") == 1)
+    picture = "document.querySelector('.lab-card canvas').toDataURL()"
+    before = page.evaluate(picture)
+    until(lambda: page.evaluate(picture) != before)  # the dots move
+    page.click("text=Pause")
+    until(lambda: page.inner_text(".lab-facts >> nth=0") == (time.sleep(1), page.inner_text(".lab-facts >> nth=0"))[1])
+    step = page.inner_text(".lab-facts >> nth=0").split(" · ")[0]
+    page.click("text=10 steps")
+    until(lambda: page.inner_text(".lab-facts >> nth=0").split(" · ")[0] != step)
+    page.select_option(".lab-card:has-text('GAN') select:has(option[value=wasserstein])", "wasserstein")
+    page.click("text=Read out")
+    assert "GAN after" in page.inner_text(".room-lab p[role=status]")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import itertools
 import json
 import math
@@ -29,10 +30,14 @@ from starlette.routing import BaseRoute
 from trilemma.data import Dataset, load
 from trilemma.data.mixtures import MIXTURES, Law
 from trilemma.families import FAMILIES
+from trilemma.files import write_bytes
 from trilemma.noise import philox
 from trilemma.studio.pupil import Floats, Pupil, View, described
 from trilemma.studio.room import Studio, asked, route
+from trilemma.studio.training import Order, begin
+from trilemma.studio.uploads import free
 from trilemma.studio.workspace import Unknown
+from trilemma.training import Budget
 from trilemma.validate import Limits, Seed, check_limits
 from trilemma.vectors import Plane
 
@@ -158,6 +163,7 @@ class Lab:
                 raise ValueError(f"{name} learns images and no points; there are {', '.join(learners())}")
         if not families:
             raise ValueError("choose a family")
+        self.source = start.source
         self.key = secrets.token_urlsafe(12)
         self.data = own_points(start.points) if start.source == "own" else points(start.source, start.seed)
         self.dataset: Dataset = load(self.data, progress=False)
@@ -328,6 +334,7 @@ def routes(studio: Studio) -> list[BaseRoute]:
         route(studio, "/api/lab/{key}", _steer, ["POST"]),
         route(studio, "/api/lab/{key}", _close, ["DELETE"]),
         route(studio, "/api/lab/{key}/frame", _frame),
+        route(studio, "/api/lab/{key}/keep", _keep, ["POST"]),
     ]
 
 
@@ -356,6 +363,30 @@ async def _close(studio: Studio, request: Request) -> Response:
     lab.close()
     LABS.forget(lab)
     return JSONResponse({})
+
+
+@dataclass(frozen=True)
+class Keep:
+    """For how long each family of a lab is trained into a run."""
+
+    budget: str = "1m"
+
+
+async def _keep(studio: Studio, request: Request) -> Response:
+    """Keep the points as a data set, and train the families on it into run folders, at their full size."""
+    lab = LABS.get(request.path_params["key"])
+    budget = (await asked(request, Keep)).budget
+    Budget.parse(budget)
+
+    def kept() -> dict[str, Any]:
+        place = free(studio.workspace, f"{lab.source}-points.npy")
+        file = io.BytesIO()
+        np.save(file, lab.data)
+        write_bytes(place, file.getvalue())
+        names = tuple(pupil.family for pupil in lab.pupils)
+        return begin(studio, Order(place.name, names, budget, seed=lab.pupils[0].seed))
+
+    return JSONResponse(await studio.work(kept))
 
 
 async def _frame(studio: Studio, request: Request) -> Response:

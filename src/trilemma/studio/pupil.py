@@ -25,14 +25,14 @@ from trilemma.families import FAMILIES
 from trilemma.families.diffusion.flow_density import flow_velocity
 from trilemma.families.diffusion.ode import with_exact_divergence
 from trilemma.families.diffusion.samplers import NOISE
-from trilemma.families.family import Decodes, Denoises, Encodes, Family, Plays
+from trilemma.families.family import Decodes, Denoises, Distils, Encodes, Family, Plays
 from trilemma.faults import in_words
 from trilemma.metrics.manifold import manifold_scores
 from trilemma.metrics.spots import spots
 from trilemma.noise import BatchNoise
 from trilemma.parallel import ranks
 from trilemma.run import Run
-from trilemma.training import Progress, make_config
+from trilemma.training import Budget, Progress, make_config
 from trilemma.training.loop import Learner, steps
 from trilemma.vectors import Plane
 
@@ -43,8 +43,8 @@ DOTS, PATHS, SIDE, ARROWS = 400, 48, 32, 13
 DRAWS, STEPS = 16, 12
 """Importance samples for a point of the map, and steps of the flow's equation."""
 POWER = 1.5
-DEPTH = 6.0
-"""Nats below the top that the map still shows."""
+BUDGET = 1000
+"""Steps of a family whose training has a beginning and an end; the others go on and on."""
 LOSSES = 240
 """Points of a curve of losses, at most twice as many."""
 SLICE = 0.02
@@ -102,19 +102,28 @@ def switches(family: type[Family], config: RunConfig) -> list[tuple[Switch, str 
     for switch in SWITCHES:
         owner = {"model": family.Config, "train": type(config.train), "options": family.Options}[switch.place]
         default = next((each.default for each in dataclasses.fields(owner) if each.name == switch.name), None)
-        if switch.name == "steps" and switch.place == "options" and "steps" in _fields(family.Options):
+        if switch.name == "steps" and issubclass(family, Denoises):
             default = 16
         elif switch.place != "options" and default is not None:
             default = getattr(config.model if switch.place == "model" else config.train, switch.name)
         if default is None or not isinstance(default, str | int | float):
             continue
-        choices = switch.choices
+        choices = tuple(value for value in switch.choices if _fits(owner, switch.name, value))
         if default not in choices:
             if isinstance(default, str):  # another family's field of the same name
                 continue
             choices = tuple(sorted((*choices, default)))  # type: ignore[type-var]
         found.append((dataclasses.replace(switch, choices=choices), default))
     return found
+
+
+def _fits(owner: type, name: str, value: str | int | float) -> bool:
+    """Whether a config takes this value of a field, the others being its defaults."""
+    try:
+        owner(**{name: value})
+    except ValueError:
+        return False
+    return True
 
 
 def lesson(family: type[Family]) -> str:
@@ -128,6 +137,11 @@ def lesson(family: type[Family]) -> str:
         return (
             "All modes are found early, and sharpen slowly. Move the time: the dots come out of noise along their "
             "paths, in as many steps as you give them."
+        )
+    if issubclass(family, Distils):
+        return (
+            f"For {BUDGET // 2:,} steps it is a denoiser like the others, whose few jumps end between the modes; then "
+            "it learns to jump to the end of its path at once, and rests after as many again."
         )
     if issubclass(family, Decodes) and family.prior:
         return (
@@ -235,7 +249,7 @@ class Pupil:
         """The whole config; ``ValueError`` where two choices contradict each other."""
         model = {"width": WIDTH, "latent": 2} | ({} if defaults else self.of("model"))
         known = _fields(self.cls.Config)
-        settings = {"batch": BATCH, "precision": "fp32"} | ({} if defaults else self.of("train"))
+        settings = {"batch": BATCH, "precision": "fp32", "anneal": 0.0} | ({} if defaults else self.of("train"))
         return make_config(
             self.family,
             self.dataset,
@@ -299,7 +313,7 @@ class Pupil:
         if state is not None:
             learner.restore(state, "the lab")
         self.learner = learner
-        self.steps = steps(learner, self.dataset, config, self.progress, where)
+        self.steps = steps(learner, self.dataset, config, self.progress, where, self.limit)
 
     # How it learns
 
@@ -314,11 +328,17 @@ class Pupil:
             self.error = in_words(error) or f"something broke that should not: {type(error).__name__}"
             return False
 
+    @property
+    def limit(self) -> Budget | None:
+        return Budget(BUDGET, "steps") if issubclass(self.cls, Distils) else None
+
     def _learn(self, view: View) -> bool:
         begun = time.monotonic()
+        if self.limit and self.limit.spent(self.progress) >= 1:
+            self.owed = 0
+            return False
         if view.playing and view.speed:
-            behind = self.noted_at or begun - 1 / view.speed
-            self.owed = min(int((begun - behind) * view.speed), 5)
+            self.owed = min(int((begun - self.noted_at) * view.speed), 5) if self.noted_at else 1
             if self.owed:
                 self.noted_at = begun
         count = 0
@@ -401,8 +421,8 @@ class Pupil:
         x_0, eps, _ = model.denoiser(None)(y, t)
         alpha, sigma = model.schedule(s)
         step = model.spec.from_unit(alpha * x_0 + sigma * eps) - self.feet
-        most = 0.9 * torch.tensor(self.plane.side) / ARROWS
-        step = step / (step.abs() / most).amax(1, keepdim=True).clamp(min=1).float()
+        cells = (step / (torch.tensor(self.plane.side) / ARROWS)).norm(dim=1, keepdim=True)  # of how many cells it is
+        step = step * 0.9 / torch.maximum(cells, cells.quantile(0.8).clamp(min=1e-6))
         return torch.stack([self.feet, self.feet + step.float()], 1)
 
     def _bent(self, model: Decodes) -> Tensor:
@@ -491,8 +511,9 @@ class Pupil:
                 yield
             kind, words = "estimate", f"density, estimated: the equation of its flow in {STEPS} steps"
         else:
-            parts, kind, words = [], "", ""
-            for rows in self.cells.split(200):
+            parts: list[Tensor] = []
+            for start in range(0, len(self.cells), 200):
+                rows = self.cells[start : start + 200]
                 noise = BatchNoise((self.seed, "map", len(parts)), len(rows), 0, len(rows), torch.device("cpu"))
                 answer = model.log_likelihood(rows, None, noise, DRAWS)
                 if answer.nats is None:
@@ -506,7 +527,8 @@ class Pupil:
             nats = torch.cat(parts)
         finite = nats[torch.isfinite(nats)]
         top = finite.quantile(0.995) if len(finite) else torch.zeros(())
-        self.swept = self._field(((nats - top + DEPTH) / DEPTH).nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)), kind, words
+        # The root of p, so that wide modes show beside narrow ones.
+        self.swept = self._field(((nats - top) / 2).exp().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1)), kind, words
 
     def _field(self, shares: Tensor) -> Floats:
         return _single(shares.view(SIDE, SIDE))

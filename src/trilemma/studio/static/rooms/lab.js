@@ -9,7 +9,7 @@ export async function show(place) {
   const state = { source: "ring", families: known.families.slice(), seed: 0, own: null, lab: null, cards: new Map(), stamp: 0, data: null, stop: null, view: { playing: true, speed: 0, heat: true, lines: true, averaged: false, time: 0 } };
 
   const sets = h("div.chips", { role: "radiogroup", "aria-label": "The points to learn" }, Object.entries(known.sets).map(([name, words]) => h("label.chip", { title: words }, h("input", { type: "radio", name: "lab-set", value: name, checked: name === state.source, onchange: () => choose(name) }), name === "own" ? "draw or paste your own" : words)));
-  const families = h("div.chips", { role: "group", "aria-label": "Who learns them" }, known.families.map((name) => h("label.chip", {}, h("input", { type: "checkbox", value: name, checked: true, onchange: pick }), badge(name), short_title(name))));
+  const families = h("div.chips", { role: "group", "aria-label": "Who learns them" }, known.families.map((name) => h("label.chip", { title: about.byName[name].title }, h("input", { type: "checkbox", value: name, checked: true, onchange: pick }), badge(name), short_title(name))));
   const own = pen(known, (points) => { state.own = points; start(); });
   own.hidden = true;
   const play = button("Pause", () => steer({ playing: !state.view.playing }), { class: "primary lab-play" });
@@ -22,16 +22,20 @@ export async function show(place) {
   const time = slider("Time t", { min: 0, max: 1, step: 0.02, value: 0, text: (v) => (v === 0 ? "0: samples" : v === 1 ? "1: noise" : v.toFixed(2)), oninput: (v) => steer({ time: v }) });
   time.classList.add("lab-time");
   time.title = "Where the dots of diffusion and flow are shown on their way from noise to samples, and the field that carries them there";
+  const keep = button("Train these as runs", async () => {
+    const made = state.lab && await attempt(() => api(`/api/lab/${state.lab.key}/keep`, { budget: "1m" }));
+    if (made) location.hash = `#/watch/${encodeURIComponent(made.group)}`;
+  }, { class: "quiet", title: "Keep the points as a data set, and train every family on it for a minute, at full size, into a run folder" });
   const told = h("p.soft", { role: "status", "aria-live": "polite" });
   const read = button("Read out", () => { told.textContent = [...state.cards.values()].map((card) => card.words()).join(" "); }, { class: "quiet", title: "Say in words what is seen" });
   const columns = h("div.lab-columns");
   const ended = h("div.note", { hidden: true });
   place.append(
-    h("h1", {}, "Watch them learn a plane of points"),
+    h("h1", {}, "The Lab: watch them learn a plane of points"),
     h("p.lead", {}, "Grey points are the data, coloured dots are samples, always from the same noise, so that you see how each one moves."),
     h("div.lab-choice", {}, sets, own, families),
-    h("div.lab-bar", { role: "toolbar", "aria-label": "How they learn" }, h("div.row", {}, play, step, steps, reset, reseed, speed), h("div.row", {}, ticks, time, read)),
-    told, ended, columns,
+    h("div.lab-bar", { role: "toolbar", "aria-label": "How they learn" }, h("div.row", {}, play, step, steps, reset, reseed, speed), h("div.row", {}, ticks, time, keep, read)),
+    ended, columns, told,
     h("p.soft", {}, "Small networks of 64 units a layer, each family in turn for an equal time. Good: within three standard deviations of a mode. Near and covered: precision (Kynkäänniemi et al. 2019) and coverage (Naeem et al. 2020) against as many points of the data."));
 
   function choose(name) {
@@ -72,6 +76,7 @@ export async function show(place) {
     const old = state.cards;
     state.cards = new Map(lab.families.map((each) => [each.name, card(each, (name, value) => steer({ family: each.name, name, value }), old.get(each.name)?.open)]));
     columns.replaceChildren(...[...state.cards.values()].map((each) => each.node));
+    balance(columns);
     time.hidden = !lab.families.some((each) => each.timed);
     await steer({ ...state.view });
     state.stop = poll(columns, 100, () => frame(lab));
@@ -100,16 +105,25 @@ export async function show(place) {
     state.stamp = head.stamp;
     return true;
   }
-  const leave = () => { if (columns.dataset.seen && !columns.isConnected) { close(); removeEventListener("hashchange", later); removeEventListener("pagehide", close); dark.removeEventListener("change", recolour); } };
-  const later = () => setTimeout(leave, 500);
+  new ResizeObserver(() => balance(columns)).observe(columns);
+  const leave = () => { if (location.hash.startsWith("#/lab")) return; start.turn = Infinity; close(); removeEventListener("hashchange", leave); removeEventListener("pagehide", close); dark.removeEventListener("change", recolour); };
   const recolour = () => { for (const each of state.cards.values()) each.recolour(); };
-  addEventListener("hashchange", later);
+  addEventListener("hashchange", leave);
   addEventListener("pagehide", close);
   dark.addEventListener("change", recolour);
   start();
 }
 
-const short_title = (name) => about.byName[name].title.replace(/ \(.*\)$/, "");
+/** A title that fits over a small canvas. */
+function short_title(name) {
+  const plain = about.byName[name].title.replace(/ \(.*\)$/, "");
+  return plain.length <= 16 ? plain : name.length <= 3 ? name.toUpperCase() : name[0].toUpperCase() + name.slice(1);
+}
+/** As many columns as there is room for, in rows of about the same length. */
+function balance(columns) {
+  const count = columns.childElementCount || 1, fits = Math.max(1, Math.floor((columns.clientWidth + 14) / (206 + 14)));
+  columns.style.setProperty("--columns", Math.ceil(count / Math.ceil(count / fits)));
+}
 
 /** One family: its canvas, what is said of it, its curve and its switches. */
 function card(family, turn, open) {
@@ -119,24 +133,26 @@ function card(family, turn, open) {
   const looks = Object.fromEntries(family.switches.map((each) => [each.name, each]));
   const choose = (each) => {
     const select = h("select", { title: each.look, onfocus: () => { lesson.textContent = each.look; }, onchange: () => { lesson.textContent = `${each.look}${each.fresh ? " (It has begun anew.)" : ""}`; if (each.fresh) clear(); turn(each.name, typeof each.value === "number" ? Number(select.value) : select.value); } }, each.choices.map((value) => h("option", { value, selected: value === each.value }, typeof value === "number" ? short(value) : value)));
-    return field(each.label, select);
+    const made = field(each.label, select);
+    made.classList.toggle("wide", each.choices.some((value) => typeof value === "string" && value.length > 8));
+    return made;
   };
   const switches = h("details.lab-switches", { open: open?.() ?? innerWidth > 700 }, h("summary", {}, "Switches"), h("div", {}, family.switches.map(choose)));
   const node = h("article.column.lab-card", { class: hue(family.name), "aria-label": about.byName[family.name].title },
-    h("h3", {}, named(family.name, short_title(family.name))), h("div.lab-frame", {}, canvas),
+    h("h3", { title: about.byName[family.name].title }, named(family.name, short_title(family.name))), h("div.lab-frame", {}, canvas),
     score, facts, kind, chart, lesson, switches);
-  const pen = canvas.getContext("2d");
-  let side = 0, ratio = 1, data = null, layer = null, heat = null, lines = null, from = null, to = null, began = 0, dirty = true, colours = null, view = { heat: true, lines: true }, last = {}, charted = 0, said = 0, drawn = 0, summary = "nothing drawn yet";
+  const pen = canvas.getContext("2d"), under = document.createElement("canvas"), dot = document.createElement("canvas");
+  let side = 0, ratio = 1, data = null, layer = null, heat = null, lines = null, from = null, to = null, began = 0, dirty = true, stale = true, colours = null, view = { heat: true, lines: true }, last = {}, charted = 0, said = 0, drawn = 0, summary = "nothing drawn yet";
 
   const colour = (name) => { const probe = document.createElement("canvas").getContext("2d", { willReadFrequently: true }); probe.fillStyle = getComputedStyle(node).getPropertyValue(name).trim() || "#888"; probe.fillRect(0, 0, 1, 1); return [...probe.getImageData(0, 0, 1, 1).data].slice(0, 3); };
   const rgba = ([r, g, b], a) => `rgba(${r}, ${g}, ${b}, ${a})`;
-  function recolour() { colours = null; layer = null; if (heat) heat.picture = null; dirty = true; }
+  function recolour() { colours = null; layer = null; if (heat) heat.picture = null; dirty = stale = true; }
   function measure() {
     const width = Math.round(canvas.clientWidth), scale = Math.min(2, devicePixelRatio || 1);
     if (!width || (width === side && scale === ratio)) return;
     side = width; ratio = scale;
     canvas.width = canvas.height = Math.round(width * scale);
-    layer = null; dirty = true;
+    layer = null; dirty = stale = true;
   }
   new ResizeObserver(measure).observe(canvas);
 
@@ -165,36 +181,44 @@ function card(family, turn, open) {
     node.dataset.seen = "1";
     requestAnimationFrame(draw);
     measure();
-    if (!side || now - drawn < 30) return;
+    if (!side || now - drawn < 40) return;
     const share = still.matches ? 1 : Math.min(1, (now - began) / 160);
     if (!dirty && share >= 1) return;
     dirty = share < 1;
     drawn = now;
     colours ??= { hue: colour("--hue"), soft: colour("--soft"), card: colour("--card") };
     const s = canvas.width;
+    if (stale) beneath(s);
     pen.clearRect(0, 0, s, s);
-    background(); picture();
-    pen.imageSmoothingEnabled = true;
-    pen.imageSmoothingQuality = "high";
-    if (view.heat && heat) pen.drawImage(heat.picture, 0, 0, s, s);
-    if (layer) pen.drawImage(layer, 0, 0);
-    if (view.lines && lines) strokes(s);
+    pen.drawImage(under, 0, 0);
     if (!to) return;
-    const radius = Math.max(1.6, side / 170) * ratio;
-    const dots = new Path2D();
+    const middle = dot.width / 2;
     for (let i = 0; i < to.length; i += 2) {
       const x = (from[i] + share * (to[i] - from[i])) * s, y = (1 - from[i + 1] - share * (to[i + 1] - from[i + 1])) * s;
-      if (!(x > -9 && y > -9 && x < s + 9 && y < s + 9)) continue;
-      dots.moveTo(x + radius, y);
-      dots.arc(x, y, radius, 0, 7);
+      if (x > -9 && y > -9 && x < s + 9 && y < s + 9) pen.drawImage(dot, x - middle, y - middle);
     }
-    pen.fillStyle = rgba(colours.hue, 0.92);
-    pen.strokeStyle = rgba(colours.card, 0.8);
-    pen.lineWidth = 0.8 * ratio;
-    pen.fill(dots);
-    pen.stroke(dots);
   }
-  function strokes(s) {
+  /** All that stays while the dots move, and a dot: drawn once, so that a frame is quickly put together. */
+  function beneath(s) {
+    stale = false;
+    background(); picture();
+    under.width = under.height = s;
+    const ink = under.getContext("2d");
+    ink.imageSmoothingQuality = "high";
+    if (view.heat && heat) ink.drawImage(heat.picture, 0, 0, s, s);
+    if (layer) ink.drawImage(layer, 0, 0);
+    if (view.lines && lines) strokes(s, ink);
+    const radius = Math.max(1.6, side / 170) * ratio;
+    dot.width = dot.height = Math.ceil(2 * radius + 4);
+    const round = dot.getContext("2d");
+    round.arc(dot.width / 2, dot.width / 2, radius, 0, 7);
+    round.fillStyle = rgba(colours.hue, 0.92);
+    round.strokeStyle = rgba(colours.card, 0.8);
+    round.lineWidth = 0.8 * ratio;
+    round.fill();
+    round.stroke();
+  }
+  function strokes(s, ink) {
     const [count, points] = lines.shape, arrows = family.timed && points === 2 && view.time > 0, all = new Path2D();
     for (let l = 0; l < count; l++) {
       let on = false;
@@ -210,14 +234,14 @@ function card(family, turn, open) {
         if (length > 1) for (const turned of [2.6, -2.6]) { all.moveTo(x1, y1); all.lineTo(x1 + wing * Math.cos(angle + turned), y1 + wing * Math.sin(angle + turned)); }
       }
     }
-    pen.strokeStyle = rgba(colours.hue, arrows ? 0.75 : family.timed ? 0.22 : 0.4);
-    pen.lineWidth = (arrows ? 1.2 : 1) * ratio;
-    pen.stroke(all);
+    ink.strokeStyle = rgba(colours.hue, arrows ? 0.75 : family.timed ? 0.22 : 0.4);
+    ink.lineWidth = (arrows ? 1.2 : 1) * ratio;
+    ink.stroke(all);
   }
-  function clear() { from = to = lines = heat = null; dirty = true; charted = 0; chart.replaceChildren(); }
+  function clear() { from = to = lines = heat = null; dirty = stale = true; charted = 0; chart.replaceChildren(); }
 
   function hear(now, parts, seen) {
-    if (seen.heat !== view.heat || seen.lines !== view.lines) dirty = true;
+    if (seen.heat !== view.heat || seen.lines !== view.lines) dirty = stale = true;
     view = { ...seen };
     const clock = performance.now();
     if (parts.dots) {
@@ -225,11 +249,11 @@ function card(family, turn, open) {
       from = to && to.length === fresh.length ? to.map((v, i) => { const x = from[i] + share * (v - from[i]); return Number.isFinite(x) ? x : fresh[i]; }) : fresh;
       to = fresh; began = clock; dirty = true;
     }
-    if (parts.lines) { lines = parts.lines; dirty = true; }
-    if (parts.heat) { heat = { ...parts.heat, plain: now.kind === "discriminator" }; dirty = true; }
+    if (parts.lines) { lines = parts.lines; dirty = stale = true; }
+    if (parts.heat) { heat = { ...parts.heat, plain: now.kind === "discriminator" }; dirty = stale = true; }
     if (now.step !== undefined) facts.textContent = `step ${now.step.toLocaleString("en")} · ${short(now.rate, 2)}/s`;
     const s = now.score;
-    score.textContent = s ? ("modes" in s ? `${s.modes} of ${s.of} modes · ${Math.round(100 * s.good)} % good` : `${Math.round(100 * s.near)} % near · ${Math.round(100 * s.covered)} % covered`) : "";
+    score.textContent = s ? ("modes" in s ? `${s.modes}/${s.of} modes · ${Math.round(100 * s.good)} % good` : `${Math.round(100 * s.near)} % near · ${Math.round(100 * s.covered)} % covered`) : "";
     kind.textContent = now.words ?? "the map is being drawn …";
     kind.title = now.words ?? "";
     if (now.error && last.error !== now.error) { lesson.textContent = now.error; lesson.classList.add("bad"); }
@@ -241,7 +265,7 @@ function card(family, turn, open) {
       const { values, shape: [rows, width] } = parts.loss;
       chart.replaceChildren(...(now.losses ?? []).slice(0, width - 1).map((name, k) => {
         const points = Array.from({ length: rows }, (_, i) => [values[i * width], values[i * width + k + 1]]);
-        return h("figure", {}, curve(points, `${family.name}: ${name}`, 150, 44), h("figcaption", {}, `${name} ${short(points.at(-1)?.[1])}`));
+        return h("figure", {}, curve(points, `${family.name}: ${name}`, 150, 44), h("figcaption", { title: name }, h("b", {}, short(points.at(-1)?.[1], 2)), ` ${name}`));
       }));
     }
     if (clock - said > 2000 && now.step !== undefined) {
@@ -251,7 +275,7 @@ function card(family, turn, open) {
     }
   }
   requestAnimationFrame(draw);
-  return { node, clear, hear, recolour, open: () => switches.open, words: () => summary, points: (given) => { data = given; layer = null; dirty = true; } };
+  return { node, clear, hear, recolour, open: () => switches.open, words: () => summary, points: (given) => { data = given; layer = null; dirty = stale = true; } };
 }
 
 /** A square to draw points in, with a pointer or by keys, and a field to paste them into. */
