@@ -345,7 +345,7 @@ class Pupil:
     def _learn(self, view: View) -> bool:
         begun = time.monotonic()
         if self.limit and self.limit.spent(self.progress) >= 1:
-            self.owed = 0
+            self.owed, self.facts = 0, {**self.facts, "rate": 0.0}
             return False
         if view.playing and view.speed:
             self.owed = min(int((begun - self.noted_at) * view.speed), 5) if self.noted_at else 1
