@@ -24,7 +24,7 @@ FLOORS = [
     {"config"},
     {"run", "presets"},
     {"training", "sampling", "likelihood"},
-    {"questions"},
+    {"questions", "contract"},
     {"evaluation"},
     {"report"},
     {"comparison", "study"},

@@ -63,7 +63,11 @@ def test_runs_and_images_stand_on_one_page_as_evaluate_scores_them(
     before = files(home / "a") | files(home / "b")
     arguments: dict[str, Any] = {
         "runs": [home / "a" / "vae", str(home / "b" / "vae"), Run.open(home / "a" / "gan")],
-        "samples": {"mine <b>": home / "fresh.npz", "noise": np.random.default_rng(0).random((32, 8, 8))},
+        "samples": {
+            "mine <b>": home / "fresh.npz",
+            "mine -b-": str(home / "fresh.npz"),
+            "noise": np.random.default_rng(0).random((32, 8, 8)),
+        },
         "protocol": QUICK,
         "out": tmp_path / "page",
         "say": lambda line: None,
@@ -72,7 +76,8 @@ def test_runs_and_images_stand_on_one_page_as_evaluate_scores_them(
     report = report_of(page)
     assert files(home / "a") | files(home / "b") == before  # nothing is written where the runs are
     names = [entry["name"] for entry in report["families"]]
-    assert names == ["a/vae", "b/vae", "gan", "mine <b>", "noise"]
+    assert names == ["a/vae", "b/vae", "gan", "mine <b>", "mine -b-", "noise"]
+    assert len({entry["place"] for entry in report["families"]}) == 6
     assert report["protocol"]["budget"] is None and not report["data"]["conditional"]
     # the same numbers as from `evaluate`, which knows nothing of comparisons
     real = Reference.prepare(load(home / "data.npz", progress=False), QUICK, "cpu")
@@ -82,7 +87,9 @@ def test_runs_and_images_stand_on_one_page_as_evaluate_scores_them(
         for key in ("mutual_fidelity", "frechet"):
             assert entry["metrics"][key]["value"] == alone[key]["value"]
     text = page.read_text()
-    assert "Three trained models and two sets of images" in text and "mine &lt;b&gt;" in text and "mine <b>" not in text
+    assert (
+        "Three trained models and three sets of images" in text and "mine &lt;b&gt;" in text and "mine <b>" not in text
+    )
     assert "None trained" not in text and "for None" not in text and "After None" not in text
     # again: all of it is there, for the images in memory too; another protocol is another evaluation
     monkeypatch.setattr(rows, "evaluate", never)
@@ -134,6 +141,10 @@ def test_a_comparison_is_extended_by_a_family_and_by_a_seed_wherever_it_lies(hom
     report = report_of(page)
     assert [entry["training"]["steps"] for entry in report["families"]] == [3, 2, 2]
     assert report["protocol"]["budget"] is None
+    # trained anew in another folder, beside the same family of the first
+    page = compare(runs=[tmp_path / "c"], families="gan", out=tmp_path / "e", say=lambda line: None)
+    names = [entry["name"] for entry in report_of(page)["families"]]
+    assert names == ["vae", "gan", "vae-seed-1", "gan (2)"] and (tmp_path / "e" / "gan" / "config.json").is_file()
     # with images beside, in another folder, and opened from there
     samples = {"mine": str(home / "fresh.npz")}
     page = compare(runs=[tmp_path / "c"], samples=samples, out=tmp_path / "d", say=lambda line: None)

@@ -145,7 +145,8 @@ def test_nothing_sticks_out(browser: Any, address: str, width: int, scheme: str,
         assert seen.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), (room, width)
         unnamed = seen.page.evaluate(
             """() => [...document.querySelectorAll("button, a[href], input:not([hidden]), select, canvas")]
-            .filter((node) => node.offsetParent && !(node.innerText || "").trim() && !node.getAttribute("aria-label")
+            .filter((node) => node.offsetParent && !node.closest("[aria-hidden=true]")
+              && !(node.innerText || "").trim() && !node.getAttribute("aria-label")
               && !node.labels?.length && !node.title).map((node) => node.outerHTML.slice(0, 120))"""
         )
         assert unnamed == [], room
@@ -199,6 +200,43 @@ def test_a_question_is_asked_by_keyboard(watched: Watched, address: str) -> None
     page.keyboard.press("Enter")
     page.wait_for_selector("figure.answer img")
     assert "trilemma query interpolate" in page.inner_text(".command")
+
+
+@pytest.mark.slow
+def test_one_plays_with_a_run_by_keyboard(watched: Watched, address: str, home: Path) -> None:
+    """Samples follow the slider, a code the arrow keys; a mask is completed by whoever can; one looks closer."""
+    trilemma.train("pixelcnn", str(home / "data" / "blobs.npz"), out=home / "runs" / "blobs" / "pixelcnn",
+                   budget="4steps", settings={"batch": 16, "pictures": 0}, say=lambda line: None)  # fmt: skip
+    page = watched.page
+    shown = "() => document.querySelector('%s').toDataURL()"
+    page.goto(f"{address}#/run/runs%2Fblobs%2Fvae")
+    page.wait_for_selector("button.sample:enabled")
+    before = page.evaluate(shown % ".samples canvas")
+    page.focus(".controls input[type=range]")
+    page.keyboard.press("ArrowRight")
+    until(lambda: page.evaluate(shown % ".samples canvas") != before)
+    until(lambda: "--seed 1" in page.inner_text(".command"))
+
+    page.click("button:has-text('Latent space')")
+    page.wait_for_selector(".thumbs button:enabled")
+    until(lambda: "standard deviations" in page.inner_text(".space"))
+    page.focus(".pad")
+    before = page.get_attribute(".pad", "aria-valuetext")
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    assert page.get_attribute(".pad", "aria-valuetext") != before
+    until(lambda: page.evaluate("() => document.querySelector('.pad canvas').width") > 16)
+
+    page.click(".ways button:has-text('Complete')")
+    until(lambda: "p(unknown | known)" in page.inner_text(".filled"))
+    page.select_option(".fill select", "right half")
+    until(lambda: "particle filter" in page.inner_text(".filled"))
+    page.focus(".filled button.sample")
+    page.keyboard.press("Enter")
+    until(lambda: page.inner_text("dialog .near figcaption >> nth=0").strip())
+    until(lambda: "exact" in page.inner_text(".rates") and "bound" in page.inner_text(".rates"))
+    page.keyboard.press("Escape")
+    until(lambda: page.locator("dialog").count() == 0)
 
 
 @pytest.mark.slow

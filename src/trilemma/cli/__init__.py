@@ -64,9 +64,17 @@ app.command(
     "trilemma.cli.distill:app", name="distill", help="Make a student of a denoiser, which draws in a few evaluations."
 )
 app.command("trilemma.cli.studio:app", name="studio", help="Open a page to train, watch, play, ask and judge.")
+app.command(
+    "trilemma.cli.study:app", name="study", help="Let people judge which images are real, and read what they say."
+)
 app.command("trilemma.cli.report:app", name="report", help="Open a comparison that is there, and write its page anew.")
 app.command("trilemma.cli.export:app", name="export", help="Write a trained denoiser for diffusers or as ONNX.")
 app.command("trilemma.cli.import_model:app", name="import", help="Make a run of a diffusers DDPM folder.")
+app.command(
+    "trilemma.cli.check_family:app",
+    name="check-family",
+    help="Check a family of your own against the contract of all of them.",
+)
 app.command("trilemma.cli.data:app", name="data", help="Look at a data set as the models will see it.")
 app.register_install_completion_command(help="Let the shell complete verbs, questions and flags.")
 
@@ -92,6 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> None:
     try:
+        if any(".py:" in word for word in words):
+            from trilemma.cli.own import own_families
+
+            words = own_families(words)
         app(words, exit_on_error=False, print_error=False)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,12 +13,11 @@ from rich.console import Console
 from trilemma.bars import Bars
 from trilemma.cli.flags import DataFlags, Device, Json, Size, data_config, given, print_json
 from trilemma.cli.protocol import SeedlessFlags
+from trilemma.comparison import as_run, is_comparison, runs_in
 from trilemma.comparison import compare as run_comparison
-from trilemma.comparison import is_comparison, runs_in
 from trilemma.evaluation import protocol_of
 from trilemma.parallel import join
 from trilemma.report import table
-from trilemma.run import is_run
 
 app = App(
     name="compare",
@@ -99,7 +98,7 @@ def compare(
     """
     wanted = given(protocol)
     protocol_of(wanted)  # refused before anything is loaded
-    models = [source for source in sources if is_run(source) or is_comparison(source) or runs_in(source)]
+    models = [source for source in sources if is_comparison(source) or runs_in(source) or as_run(source)]
     data = [source for source in sources if source not in models]
     if len(data) > 1:
         raise ValueError(f"{data[0]} and {data[1]}: one data set can be compared on at a time, and neither is a run")

@@ -17,6 +17,7 @@ from trilemma.run import Run, is_run
 from trilemma.validate import decode, read_json
 
 REPORT = "report.json"
+STUDY = "study/results.json"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Past:
 
 def is_comparison(path: str | os.PathLike[str]) -> bool:
     """Whether a folder holds a comparison."""
-    return (Path(path) / REPORT).is_file()
+    return (Path(path) / REPORT).is_file() and not is_run(path)
 
 
 def runs_in(folder: str | os.PathLike[str]) -> list[Run]:
@@ -115,7 +116,27 @@ def rebuild(folder: str | os.PathLike[str]) -> Path:
         if run is not None and run.has_checkpoint and entry.get("metrics"):
             asked = answers_of(run, place / "queries")
             entry["asked"] = [each | {"folder": os.path.relpath(place / "queries", folder)} for each in asked]
+    report["study"] = study_of(folder)
     return write(report, folder)
+
+
+def study_of(folder: Path) -> dict[str, Any]:
+    """What people said of the images of a comparison: ``study/results.json`` in its folder; empty where there is none.
+
+    Nobody loses a page by a damaged file: its fault stands on the page instead.
+    """
+    file = folder / STUDY
+    if not file.is_file():
+        return {}
+    try:
+        found = read_json(file)
+        rows = found["rows"]
+        fits = (
+            found.get("format") == 1 and isinstance(rows, list) and all(isinstance(row["source"], str) for row in rows)
+        )
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    return found if fits else {"fault": f"{STUDY} is damaged or of another version: write it anew from the votes."}
 
 
 def _row(entry: Mapping[str, Any], folder: Path) -> Row:

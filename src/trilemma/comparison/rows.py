@@ -6,6 +6,8 @@ A run that lies in the folder of the comparison keeps its evaluation beside its 
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import re
@@ -72,7 +74,7 @@ def run_rows(runs: Sequence[tuple[str | None, Run]], out: Path, taken: Iterable[
     names, used = _run_names(runs, list(taken)), set(taken)
     rows = []
     for name, (given, run) in zip(names, runs, strict=True):
-        name = _free(name, used)
+        name = free_name(name, used)
         title = FAMILIES[run.config.family].title
         title = given or (title if name == run.config.family else f"{title} ({name})")
         rows.append(Row(name, title, place_of(name, out, run), run))
@@ -83,19 +85,30 @@ def sample_rows(samples: Mapping[str, Source], out: Path, taken: Iterable[str] =
     """A row for each set of images, which may be a run too."""
     used, rows = set(taken), []
     for given, source in samples.items():
-        name = _free(printable(given).strip() or "samples", used)
-        run = source if isinstance(source, Run) else None
-        if isinstance(source, str | os.PathLike) and is_run(source):
-            run = Run.open(source)
+        name = free_name(printable(given).strip() or "samples", used)
+        run = as_run(source)
         rows.append(Row(name, name, place_of(name, out, run), run, None if run else source))
     return rows
+
+
+def as_run(source: object) -> Run | None:
+    """A run, where that is what was given or named; None for anything else."""
+    if isinstance(source, str | os.PathLike):
+        if is_run(source):
+            return Run.open(source)
+        with contextlib.suppress(ValueError):  # a name that `Run.open` knows
+            return Run.open(source)
+    return source if isinstance(source, Run) else None
 
 
 def place_of(name: str, out: Path, run: Run | None = None) -> Path:
     """The folder of the evaluation of a row."""
     if run is not None and run.path.resolve().is_relative_to(out.resolve()):
         return run.path
-    return out / ROWS / (re.sub(r"[^\w.-]+", "-", name).strip("-.") or "row")
+    safe = re.sub(r"[^\w.-]+", "-", name)[:60].strip("-.")
+    if safe != name:  # names that differ have folders that differ
+        safe = f"{safe}-{hashlib.blake2b(name.encode(), digest_size=3).hexdigest()}".strip("-")
+    return out / ROWS / safe
 
 
 def _run_names(runs: Sequence[tuple[str | None, Run]], taken: Sequence[str]) -> list[str]:
@@ -119,7 +132,7 @@ def _tail(run: Run, alike: Sequence[Run]) -> str:
     return "/".join(own)
 
 
-def _free(name: str, used: set[str]) -> str:
+def free_name(name: str, used: set[str]) -> str:
     """A name that no other row has, which is used from now on; folders know no capitals everywhere."""
     lowered = {each.lower() for each in used}
     count, free = 1, name

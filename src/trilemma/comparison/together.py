@@ -23,8 +23,8 @@ import numpy as np
 
 from trilemma import __version__
 from trilemma.bars import told
-from trilemma.comparison.past import Past, is_comparison, runs_in
-from trilemma.comparison.rows import Row, measure, place_of, run_rows, sample_rows
+from trilemma.comparison.past import Past, is_comparison, runs_in, study_of
+from trilemma.comparison.rows import Row, free_name, measure, place_of, run_rows, sample_rows
 from trilemma.config import to_dict
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.memory import SOURCE as MEMORY
@@ -236,14 +236,14 @@ def _opened(
     found: list[tuple[str | None, Run]] = []
     pasts: list[Past] = []
     for name, run in named:
-        if isinstance(run, Run) or is_run(run):
-            found.append((name, run if isinstance(run, Run) else Run.open(run)))
+        if isinstance(run, Run):
+            found.append((name, run))
         elif is_comparison(run):
             pasts.append(Past.open(run))
         elif inside := runs_in(run):
             found += [(None, each) for each in inside]
         else:
-            Run.open(run)  # says what is wrong
+            found.append((name, Run.open(run)))
     if len(pasts) > 1:
         rows = [row for past in pasts for row in past.rows]
         found = [(None, row.run) for row in rows if row.run] + found
@@ -314,10 +314,7 @@ def _compare(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], No
     if ranks(device).first:
         for loss in dataset.losses:
             say(printable(f"{dataset.name}: {loss}"))
-    trained = _train(plan, device, tell, say)
-    known = {row.place.resolve(): row for row in trained}
-    rows = [known.pop(row.place.resolve(), row) for row in plan.rows]
-    rows = [row for row in rows if row.run] + list(known.values()) + [row for row in rows if not row.run]
+    rows = _together(plan.rows, _train(plan, device, tell, say))
     if not ranks(device).first:
         tell = None
     real = Reference.prepare(dataset, plan.protocol, device, _evaluating(tell, "") if tell else None)
@@ -345,6 +342,7 @@ def _compare(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], No
         "ladder": draw_ladder(_ladder(records), real, out),
         "scale": next((record["scale"] for record in records.values() if record), {}),
         "differences": judge(records),
+        "study": study_of(out),
         "pictures": {
             "real": _draw_real(dataset, conditional, plan.protocol.seed, out),
             "columns": _columns(dataset, conditional),
@@ -361,6 +359,18 @@ def _compare(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], No
         },
     }
     return write(report, out)
+
+
+def _together(there: list[Row], trained: list[Row]) -> list[Row]:
+    """Runs that are there, some of which may have been trained on, then new ones, then images; each by its own name."""
+    new = {row.place.resolve(): row for row in trained}
+    for row in there:
+        if on := new.pop(row.place.resolve(), None):
+            row.run, row.alarms = on.run, on.alarms
+    used = {row.name for row in there}
+    for row in new.values():
+        row.name = free_name(row.name, used)
+    return [row for row in there if row.run] + list(new.values()) + [row for row in there if not row.run]
 
 
 def _train(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], None]) -> list[Row]:

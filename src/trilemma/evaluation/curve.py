@@ -74,8 +74,6 @@ class Curve(Sweep):
 
     def of_student(self, context: Context, base: Any) -> Answer:
         """The student in few evaluations, and its teacher in as many and in more, where it is still there."""
-        if base.levels:
-            raise ValueError("the points of a curve are named by their number of steps: leave out levels")
         bench = self.bench(context)
         steps = self.counts or STUDENTS
         points, before, _ = bench.sweep([replace(base, steps=count) for count in steps], context.progress)

@@ -22,12 +22,13 @@ from trilemma.evaluation.answers import FOLDER, answers_of, ask_routine, besides
 from trilemma.evaluation.measured import Measured, held_out, number_of
 from trilemma.evaluation.metric import Metric, metrics, read
 from trilemma.evaluation.misuse import identical_images, trained_on_held_out
+from trilemma.evaluation.outside import Images, Source, is_model, subject_of
 from trilemma.evaluation.protocol import Protocol, protocol_of
 from trilemma.evaluation.record import describe
 from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.relative import relative, relative_rungs
 from trilemma.evaluation.stream import Pool, Tell, pool
-from trilemma.evaluation.subject import Source, Subject, samples_as_dataset, subject_of
+from trilemma.evaluation.subject import Subject, samples_as_dataset
 from trilemma.evaluation.sweeps import kept, weights_digest
 from trilemma.families import FAMILIES
 from trilemma.files import write_json
@@ -40,7 +41,7 @@ from trilemma.run import Run, is_run
 
 def evaluate(
     subject: Source | Subject,
-    against: Reference | Source | None = None,
+    against: Reference | Run | Images | None = None,
     *,
     protocol: Protocol | Mapping[str, Any] | None = None,
     options: Any | None = None,
@@ -52,11 +53,14 @@ def evaluate(
     """Measure a run, or a folder, archive, data set or tensor of images, against real images.
 
     Args:
-        subject: a run or its folder, or anything that `load` takes; images in memory must have the shape of
-            the real ones, uint8 [N, C, H, W] with their levels, or floats in [0, 1]. A `Subject` is measured as it is.
+        subject: a run or its folder; anything that `load` takes; a function ``(n, seed) → images``, a diffusers
+            pipeline or a torch module with a ``latent_dim``, from which images are drawn (`outside_subject`). Images
+            in memory must have the shape of the real ones, uint8 [N, C, H, W] with their levels, or floats in [0, 1].
+            A `Subject` is measured as it is.
         against: the real images; by default those the run was trained on. A run here stands for its samples.
         protocol: how, a `Protocol` or a dictionary of its fields, whose defaults it has.
-        options: sampling options of the run's family, a dictionary such as ``{"steps": 20}`` or its ``Options``.
+        options: of the sampler of a run's family, a dictionary such as ``{"steps": 20}`` or its ``Options``; or of a
+            pipeline, what it is called with.
         network: features of your own; by default those that ``protocol`` names.
         device: where to compute.
         out: a folder for ``metrics.json`` and the pictures; by default the run's own, or none.
@@ -94,7 +98,7 @@ def evaluate(
 
 
 def _prepare(
-    against: Source, protocol: Protocol, device: str, network: Features | None, tell: Tell | None, whole: bool
+    against: Run | Images, protocol: Protocol, device: str, network: Features | None, tell: Tell | None, whole: bool
 ) -> Reference:
     if isinstance(against, (str, os.PathLike)) and is_run(against):
         against = Run.open(against)
@@ -109,7 +113,7 @@ def _prepare(
 
 def _whole(subject: object, against: object, protocol: Protocol | Mapping[str, Any] | None) -> bool:
     """Whether two sets of images are compared, and nobody said how many of them: then every image counts."""
-    if isinstance(subject, Run | Subject) or isinstance(against, Run | Reference):
+    if isinstance(subject, Run | Subject) or isinstance(against, Run | Reference) or is_model(subject):
         return False
     if isinstance(protocol, Protocol):
         return (protocol.n, protocol.reference) == (Protocol.n, Protocol.reference)
@@ -144,7 +148,7 @@ def _evaluate(
         subject = kept(subject, unfinished)
     asked = [metric for metric in metrics().values() if metric.wanted(real)]
     if subject.run is None:
-        asked = [metric for metric in asked if not metric.of_a_run]
+        asked = [metric for metric in asked if not metric.of_a_run or (subject.draws and metric.of_a_sampler)]
         if not asked:
             raise ValueError(
                 f"--metrics {real.protocol.metrics} asks a model, and {subject.about['images']} is not a run folder"

@@ -115,6 +115,11 @@ class Metric(ABC):
         """Whether it asks a model, and not its images."""
         return bool({"likelihood", "sampler"} & set(self.needs))
 
+    @property
+    def of_a_sampler(self) -> bool:
+        """Whether it asks whatever draws images, be it a run or not."""
+        return "sampler" in self.needs and "likelihood" not in self.needs
+
     def label(self, features: str) -> str:
         """Its name in JSON: only Inception's Fréchet distance is called ``fid``, its kernel distance ``kid``."""
         return self.official if self.official and features.startswith("inception-2015-12-05/") else self.name

@@ -79,18 +79,22 @@ class Reference:
         network = network or feature_network(protocol.network, str(find_device(device)))
         train = subset(dataset.train, protocol.reference, protocol.seed)
         held_out = subset(dataset.test, protocol.n, protocol.seed)
+
+        def pooled(rows: Indices) -> Pool:
+            return cached_pool(dataset, rows, network, protocol.kept, where, tell)
+
         if not whole:
-            pools = (cached_pool(dataset, rows, network, protocol.kept, where, tell) for rows in (train, held_out))
-            return cls(dataset, protocol, network, *pools, train, held_out)
+            return cls(dataset, protocol, network, pooled(train), pooled(held_out), train, held_out)
         rows = subset(np.sort(np.concatenate([dataset.train, dataset.test])), 0, protocol.seed)
-        everything = cached_pool(dataset, rows, network, protocol.kept, where, tell)
-        if len(everything.features) == everything.n:
-            place = np.argsort(rows)  # sorted, the rows count up from the least of them
-            at = [place[np.searchsorted(rows, part, sorter=place)] for part in (train, held_out)]
-            pools = (Pool.of(everything.features[torch.from_numpy(each)]) for each in at)
-        else:
-            pools = (cached_pool(dataset, part, network, protocol.kept, where, tell) for part in (train, held_out))
-        found = cls(dataset, protocol, network, *pools, train, held_out)
+        everything, order = pooled(rows), np.argsort(rows)
+
+        def part(of: Indices) -> Pool:
+            if len(everything.features) < everything.n:
+                return pooled(of)
+            places = order[np.searchsorted(rows, of, sorter=order)]
+            return Pool.of(everything.features[torch.from_numpy(places)])
+
+        found = cls(dataset, protocol, network, part(train), part(held_out), train, held_out)
         return replace(found, whole=taken_apart(found, everything, rows))
 
     @property

@@ -18,7 +18,6 @@ from trilemma.blocks import BLOCK
 from trilemma.config import flatten, to_dict
 from trilemma.data import DataConfig, Dataset, load, subset
 from trilemma.data.dataset import Raw, assemble
-from trilemma.data.memory import ImagesLike, images_like
 from trilemma.evaluation.reference import Reference, supply
 from trilemma.evaluation.stream import Supply
 from trilemma.families import FAMILIES
@@ -42,6 +41,7 @@ class Subject:
         run: the run, and ``model`` its model, where it is one.
         captioned: whether its images were asked for by the captions of held-out images.
         blocks: images drawn and seconds of each block of this process; filled while the supply is used.
+        draws: whether it draws its images, so that it has a speed.
     """
 
     supply: Supply
@@ -52,6 +52,7 @@ class Subject:
     model: Family | None = None
     captioned: bool = False
     blocks: list[tuple[int, float]] = field(default_factory=list)
+    draws: bool = False
 
     def speed(self, where: Ranks) -> Number:
         """Images per second of the sampler as it was used, over all processes; the first block warms up.
@@ -59,6 +60,7 @@ class Subject:
         A block is always drawn whole (`sampling.BLOCK`), so that all its images count, asked for or not.
         """
         timed = self.blocks[1:] or self.blocks
+        block = timed[0][0] if timed else BLOCK
         seconds = torch.tensor([taken for _, taken in timed], dtype=torch.float64)
         rate = sum(count for count, _ in timed) / float(seconds.sum()) if timed else 0.0
         spread = float(seconds.std() / seconds.mean()) / math.sqrt(len(timed)) if len(timed) > 1 else math.nan
@@ -71,26 +73,9 @@ class Subject:
             "higher",
             self.supply.n,
             note="wall-clock time of the sampler alone",
-            protocol=f"blocks of {BLOCK} on {where.device}, {where.size} process{'es' if where.size > 1 else ''}, "
+            protocol=f"blocks of {block} on {where.device}, {where.size} process{'es' if where.size > 1 else ''}, "
             f"{torch.get_num_threads()} threads; the error is over blocks",
         )
-
-
-Source = Run | Dataset | DataConfig | str | os.PathLike[str] | ImagesLike
-"""A run, or images from anywhere."""
-
-
-def subject_of(source: Source, real: Reference, options: Any | None, where: Ranks) -> Subject:
-    """Whatever is to be measured beside these real images.
-
-    Raises:
-        ValueError: it cannot be, in one line.
-    """
-    if isinstance(source, Run):
-        return run_subject(source, real, options, where)
-    if isinstance(source, Dataset | DataConfig | str | os.PathLike):
-        return image_subject(source.source if isinstance(source, DataConfig) else source, real)
-    return tensor_subject(images_like(source, real.dataset.spec()), real)
 
 
 def check_alike(run: Run, dataset: Dataset) -> None:
@@ -126,7 +111,7 @@ def run_subject(run: Run, real: Reference, options: Any | None, where: Ranks) ->
     if labels is not None and asked is not None and config.data_fingerprint:  # numbered as the run's classes are
         number = {name: i for i, name in enumerate(dataset.class_names)}
         labels = torch.tensor([number.get(name, -1) for name in config.class_names])[labels]
-    return replace(drawn, labels=labels, about=about, run=run, captioned=captioned)
+    return replace(drawn, labels=labels, about=about, run=run, captioned=captioned, draws=True)
 
 
 def drawn_from(model: Family, n: int, seed: int, asked: Tensor | Sequence[int] | None, options: Any | None) -> Subject:

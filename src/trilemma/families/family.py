@@ -512,7 +512,7 @@ class Distils(ABC):
         options: Any | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
-        """The images uint8 [N, C, H, W] of some latents; ``noise`` is what more than one step adds on the way."""
+        """The images uint8 [N, C, H, W] of some latents, by which they are decided alone."""
 
 
 @dataclass(frozen=True)

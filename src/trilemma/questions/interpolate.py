@@ -13,7 +13,7 @@ from trilemma import drawing
 from trilemma.blocks import Progress
 from trilemma.drawing import Picture
 from trilemma.families.family import Decodes, Denoises, Distils, Family
-from trilemma.noise import ImageNoise, derive_seed
+from trilemma.noise import ImageNoise
 from trilemma.questions import invert
 from trilemma.questions.answer import Answer
 from trilemma.questions.posterior import codes, decode
@@ -32,7 +32,7 @@ class Interpolate(AboutImages):
     """Pictures in a row, its ends among them."""
     options: Any = None
     """Sampling options where noises are decoded: of diffusion and flow by DDIM without clipping unless they say
-    otherwise, of a student of few steps in one."""
+    otherwise."""
 
     name: ClassVar[str] = "interpolate"
     title: ClassVar[str] = "Interpolation"
@@ -115,10 +115,10 @@ class Interpolate(AboutImages):
         )
 
     def _of_drawn(self, context: Context, model: Distils) -> Answer:
-        """Between pairs of drawn noises; what later steps add is the same in a row, so that a row changes smoothly."""
+        """Between pairs of drawn noises, along arcs."""
         if self.images is not None or self.labels == "true":
             raise ValueError("nothing leads from an image to its noise here: leave out images and labels true")
-        options = context.options(self.options, base={"steps": 1}) or model.Options(steps=1)
+        options = context.options(self.options) or model.Options()
         pairs = max((self.n or self.most) // 2, 1)
         told = choose_labels(model.spec, pairs, context.seed, context.named(self.labels, self.text), pairs)
         model.check_conditions(options, told)
@@ -127,8 +127,7 @@ class Interpolate(AboutImages):
         columns = []
         for place in range(self.points):
             between = invert.slerp(z[0::2], z[1::2], place / (self.points - 1))
-            noise = ImageNoise(derive_seed(context.seed, "interpolate"), range(pairs), model.device)
-            columns.append(model.decode(between, noise, given, options).cpu())
+            columns.append(model.decode(between, ImageNoise(context.seed, range(pairs)), given, options).cpu())
             if context.progress:
                 context.progress(place + 1, self.points)
         rows = torch.stack(columns, 1)

@@ -20,6 +20,7 @@ from trilemma.number import Number
 from trilemma.report.calibration import calibration
 from trilemma.report.figures import Point, Scale, scatter, speed_scale, triangle, triangle_key
 from trilemma.report.marks import badge, named
+from trilemma.report.people import people
 from trilemma.report.pictures import load
 from trilemma.report.scores import check, column, distance_name, read
 from trilemma.report.sections import columns_caption, family_section, is_images, lead, method
@@ -56,6 +57,7 @@ def render(report: dict[str, Any], folder: Path) -> str:
             _trilemma(report),
             _pictures(report, folder),
             _section("numbers", "The numbers", _numbers(report)),
+            _people(report),
             _scale(report, folder),
             _answers(report),
             _section(
@@ -96,6 +98,12 @@ def _section(key: str, heading: str, content: str) -> str:
     return f'<section id="{key}"><h2>{heading}</h2>{content}</section>'
 
 
+def _people(report: dict[str, Any]) -> str:
+    """The user study; nothing where there was none."""
+    content = people(report)
+    return _section("people", "What people say", content) if content else ""
+
+
 def _scale(report: dict[str, Any], folder: Path) -> str:
     """Real images made worse on purpose, with the models beside them; nothing where there is no ladder."""
     content = calibration(report, folder)
@@ -111,7 +119,9 @@ def _answers(report: dict[str, Any]) -> str:
 
 
 def _contents(report: dict[str, Any]) -> str:
-    places = ["trilemma", "pictures", "numbers", "scale", "answers", "families", "method"]
+    places = ["trilemma", "pictures", "numbers", "people", "scale", "answers", "families", "method"]
+    if not people(report):
+        places.remove("people")
     if not report.get("ladder"):
         places.remove("scale")
     if all(is_images(family) for family in report["families"]):

@@ -90,6 +90,7 @@ def family_section(index: int, family: dict[str, Any], report: dict[str, Any], f
     training = family["training"]
     alarms = "".join(f"<p>{escape(alarm)}</p>" for alarm in training.get("alarms") or ())
     alarms = f'<aside class="alarm"><b>Noticed while training</b>{alarms}</aside>' if alarms else ""
+    code = f"<code>{escape(family['name'])}</code>" if family["name"] != family["title"] else ""
     if is_images(family):
         facts = {
             "Images": "" if family.get("images") is None else f"{family['images']:,} were measured",
@@ -107,7 +108,7 @@ def family_section(index: int, family: dict[str, Any], report: dict[str, Any], f
         }
     return (
         f'<article id="family-{index}"><h3>{badge(index)} {escape(family["title"])} '
-        f"<code>{escape(family['name'])}</code></h3>{alarms}{flags(family)}"
+        f"{code}</h3>{alarms}{flags(family)}"
         f'<dl class="facts">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items() if v)}</dl>'
         f"{_pictures_and_curves(index, family, report, folder)}{answered(family, folder)}"
         f"{copies(family, folder)}{classes(family)}"

@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -56,12 +57,14 @@ class Guard:
         token: who does not listen on this machine alone must have one; empty for none.
         names: host names that this server may be called by, besides addresses and this machine's own.
         uploads: paths that take bodies of up to `UPLOAD` bytes.
+        samesite: of the cookie; ``lax`` lets a link with the token be opened from a message of another site.
     """
 
     app: ASGIApp
     token: str = ""
     names: frozenset[str] = frozenset()
     uploads: tuple[str, ...] = ("/api/uploads",)
+    samesite: Literal["strict", "lax"] = "strict"
     clock: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +80,7 @@ class Guard:
         if not status and self.token and (given := self._from_query(scope)):
             # The link that was printed; the token goes on as a cookie and leaves the address.
             response = RedirectResponse(scope["path"] or "/", 303)
-            response.set_cookie(COOKIE, given, httponly=True, samesite="strict", max_age=30 * 86400)
+            response.set_cookie(COOKIE, given, httponly=True, samesite=self.samesite, max_age=30 * 86400)
             await response(scope, receive, send)
             return
         if not status and self.token and not self._known(headers):

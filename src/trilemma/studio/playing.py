@@ -45,6 +45,7 @@ from trilemma.noise import ImageNoise, derive_seed
 from trilemma.questions.complete import complete
 from trilemma.questions.invert import deterministic
 from trilemma.questions.posterior import codes as codes_of
+from trilemma.questions.posterior import project
 from trilemma.questions.reverse import reverse_chain
 from trilemma.questions.surprise import surprise
 from trilemma.run import Run
@@ -418,7 +419,9 @@ async def _held(studio: Studio, request: Request) -> Response:
         rows = subset(dataset.test if len(dataset.test) else dataset.train, 0, 0)
         rows = np.take(rows, range(start, start + count), mode="wrap") if len(rows) > count else rows
         labels, held = _labels(dataset, rows), "held-out" if len(dataset.test) else "training"
-        return pictures(dataset.batch(rows), run.config.spec.levels, held=rows.tolist(), labels=labels, what=held)
+        classes = [printable(name) for name in dataset.class_names[:200]]
+        head = {"held": rows.tolist(), "labels": labels, "what": held, "classes": classes, "of": len(dataset.test)}
+        return pictures(dataset.batch(rows), run.config.spec.levels, **head)
 
     return Response(await studio.work(found), media_type="application/octet-stream")
 
@@ -483,7 +486,9 @@ def code_of(model: Family, run: Run, picked: Picked, progress: Callable[[int, in
             options = deterministic(None, model)
             options = replace(options, steps=min(50, model.schedule.T))
             return model.encode(x.to(model.device), y, options).flatten(1).float().cpu()
-    return codes_of(model, x, labels, progress=progress).float()
+    if isinstance(model, Encodes):
+        return codes_of(model, x, labels).float()
+    return project(model, x, labels, starts=4, steps=120, progress=progress).z.float()  # half of what a question takes
 
 
 def _row(run: Run, held: int) -> int:

@@ -1,8 +1,9 @@
 """Consistency models by easy consistency tuning: from noise to an image in one to eight evaluations.
 
-A denoiser says where the path from noise leads at this moment, a consistency model where it ends: f(x_t, t) is the same
-image for all points of one path (Song et al. 2023). Here a network is first trained as an ordinary denoiser, which is
-right where t is small, and then taught to agree with itself a little nearer to the image (Geng et al. 2024).
+A denoiser says where the path from noise leads at this moment, a consistency model where it ends, which is one image
+for all points of a path (Song et al. 2023). Here a network is first trained as an ordinary denoiser, and then taught to
+agree with itself a little nearer to the end (Geng et al. 2024). The path may be cut into steps, each with an end of its
+own (Heek et al. 2024).
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ START = {"noise": 20.0}
 FIRST = 80.0
 HUBER = 0.00054
 """c of the pseudo-Huber distance, for a root mean square over values (Song and Dhariwal 2023, section 3.3)."""
+STEPS = (1, 2, 4, 8)
+SHARES = (0.1, 0.2, 0.6, 0.1)
+"""Of the images that are trained on for as many `STEPS`."""
 COARSE, FINE = 16.0, 256.0
 """The gap t - r is about t/q, with q between these, doubling as training goes on."""
 ROUGH = 64.0
 """The largest q at which bfloat16 tells t from r: its rounding is a third of the difference there, at 256 the whole."""
-CENTRE = 0.8
-"""The σ/α to which two steps return; more steps spread around it."""
-MOST_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,12 @@ class ConsistencyConfig(NetworkConfig):
 class ConsistencyOptions:
     """How to draw from a student."""
 
-    steps: Annotated[int, Limits(1, MOST_STEPS)] = 2
-    """evaluations of the network; 1 is the fastest, 2 to 4 are better"""
-    levels: Annotated[tuple[float, ...], Limits(above=0)] | None = None
-    """the noise, as a multiple of the signal, that is added anew before each evaluation but the first, falling; by
-    default 0.8 for two steps, and spread around it for more"""
+    steps: int = 4
+    """evaluations of the network: 1, 2, 4 or 8, for which it is trained"""
     guidance: Annotated[float, Limits(0)] = 1.0
     """weight of guidance, of a student that has learnt some: 1 is plainly conditional"""
     clip: bool = True
-    """clamp every image on the way to the range of the pixels"""
+    """clamp every estimate of the image to the range of the pixels"""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """arithmetic of the network: bf16 autocast, fp32, or whichever is faster on the device"""
 
@@ -111,26 +109,12 @@ class ConsistencyOptions:
     sampler: ClassVar[str] = "student"
     eta: ClassVar[float] = 0.0
     variance: ClassVar[str] = "auto"
+    allowed: ClassVar[Sequence[int]] = STEPS
 
     def __post_init__(self) -> None:
         check_limits(self)
-        if self.levels is not None and (
-            len(self.levels) != self.steps - 1
-            or any(b >= a for a, b in zip(self.levels, self.levels[1:], strict=False))
-        ):
-            raise ValueError(
-                f"levels must fall and be one fewer than the {self.steps} steps, not {','.join(map(str, self.levels))}"
-            )
-
-    @property
-    def again(self) -> tuple[float, ...]:
-        """The σ/α to which each step but the first returns."""
-        if self.levels is not None or self.steps == 1:
-            return self.levels or ()
-        reach = 2 * (1 - 2 / self.steps)
-        count = self.steps - 1
-        places = [1 - 2 * i / (count - 1) for i in range(count)] if count > 1 else [0.0]
-        return tuple(CENTRE * 3 ** (reach * place) for place in places)
+        if self.steps not in self.allowed:
+            raise ValueError(f"steps must be 1, 2, 4 or 8, for which a student is trained, not {self.steps}")
 
     def evaluations(self, schedule: Schedule) -> int:
         """How often these options evaluate the network for an image; guidance costs nothing."""
@@ -141,12 +125,14 @@ class ConsistencyOptions:
 class ConsistencyCompletionOptions(ConsistencyOptions):
     """How to draw the rest of an image."""
 
-    steps: Annotated[int, Limits(1, 100)] = 20
+    steps: Annotated[int, Limits(1, 1000)] = 20
     """evaluations of the network: each agrees anew with what is known"""
 
+    allowed: ClassVar[Sequence[int]] = range(1, 1001)
 
-class Guide(nn.Module):
-    """A weight of guidance to what is added to the embedding of the time, 0 at first: float [N] → [N, size]."""
+
+class Told(nn.Module):
+    """A number to what is added to the embedding of the time, 0 at first: float [N] on 0 … 1000 → [N, size]."""
 
     FEATURES = 32
 
@@ -154,17 +140,18 @@ class Guide(nn.Module):
         super().__init__()
         self.linear = zero(nn.Linear(self.FEATURES, size))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        features = time_features(100 * weight, self.FEATURES).to(self.linear.weight.dtype)
+    def forward(self, value: Tensor) -> Tensor:
+        features = time_features(value, self.FEATURES).to(self.linear.weight.dtype)
         return self.linear(features)  # type: ignore[no-any-return]
 
 
 class Consistency(Family, Completes, Distils):
     """A denoiser, then a student of itself: the same network, with one loss after the other.
 
-    In the first part of the budget it is `Flow`. In the rest f(x_t, t), its estimate of x_0, is taught to be
-    f(x_r, r) of the same image and noise a little nearer to the image, down to f(x, 0) = x. Drawn from by multistep
-    consistency sampling (Song et al. 2023, algorithm 1): x_0 = f(x_t, t), noise again, and so on.
+    In the first part of the budget it is `Flow`. In the rest its estimate of x_0 becomes f(x_t, t, s), the image by
+    which the path leads from x_t to x_s: it is taught to agree with f(x_r, r, s) of the same image and noise, a little
+    nearer to s. It draws in 1, 2, 4 or 8 jumps from one s to the next, as a multistep consistency model (Heek,
+    Hoogeboom and Salimans 2024, arXiv:2403.06807); that of one step is the consistency model of Song et al. 2023.
     """
 
     name = "consistency"
@@ -173,7 +160,7 @@ class Consistency(Family, Completes, Distils):
     paper = "Geng, Pokle, Luo, Lin and Kolter 2024, Consistency Models Made Easy, arXiv:2406.14548"
     density = Density.IMPLICIT
     answers: ClassVar[Mapping[str, str]] = {
-        "sample": "yes, in one to eight evaluations",
+        "sample": "yes, in 1, 2, 4 or 8 evaluations",
         "p(x)": "no: jumps to the end of a path carry no density",
         "p(z|x)": "no: it leads from noise to images, not back",
         "complete": "approximate: known pixels are put back before noise is added again",
@@ -194,7 +181,8 @@ class Consistency(Family, Completes, Distils):
         flow = name == "flow"
         self.schedule = Schedule.flow(config.timesteps) if flow else named(name, config)
         self.net = network(config, spec, 1)
-        self.guide = Guide(self.net.embedding) if config.guidance else None
+        self.until = Told(self.net.embedding)
+        self.guide = Told(self.net.embedding) if config.guidance else None
         self.levels = self.schedule.sigma / self.schedule.signal  # σ/α at t = 0 … T
         self.start = min(START.get(config.prediction, FIRST), float(self.levels[-1]))
         self.spent = 0.0
@@ -219,35 +207,55 @@ class Consistency(Family, Completes, Distils):
             return self.agreement(x, labels, noise)
         x0, tau, eps = self.spec.to_unit(x), noise.uniform(), noise.normal(*self.spec.shape)
         rows = rowwise(tau, x0)
-        output = self.net((1 - rows) * x0 + rows * eps, self.net.at(tau * self.schedule.T, self.schedule.T), labels)
+        silent = 0 * self.until(1000 * tau)  # it learns nothing yet, so that the student begins as the denoiser
+        times = self.net.at(tau * self.schedule.T, self.schedule.T)
+        output = self.net((1 - rows) * x0 + rows * eps, times, labels, silent)
         return Loss({"loss": (output.to(x0) - (eps - x0)).square().mean()})
 
     def agreement(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
-        """‖f(x_t, t) - f(x_r, r)‖/(t - r), the second without gradient, t and r measured as σ/α.
+        """‖f(x_t, t, s) - w f(x_r, r, s) - (1 - w) x_0‖/(t - r), without gradient in r; times measured as σ/α.
 
-        Geng et al. 2024, sections 3 and 4: log t is normal, r = t (1 - n(t)/q) with n(t) = 1 + 8/(1 + eᵗ), the same
-        noise at both, and r = 0, where f is x itself, below the first time of the grid. With a teacher that guides,
-        x_r is a step of the teacher's path from x_t, guided by a weight drawn for each image (Meng et al. 2023,
-        arXiv:2210.03142).
+        On the path of one image and noise x_s is (1 - s/t) x_0 + s/t x_t, in which f stands for x_0; so that x_s is the
+        same from t as from r, f is to be w of its own at r and else x_0, w = (1 - s/r)/(1 - s/t). With s = 0 this is
+        easy consistency tuning (Geng et al. 2024, sections 3 and 4), with r = s it is denoising. log t is normal,
+        r = t (1 - n(t)/q), n(t) = 1 + 8/(1 + eᵗ), but not below s, and s is the next time of a grid of 1, 2, 4 or 8
+        steps. With a teacher that guides, x_0 and ε are its own at x_t, guided by a weight drawn for each image (Meng
+        et al. 2023, arXiv:2210.03142).
         """
         x0, eps = self.spec.to_unit(x), noise.normal(*self.spec.shape)
         t = (MEAN + SPREAD * noise.normal()).double().cpu().exp().clamp(float(self.levels[1]), self.start)
-        q = self.gap
-        r = t * (1 - (1 + 8 * (-t).sigmoid()) / q)
+        s, q = self.end(t, self.steps(noise)), self.gap
+        gap = t * (1 + 8 * (-t).sigmoid()) / q
+        r = torch.maximum(t - gap, s)
         r = torch.where(r < self.levels[1], 0.0, r)
         x_t = self.noised(x0, eps, t)
         weight = self.weights(noise, x0)
-        x_r = self.noised(*((x0, eps) if weight is None else self.led(x_t, t, labels, weight)), r)
+        x0, eps = (x0, eps) if weight is None else self.led(x_t, t, labels, weight)
+        own = torch.where(r > s, (1 - s / r) / (1 - s / t), 0.0)
         # What narrows the gap also narrows the difference of the two images, for which bfloat16 then has no room.
         kept: Any = contextlib.nullcontext() if q <= ROUGH else torch.autocast(x0.device.type, enabled=False)
         with kept:
-            image = self.jump(x_t, t, labels, weight)
+            image = self.jump(x_t, t, s, labels, weight)
             with torch.no_grad():
-                target = self.jump(x_r, r.clamp(min=float(self.levels[1])), labels, weight)
-                target = torch.where(rowwise(r == 0, x_r).to(x_r.device), x_r, target)
-            squares = (image - target).square().flatten(1).mean(1)
-            distance = (squares + HUBER**2).sqrt() - HUBER
-            return Loss({"loss": (distance / (t - r).to(distance)).mean()}, {"distance": distance.detach().mean()})
+                near = self.jump(self.noised(x0, eps, r), r.clamp(min=float(self.levels[1])), s, labels, weight)
+        target = x0 + rowwise(own, x0).to(x0) * (near - x0)
+        squares = (image - target).square().flatten(1).mean(1)
+        distance = (squares + HUBER**2).sqrt() - HUBER
+        return Loss({"loss": (distance / gap.to(distance)).mean()}, {"distance": distance.detach().mean()})
+
+    def steps(self, noise: Noise) -> Tensor:
+        """Of which grid each image is trained, float64 [N]: 1, 2, 4 or 8 steps."""
+        places = torch.tensor(SHARES).cumsum(0)
+        drawn = torch.searchsorted(places, noise.uniform().cpu(), right=True).clamp(max=len(SHARES) - 1)
+        return torch.tensor(STEPS, dtype=torch.float64)[drawn]
+
+    def end(self, level: Tensor, steps: Tensor) -> Tensor:
+        """The next σ/α below each ``level`` at which one of so many steps ends; both float64 [N].
+
+        The steps are equal in the angle arctan(σ/α).
+        """
+        whole = level.atan() / (math.pi / 2) * steps
+        return (((whole - 1e-6).ceil() - 1).clamp(min=0) / steps * (math.pi / 2)).tan()
 
     @property
     def gap(self) -> float:
@@ -265,10 +273,16 @@ class Consistency(Family, Completes, Distils):
         """The times at which σ/α is ``level``; both float64 [N] on the CPU."""
         return self.schedule.time(level.atan())
 
-    def jump(self, x_t: Tensor, level: Tensor, labels: Tensor | None, weight: Tensor | None = None) -> Tensor:
-        """f(x_t, t), the image at the end of the path; σ/α is ``level`` [N], and ``weight`` [N] that of guidance."""
+    def jump(
+        self, x_t: Tensor, level: Tensor, end: Tensor, labels: Tensor | None, weight: Tensor | None = None
+    ) -> Tensor:
+        """f(x_t, t, s), by which x_s = (1 - s/t) f + s/t x_t; σ/α is ``level`` at t and ``end`` at s, both [N].
+
+        ``weight`` [N] is that of guidance.
+        """
         t = self.time(level)
-        extra = None if self.guide is None or weight is None else self.guide(weight)
+        extra = self.until(self.time(end).to(x_t) * (1000 / self.schedule.T))
+        extra = extra if self.guide is None or weight is None else extra + self.guide(100 * weight)
         output = self.net(x_t, self.net.at(t.to(x_t), self.schedule.T), labels, extra).to(x_t)
         return read(output, x_t, *self.schedule.at(t, x_t), self.config.prediction).x0
 
@@ -370,18 +384,35 @@ class Consistency(Family, Completes, Distils):
         options: ConsistencyOptions,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Jump, put back what is ``known`` of ``x0``, noise again (Song et al. 2023, algorithms 1 and 4)."""
-        levels, image = (self.start, *options.again), x0
+        """Jump from end to end of the steps; with something ``known`` of ``x0``, jump to the image, put it back, noise.
+
+        The second is the zero-shot editing of Song et al. 2023, algorithm 4. Only it draws from ``noise``.
+        """
+        ends = (torch.arange(options.steps, dtype=torch.float64) / options.steps * (math.pi / 2)).tan().flip(0)
+        level, x_t, image = torch.tensor(self.start, dtype=torch.float64), z, x0
         weight = None if self.guide is None else torch.full((len(z),), options.guidance, device=z.device)
-        for done, level in enumerate(levels, 1):
-            rows = torch.full((len(z),), min(level, self.start), dtype=torch.float64)
-            eps = noise.normal(*z.shape[1:]).to(z) if done > 1 else z
-            image = self.jump(self.noised(image, eps, rows), rows, labels, weight)
-            image = image.clamp(-1, 1) if options.clip and not self.spec.vector else image
-            image = torch.where(known, x0, image)
+        rows = z.new_ones(len(z), dtype=torch.float64).cpu()
+        again, bound = bool(known.any()), options.clip and not self.spec.vector
+        x_t = self.noised(x0, z, rows * level)
+        for done, end in enumerate(ends, 1):
+            to = rows * (0 if again else end)
+            image = self.jump(x_t, rows * level, to, labels, weight)
+            image = image.clamp(-1, 1) if bound else image
+            if again:
+                image = torch.where(known, x0, image)
+                x_t = self.noised(image, noise.normal(*z.shape[1:]).to(z), rows * end)
+            else:
+                eps = self.eps(x_t, image, rows * level)
+                x_t = self.noised(image, eps, to)
+            level = end
             if progress:
-                progress(done, len(levels))
+                progress(done, options.steps)
         return image
+
+    def eps(self, x_t: Tensor, x0: Tensor, level: Tensor) -> Tensor:
+        """The noise in x_t of which x_0 is the image."""
+        alpha, sigma = self.schedule.at(self.time(level), x_t)
+        return (x_t - alpha * x0) / sigma
 
     # Questions
 
