@@ -54,6 +54,8 @@ def test_no_error_rate_is_without_error() -> None:
     found = hype_infinity(fake, fake, raters, images).both
     assert found.low == 0.0 and found.high is not None and 0.01 < found.high < 0.06
     assert found.number.error and found.number.error > 0
+    trusting = hype_infinity(np.zeros(200, bool), fake, raters, images).both  # all fakes pass, no real one is doubted
+    assert trusting.number.value == 0.5 and trusting.number.error == pytest.approx(math.sqrt(0.25 / 200), rel=0.01)
 
 
 def test_d_prime_and_criterion_in_closed_form_with_the_log_linear_correction() -> None:

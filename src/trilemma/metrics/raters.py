@@ -256,16 +256,13 @@ def _checked(says_fake: ArrayLike, fake: ArrayLike) -> tuple[Bools, Bools]:
 
 
 def _share(value: float, error: float, df: float, votes: int) -> Interval:
+    value, error, df = float(value), float(error), float(df)
     if math.isnan(error):
-        return Interval(Number(float(value), None, n=votes, better="higher", flag=ALONE))
-    number = Number(float(value), max(float(error), _least(value, votes)), n=votes, better="higher")
-    return share_interval(float(value), float(error), float(df), votes, number)
-
-
-def _least(value: float, votes: int) -> float:
-    """The binomial error of a share where all votes agree, which the bootstrap takes for certain."""
-    p = (value * votes + 1) / (votes + 2)
-    return math.sqrt(p * (1 - p) / votes) if value in (0.0, 1.0) else 0.0
+        return Interval(Number(value, None, n=votes, better="higher", flag=ALONE))
+    if error == 0:  # all raters alike on all images: what the bootstrap takes for certain is as sure as that many votes
+        p = (value * votes + 1) / (votes + 2)
+        error = math.sqrt(p * (1 - p) / votes)
+    return share_interval(value, error, df, votes, Number(value, error, n=votes, better="higher"))
 
 
 def _measure(value: float, error: float, df: float, votes: int) -> Interval:
