@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import csv
+import http.client
 import json
 import os
 import signal
@@ -248,6 +249,32 @@ def test_a_full_disk_loses_no_vote_that_was_acknowledged(folder: Path) -> None:
     sitting.close()
 
 
+def test_votes_that_share_a_turn_of_the_disk_fail_and_count_alone(
+    folder: Path,
+) -> None:
+    """Forty at once, of which one cannot be written: it alone is told so, and every other is there."""
+    votes = Votes(folder)
+    bad = Vote("r07", 0, "real-or-fake", "main", REAL, 0, object())  # type: ignore[arg-type]
+    given = [
+        bad if i == 7 else Vote(f"r{i:02d}", 0, "real-or-fake", "main", REAL, i, "real", made=1.0) for i in range(40)
+    ]
+    gate = threading.Barrier(40)
+
+    def add(vote: Vote) -> object:
+        gate.wait()
+        try:
+            return votes.add(vote)
+        except (ValueError, OSError) as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+        told = list(pool.map(add, given))
+    assert isinstance(told.pop(7), ValueError)
+    assert told == [True] * 39
+    assert [vote.rater for vote in votes.all()] == [vote.rater for vote in given if vote is not bad]
+    votes.close()
+
+
 KILLED = """
 import sys
 from trilemma.study.sitting import Sitting
@@ -485,7 +512,7 @@ def test_twenty_raters_at_once_lose_nothing_to_a_kill(tmp_path: Path) -> None:
             except urllib.error.HTTPError as error:
                 if error.code != 429:
                     raise
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 pass  # it was killed and comes back
             time.sleep(0.1)
         raise AssertionError("it does not come back")
