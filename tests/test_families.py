@@ -54,7 +54,7 @@ def quick(name: str) -> object:
     """The family's sampling options, with few steps where it takes any."""
     options = FAMILIES[name].Options
     fields = {field.name for field in dataclasses.fields(options)}
-    return options(**({"steps": 3} if "steps" in fields else {}))
+    return options(**({"steps": 2} if "steps" in fields else {}))
 
 
 def batch(spec: Spec, count: int = 4) -> tuple[torch.Tensor, torch.Tensor | None]:
