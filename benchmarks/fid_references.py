@@ -22,14 +22,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trilemma.data import load
+from trilemma.evaluation.official import statistics
 from trilemma.images import save_png
-from trilemma.metrics import feature_network, frechet_distance
+from trilemma.metrics import frechet_distance
 from trilemma.metrics.inception import weights_file
 from trilemma.metrics.kernel import unbiased_mmd
 
@@ -150,11 +150,13 @@ def made(folder: Path, count: int) -> list[tuple[str, Path, Path]]:
 
 
 def compare(name: str, a: Path, b: Path) -> float:
-    images = [read(folder) for folder in (a, b)]
     worst = 0.0
     for preprocessing, reference in REFERENCES.items():
-        network = feature_network(f"inception/{preprocessing}")
-        ours = [network(x) for x in images]
+        ours = []
+        for folder in (a, b):  # as `trilemma fid` reads it
+            features = statistics(folder, preprocessing=preprocessing, device="cpu").features
+            assert features is not None
+            ours.append(features)
         *theirs, value = reference(a, b)
         off = max(float((x - y).norm() / y.norm()) for x, y in zip(ours, theirs, strict=True))
         distance = frechet_distance(*ours)
@@ -175,13 +177,6 @@ def kernel_difference(x: Tensor, y: Tensor) -> float:
     found = kid_features_to_metric(x.double(), y.double(), kid_subsets=1, kid_subset_size=len(x), verbose=False)
     theirs = found["kernel_inception_distance_mean"]
     return abs(unbiased_mmd(x.double(), y.double()).item() / theirs - 1)
-
-
-def read(folder: Path) -> Tensor:
-    from PIL import Image
-
-    arrays = [np.asarray(Image.open(path).convert("RGB")) for path in files(folder)]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ SOURCE = Path(trilemma.__file__).parent
 
 # From the ground up. Rooms on one floor do not import each other.
 FLOORS = [
-    {"files", "text"},
+    {"files", "text", "faults"},
     {"machine", "validate", "number", "bars"},
     {"images", "vectors", "noise", "parallel", "plugins"},
     {"blocks", "drawing", "preview"},
@@ -24,10 +24,11 @@ FLOORS = [
     {"config"},
     {"run", "presets"},
     {"training", "sampling", "likelihood"},
-    {"questions"},
+    {"questions", "contract"},
     {"evaluation"},
     {"report"},
-    {"comparison"},
+    {"comparison", "study"},
+    {"studio"},
     {"cli"},
 ]
 

@@ -116,7 +116,11 @@ def test_orders(name: str, spec: Spec) -> None:
 
 @pytest.mark.parametrize(("name", "spec"), able(Plays))
 def test_plays(name: str, spec: Spec) -> None:
-    model, (_, y) = build(name, spec), batch(spec, 4)
+    model, (x, y) = build(name, spec), batch(spec, 4)
+    judged = model.judge(x, y)
+    assert judged.shape == (4,)
+    alone = model.judge(x[2:3], None if y is None else y[2:3])
+    assert torch.allclose(judged[2:3], alone, atol=1e-5)  # what is judged beside it changes nothing
     model.player.requires_grad_(True)
     logits = model.judge_samples(BatchNoise((0,), 4, 0, 4, torch.device("cpu")), y)
     losses = model.generator_losses(logits)

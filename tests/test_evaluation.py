@@ -16,8 +16,7 @@ from conftest import blobs
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from trilemma import comparison
-from trilemma.comparison import compare
+from trilemma.comparison import compare, together
 from trilemma.data import Dataset, load
 from trilemma.evaluation import Protocol, Reference, evaluate, pictures, subject, subset
 from trilemma.families import FAMILIES
@@ -227,11 +226,11 @@ def test_a_family_that_breaks_down_gets_a_row_and_the_others_their_report(
 
     def broken(name: str, *data: object, **more: object) -> Run:
         if name == "flow":
-            Run.create(out / name, comparison.make_config(name, blobs_data, settings=SETTINGS))
+            Run.create(out / name, together.make_config(name, blobs_data, settings=SETTINGS))
             raise Diverged("the loss is not finite")
         return train(name, *data, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(comparison, "train", broken)
+    monkeypatch.setattr(together, "train", broken)
     page = compare(blobs_data, families=["vae", "diffusion", "flow"], **arguments)  # type: ignore[arg-type]
     families = {entry["name"]: entry for entry in json.loads((out / "report.json").read_text())["families"]}
     assert families["vae"]["metrics"] and not families["diffusion"]["metrics"] and not families["flow"]["metrics"]

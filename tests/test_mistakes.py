@@ -18,12 +18,12 @@ from conftest import blobs, write_blobs
 from safetensors import SafetensorError
 from tiny import call
 
-from trilemma.cli.errors import in_words
 from trilemma.comparison import fitting
 from trilemma.config import TrainConfig, parse_text
 from trilemma.data import load
 from trilemma.evaluation.metric import read
 from trilemma.families import FAMILIES
+from trilemma.faults import in_words
 from trilemma.images import Spec
 from trilemma.metrics import feature_network
 from trilemma.noise import ImageNoise, philox

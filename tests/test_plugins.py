@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,58 @@ def test_a_plugin_that_fails_says_so_in_one_line(tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 1
         assert words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def run(folder: Path, commands: str) -> str:
+    """What some commands print, one after the other, and how each ended."""
+    code = "import sys\nfrom trilemma.cli import main\nfor line in sys.argv[1].splitlines():\n    try:\n        "
+    code += "main(line.split())\n    except SystemExit as stop:\n        print('exit', stop.code, flush=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, commands],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
+    return done.stdout
+
+
+def test_a_family_is_named_by_its_file_and_class(tmp_path: Path) -> None:
+    (tmp_path / "blur.py").write_text(FAMILY)
+    write_blobs(tmp_path / "blobs.npz")
+    few = "-n 20 --reference 64 --metrics frechet,images_per_second --ladder no"
+    said = run(
+        tmp_path,
+        f"""train blur.py:Blur blobs.npz --out run --budget 2steps
+compare --runs run --out report {few}
+sample run -n 4 --out s.png --family ./blur.py:Blur
+train blur.py:Config blobs.npz --out x
+train blur.py:Blurred blobs.npz --out x
+train blue.py:Blur blobs.npz --out x""",
+    )
+    assert said.count("exit 0") == 3 and said.count("exit 1") == 3, said
+    assert "blur.py:Config is no family" in said and "no class Blurred in blur.py" in said
+    assert "blue.py, which is no Python file" in said and "Traceback" not in said
+    assert "A Gaussian" in (tmp_path / "report" / "report.html").read_text("utf-8")
+
+
+def test_a_family_of_ones_own_is_checked_against_the_contract(tmp_path: Path) -> None:
+    good = FAMILY.replace("Density.TRACTABLE", "Density.APPROXIMATE")
+    files = {
+        "good": (good, "good keeps the contract"),
+        "kind": (FAMILY, "is exact, not estimate"),
+        "chance": (
+            good.replace("noise.normal(", "torch.randn(noise.count, "),
+            "image i changes with how many are drawn",
+        ),
+        "lost": (good.replace("self.mean = ", "self.lost = nn.Linear(2, 2)\n        self.mean = "), "to no objective"),
+        "torn": (good.replace("self.spec.from_unit(", "self.spec.fromunit("), "AttributeError"),
+    }
+    for name, (text, _) in files.items():
+        (tmp_path / f"{name}.py").write_text(text.replace('name = "blur"', f'name = "{name}"'))
+    said = run(tmp_path, "\n".join(f"check-family {name}.py:Blur" for name in files))
+    parts = re.split(r"(?<=exit \d)\n", said)
+    for (_, words), part in zip(files.values(), parts, strict=False):
+        assert words.replace("None", "0") in part and "Traceback" not in part, said
+    assert said.count("exit 0") == 1 and said.count("exit 1") == 4

@@ -42,6 +42,19 @@ trilemma.evaluate(pictures, own, protocol=trilemma.Protocol(n=100))
 answer: trilemma.Answer = trilemma.ask(run, "complete", keep="top")
 print(answer, trilemma.__version__)
 
+number = trilemma.fid("generated/", "photos/", preprocessing="pytorch-fid")
+print(number.value, number.error, number.flag)
+
+
+def mine(n: int, seed: int) -> torch.Tensor:
+    return torch.rand(n, 1, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+trilemma.evaluate(mine, data)
+beside = trilemma.compare(runs=["runs/vae", run], samples={"mine": mine, "others": "x.npz"}, against=data, out="page")
+for row in trilemma.overview(beside.parent).rows:
+    print(row.title, row.sentence, row.marks["quality"].number.value)
+
 page: Path = trilemma.compare(data, out="report", families="vae, gan", budget=60, protocol={"n": 500})
 print(page.read_text("utf-8")[:100])
 

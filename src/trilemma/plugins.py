@@ -3,7 +3,8 @@
 A file is named in ``$TRILEMMA_PLUGINS`` (several with the path separator of the system between them), or is a module
 that a package names as an entry point of the group ``trilemma.plugins``. It is imported once, when the first registry
 is asked; what it defines is found there by its base class, like what is built in. Samplers, whose fields become options
-of every denoising family, are registered by a decorator.
+of every denoising family, are registered by a decorator. On the command line ``path.py:Class`` may stand where the name
+of a family would.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -31,16 +33,45 @@ def load_plugins() -> None:
         except Exception as error:  # nobody asked for it by name: a warning is enough, and the others work
             warnings.warn(f"the plugin {entry.name} ({entry.value}) cannot be used: {error}", stacklevel=3)
     for name in filter(None, os.environ.get("TRILEMMA_PLUGINS", "").split(os.pathsep)):
-        path = Path(name).expanduser()
-        module = f"trilemma_plugin_{path.stem}"
-        spec = importlib.util.spec_from_file_location(module, path)
-        if spec is None or spec.loader is None or not path.is_file():
-            raise ValueError(f"TRILEMMA_PLUGINS names {path}, which is no Python file")
-        sys.modules[module] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(sys.modules[module])
-        except Exception as error:
-            raise ValueError(f"{path}, named by TRILEMMA_PLUGINS, fails: {type(error).__name__}: {error}") from error
+        load_file(name, "TRILEMMA_PLUGINS")
+
+
+def load_file(name: str, where: str) -> ModuleType:
+    """Import a Python file, once.
+
+    Args:
+        where: it was named, for the error.
+
+    Raises:
+        ValueError: it is not there or fails, in one line.
+    """
+    path = Path(name).expanduser()
+    if (known := _FILES.get(path.resolve())) is not None:
+        return known
+    module = f"trilemma_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ValueError(f"{where} names {path}, which is no Python file")
+    made = sys.modules[module] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(made)
+    except Exception as error:
+        raise ValueError(f"{path}, named by {where}, fails: {type(error).__name__}: {error}") from error
+    _FILES[path.resolve()] = made
+    return made
+
+
+_FILES: dict[Path, ModuleType] = {}
+"""Those that were imported."""
+
+
+def load_class(text: str) -> Any:
+    """The class that ``path.py:Class`` names; ``ValueError``, one line, where there is none."""
+    path, _, name = text.rpartition(":")
+    found = getattr(load_file(path, text), name, None)
+    if not isinstance(found, type):
+        raise ValueError(f"there is no class {name} in {path}")
+    return found
 
 
 class Registry(Mapping[str, type[T]]):

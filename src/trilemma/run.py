@@ -97,15 +97,14 @@ class Run:
         parts = [f"{config.family}, {printable(Path(config.data.source).name)} {shape_text(spec.shape)}"]
         if spec.conditional:
             parts.append(f"{spec.classes} classes" if spec.classes else "captions")
-        with contextlib.suppress(ValueError, OSError):
-            done = _counters(max(self._checkpoints.glob("step-*")))
+        if done := self.counters():
             parts.append(f"{done['step']:,} steps, {short(done['images'])} images")
         return f"Run({printable(self.path)!r}: {', '.join(parts)})"
 
     def _repr_html_(self) -> str:
         """The newest sample grid of its training, for a notebook."""
-        with contextlib.suppress(ValueError, OSError):
-            return picture_html(max((self.path / "samples").glob("step-*.png")).read_bytes(), repr(self))
+        with contextlib.suppress(IndexError, OSError):
+            return picture_html([*self.pictures().values()][-1].read_bytes(), repr(self))
         return f"<p>{html.escape(repr(self))}</p>"
 
     @classmethod
@@ -257,6 +256,12 @@ class Run:
             _write(checkpoint / "checksums.json", json.dumps(sums).encode())
         return Run(path, self.config)
 
+    def counters(self) -> dict[str, float] | None:
+        """The same of the newest checkpoint, be it whole or not, for a list of many runs; None where there is none."""
+        with contextlib.suppress(ValueError, OSError):
+            return _counters(max(self._checkpoints.glob("step-*")))
+        return None
+
     def save(self, state: State) -> Path:
         """Write a checkpoint atomically, verify it, and only then drop those before the last two.
 
@@ -320,12 +325,17 @@ class Run:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def logs(self) -> list[dict[str, Any]]:
-        """The training log; damaged lines are left out and counted in a warning, but for a torn last one."""
+    def logs(self, most: int = 0) -> list[dict[str, Any]]:
+        """The training log; damaged lines are left out and counted in a warning, but for a torn last one.
+
+        ``most`` bytes of its end are read; 0 for all.
+        """
         records, damaged = [], 0
         with contextlib.suppress(FileNotFoundError):
-            content = (self.path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
-            for line in content.splitlines(keepends=True):
+            with (self.path / "metrics.jsonl").open("rb") as file:
+                file.seek(-most, os.SEEK_END) if most else None
+                content = file.read().decode("utf-8", errors="replace")
+            for line in content.splitlines(keepends=True)[1 if most else 0 :]:
                 if (record := _log_line(line)) is not None:
                     records.append(record)
                 else:
@@ -343,6 +353,11 @@ class Run:
     def picture(self, step: int) -> Path:
         """Where the sample grid of a step belongs."""
         return self.path / "samples" / f"step-{step:08d}.png"
+
+    def pictures(self) -> dict[int, Path]:
+        """The sample grids that were drawn while it was trained, by their step."""
+        found = sorted((self.path / "samples").glob("step-*.png"))
+        return {int(path.stem.removeprefix("step-")): path for path in found if path.stem[5:].isdigit()}
 
     @property
     def evaluation(self) -> Path:
@@ -449,6 +464,18 @@ def lock(path: str | os.PathLike[str]) -> Iterator[None]:
         for folder in (path, path / "checkpoints", path / "samples"):
             sweep(folder, all_of_them=True)
         yield
+
+
+def held(path: Path) -> bool:
+    """Whether a process holds the folder for writing."""
+    try:
+        with (path / LOCK).open("r", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _stamp(file: IO[str]) -> None:

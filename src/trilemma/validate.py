@@ -92,7 +92,7 @@ def check_limits(config: Any, name: str = "") -> None:
         config: an instance of a dataclass; types are not checked, as those who write Python have other means.
         name: what stands before a field's name in the message, such as ``model.``.
     """
-    for field, limits in _limits(type(config)).items():  # type: ignore[arg-type]
+    for field, limits in limits_of(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, field)
         if value is None:
             continue
@@ -106,7 +106,7 @@ def check_limits(config: Any, name: str = "") -> None:
 
 
 @functools.cache
-def _limits(cls: type) -> dict[str, Limits]:
+def limits_of(cls: type) -> dict[str, Limits]:
     """The declared limits of each field that has some."""
     hints = get_type_hints(cls, include_extras=True)
     found = {field.name: next(_declared(hints[field.name]), None) for field in dataclasses.fields(cls)}

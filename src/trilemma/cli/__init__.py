@@ -54,13 +54,27 @@ app.command(
 app.command(
     "trilemma.cli.evaluate:app", name="evaluate", help="Measure a run, or a folder of images, against real images."
 )
+app.command("trilemma.cli.fid:app", name="fid", help="Print the FID of two sets of images, as papers print it.")
 app.command(
     "trilemma.cli.compare:app",
     name="compare",
-    help="Train several families under an equal budget and write one report.",
+    help="Train several families under an equal budget and write one report, or put runs and images on one.",
 )
+app.command(
+    "trilemma.cli.distill:app", name="distill", help="Make a student of a denoiser, which draws in a few evaluations."
+)
+app.command("trilemma.cli.studio:app", name="studio", help="Open a page to train, watch, play, ask and judge.")
+app.command(
+    "trilemma.cli.study:app", name="study", help="Let people judge which images are real, and read what they say."
+)
+app.command("trilemma.cli.report:app", name="report", help="Open a comparison that is there, and write its page anew.")
 app.command("trilemma.cli.export:app", name="export", help="Write a trained denoiser for diffusers or as ONNX.")
 app.command("trilemma.cli.import_model:app", name="import", help="Make a run of a diffusers DDPM folder.")
+app.command(
+    "trilemma.cli.check_family:app",
+    name="check-family",
+    help="Check a family of your own against the contract of all of them.",
+)
 app.command("trilemma.cli.data:app", name="data", help="Look at a data set as the models will see it.")
 app.register_install_completion_command(help="Let the shell complete verbs, questions and flags.")
 
@@ -86,12 +100,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> None:
     try:
+        if any(".py:" in word for word in words):
+            from trilemma.cli.own import own_families
+
+            words = own_families(words)
         app(words, exit_on_error=False, print_error=False)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except Exception as error:
-        from trilemma.cli.errors import bug, in_words, misuse
+        from trilemma.cli.errors import misuse
+        from trilemma.faults import bug, in_words
 
         if isinstance(error, cyclopts.CycloptsError):
             _fail(misuse(error), 2)

@@ -14,10 +14,11 @@ from rich.text import Text
 from trilemma import number
 from trilemma.bars import Bars
 from trilemma.cli.errors import refuse_unknown
-from trilemma.cli.flags import DataFlags, Device, Json, data_config, print_json
-from trilemma.cli.protocol import ProtocolFlags, protocol_of
+from trilemma.cli.flags import DataFlags, Device, Json, data_config, given, print_json
+from trilemma.cli.protocol import ProtocolFlags
 from trilemma.config import parse_text
 from trilemma.evaluation import evaluate as measure
+from trilemma.evaluation import protocol_of
 from trilemma.evaluation.metric import find, groups
 from trilemma.families import FAMILIES
 from trilemma.number import Number
@@ -73,7 +74,8 @@ def evaluate(
 
     Fréchet and kernel distance, precision, recall, density, coverage, copies of training images, held-out bits per
     dimension and images per second; each with its standard error, beside the same score of held-out real images,
-    which is as good as it gets, and on a scale of real images made worse on purpose.
+    which is as good as it gets, and on a scale of real images made worse on purpose. Of two sets of images every one
+    counts, unless -n or --reference says otherwise; `trilemma fid` prints their FID alone.
 
     Parameters
     ----------
@@ -93,7 +95,8 @@ def evaluate(
         chosen = parse_text(family.Options, options, family.name)
     elif options:
         raise ValueError(f"{subject} is not a run folder, so it has no option --{next(iter(options))}")
-    wanted = protocol_of(protocol)
+    wanted = given(protocol)
+    protocol_of(wanted)  # refused before anything is loaded
     real = None if against is None else data_config(against, images)
     with join(device) as where, Bars() as bars:
         record = measure(

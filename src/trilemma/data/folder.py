@@ -24,7 +24,7 @@ from trilemma.data.annotations import read_annotations
 from trilemma.data.config import DataConfig
 from trilemma.data.dataset import Loss, Raw, examples, number_classes
 from trilemma.data.decoded import Entry, decode
-from trilemma.data.fit import SUFFIXES, begins_like_an_image, reason
+from trilemma.data.fit import SUFFIXES, begins_like_an_image, open_image, reason
 from trilemma.text import printable
 
 TRAIN_NAMES = ("train", "training", "train_set", "training_set")
@@ -309,3 +309,42 @@ def _visible(name: str) -> bool:
     """Whether no part of a name is hidden. Nothing is written by it, so that an archive's ``..`` does no harm."""
     parts = PurePosixPath(name).parts
     return not any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in parts)
+
+
+class Originals:
+    """The images of a folder or a zip of one, each in its own size, as Pillow decodes it to RGB and nothing more.
+
+    That is what programs do that measure a folder: no turning upright, no background behind transparency, no rule for
+    16 bits. `load_folder` is for what is to be learnt.
+
+    Attributes:
+        names: of the files, in order.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if path.is_dir():
+            files = dict(_walk(path, "", {path.resolve()}, path.resolve()))
+            self._open: Callable[[str], BinaryIO] = lambda name: _open_file(files[name])
+            names = list(files)
+        else:
+            try:
+                archive = zipfile.ZipFile(path)
+            except (zipfile.BadZipFile, OSError) as error:
+                raise ValueError(f"{path} is not a readable zip file: {reason(error)}") from error
+            members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+            self._open = lambda name: _open_member(archive, members[name])
+            names = sorted(name for name in members if _visible(name))
+        self.names = [name for name in _without_our_own(names, path, []) if _is_image(name)]
+        if not self.names:
+            raise ValueError(f"no images in {path}: looked for {' '.join(sorted(SUFFIXES))}, also in its subfolders")
+
+    def __iter__(self) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+        """uint8 [3, H, W]; ``ValueError`` with the name of a file that is no image."""
+        for name in self.names:
+            try:
+                with self._open(name) as file:
+                    pixels = np.asarray(open_image(file, name).convert("RGB"))
+            except Exception as error:  # decoders raise all sorts
+                raise ValueError(f"{printable(name)} in {self._path} cannot be read: {reason(error)}") from None
+            yield np.ascontiguousarray(pixels.transpose(2, 0, 1))

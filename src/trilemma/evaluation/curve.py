@@ -5,21 +5,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from types import UnionType
 from typing import Annotated, Any, ClassVar
 
 from trilemma import drawing
 from trilemma.drawing import Picture, Sheet
-from trilemma.evaluation.sweeps import Point, Scores, Sweep, number, written
+from trilemma.evaluation.sweeps import Bench, Point, Scores, Sweep, number, written
 from trilemma.families import FAMILIES
-from trilemma.families.family import Denoises
+from trilemma.families.family import Denoises, Distils
 from trilemma.number import Number
 from trilemma.questions.answer import Answer, Table
 from trilemma.questions.question import Context
+from trilemma.run import Run, is_run
 from trilemma.validate import MOST, Limits
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 1000)
 """Steps of each sampler, where no others are asked for."""
+STUDENTS, TEACHERS = (1, 2, 4, 8), (1, 2, 4, 8, 20, 50)
+"""The same of a student of few steps, and of its teacher beside it."""
 WITHIN = 0.10
 """How near to the best counts as as good."""
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 60, 20), (230, 159, 0))
@@ -28,17 +32,21 @@ COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 60,
 
 @dataclass(frozen=True)
 class Curve(Sweep):
-    """Speed against quality."""
+    """Speed against quality; of a student of few steps its teacher's too."""
 
     counts: Annotated[tuple[int, ...], Limits(1, MOST, count=1)] | None = None
-    """The numbers of steps, such as 1,10,100; by default from 1 to 1000."""
+    """The numbers of steps, such as 1,10,100; by default from 1 to 1000, of a student from 1 to 8."""
 
     name: ClassVar[str] = "curve"
     title: ClassVar[str] = "Speed against quality"
     sentence: ClassVar[str] = "How good are samples of every sampler in few and in many steps, and which is cheapest?"
 
+    capabilities: ClassVar[tuple[type | UnionType, ...]] = (Denoises | Distils,)
+
     def answer(self, context: Context) -> Answer:
         base = context.options(self.options) or FAMILIES[context.config.family].Options()
+        if isinstance(context.model, Distils):
+            return self.of_student(context, base)
         chosen = isinstance(self.options, Mapping) and "sampler" in self.options
         counts = self.counts or ((base.steps,) if base.steps else None)
         bench = self.bench(context)
@@ -63,6 +71,54 @@ class Curve(Sweep):
             values={"cheapest": asdict(cheap), "best": asdict(best)},
             found=(points, floor, bench.words, bench.distance),
         )  # fmt: skip
+
+    def of_student(self, context: Context, base: Any) -> Answer:
+        """The student in few evaluations, and its teacher in as many and in more, where it is still there."""
+        bench = self.bench(context)
+        steps = self.counts or STUDENTS
+        points, before, _ = bench.sweep([replace(base, steps=count) for count in steps], context.progress)
+        path, told = context.config.model.teacher, "its first part was its teacher, of which nothing is kept"
+        student = min(points, key=lambda point: point.frechet)
+        taught: list[Point] = []
+        numbers: dict[str, Number] = {}
+        if path and not is_run(path):
+            told = f"its teacher {path} is no longer there, so it stands alone"
+        elif path:
+            taught, known = self.of_teacher(bench, path, base, context)
+            before += known
+            best = min(taught, key=lambda point: point.frechet)
+            numbers["student_over_teacher"] = ratio = over(student, best, self.n)
+            told = (
+                f"the student in {student.steps} evaluations has {ratio} times the {bench.distance} of the best of its "
+                f"teacher ({best.label} in {best.steps} steps, {best.evaluations} evaluations), and takes "
+                f"{best.seconds / student.seconds:.3g} times fewer seconds"
+            )
+        points = points + taught
+        floor, (cheap, best) = bench.floor(), cheapest(points)
+        note = "{0.label} in {0.steps} steps"
+        numbers["best_frechet"] = number(best, "frechet", bench, note.format(best))
+        numbers["student_frechet"] = number(student, "frechet", bench, note.format(student))
+        return self.answered(
+            bench, base, points, floor, before,
+            numbers=numbers,
+            reading=[told, verdict(points, bench.distance)],
+            table=table(points, floor, bench.distance),
+            values={"cheapest": asdict(cheap), "best": asdict(best), "student": asdict(student), "teacher": path},
+            found=(points, floor, bench.words, bench.distance),
+        )  # fmt: skip
+
+    def of_teacher(self, bench: Bench, path: str, base: Any, context: Context) -> tuple[list[Point], int]:
+        """The teacher's points by its own sampler and by heun, and how many of them were known."""
+        run = Run.open(path)
+        model = run.model(bench.where.device)
+        assert isinstance(model, Denoises)
+        ledger = bench.ledger and bench.ledger.with_name(f"{bench.ledger.stem}-teacher.jsonl")
+        theirs = replace(bench, run=run, model=model, ledger=ledger)
+        usual = model.Options(guidance=base.guidance)
+        steps = sorted({*(self.counts or ()), *TEACHERS})
+        asked = settings(model, usual, list(dict.fromkeys((usual.sampler, "heun"))), steps)
+        points, before, _ = theirs.sweep(asked, context.progress)
+        return [replace(point, sampler=f"teacher, {point.sampler}") for point in points], before
 
     def draw(self, answer: Answer) -> Mapping[str, Picture]:
         points, floor, protocol, distance = answer.found
@@ -115,6 +171,16 @@ def cheapest(points: Sequence[Point]) -> tuple[Point, Point]:
         raise ValueError("no Fréchet distance could be trusted: draw more images (-n) than the features have numbers")
     good = [point for point in points if point.frechet <= (1 + WITHIN) * best.frechet]
     return min(good, key=lambda point: (point.evaluations, point.frechet)), best
+
+
+def over(one: Point, other: Point, n: int) -> Number:
+    """The ratio of two Fréchet distances, with the error that theirs leave it."""
+    a, b = one.frechet, other.frechet
+    errors = [error or 0.0 for _, error in (one.scores["frechet"], other.scores["frechet"])]
+    ratio = a / b if b else math.inf
+    if not math.isfinite(ratio):
+        return Number(None, note="no Fréchet distance could be trusted")
+    return Number(ratio, ratio * math.hypot(errors[0] / a, errors[1] / b), "", "lower", n, note="student over teacher")
 
 
 def verdict(points: Sequence[Point], distance: str = "Fréchet") -> str:

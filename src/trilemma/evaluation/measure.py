@@ -17,18 +17,18 @@ from trilemma.bars import told
 from trilemma.config import options_of
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.dataset import image_digests
-from trilemma.data.memory import ImagesLike, images_like
 from trilemma.evaluation import ladder, pictures
 from trilemma.evaluation.answers import FOLDER, answers_of, ask_routine, besides
 from trilemma.evaluation.measured import Measured, held_out, number_of
 from trilemma.evaluation.metric import Metric, metrics, read
 from trilemma.evaluation.misuse import identical_images, trained_on_held_out
+from trilemma.evaluation.outside import Images, Source, is_model, subject_of
 from trilemma.evaluation.protocol import Protocol, protocol_of
 from trilemma.evaluation.record import describe
 from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.relative import relative, relative_rungs
 from trilemma.evaluation.stream import Pool, Tell, pool
-from trilemma.evaluation.subject import Subject, image_subject, run_subject, samples_as_dataset, tensor_subject
+from trilemma.evaluation.subject import Subject, samples_as_dataset
 from trilemma.evaluation.sweeps import kept, weights_digest
 from trilemma.families import FAMILIES
 from trilemma.files import write_json
@@ -38,12 +38,10 @@ from trilemma.number import Number
 from trilemma.parallel import Ranks, ranks
 from trilemma.run import Run, names_run
 
-Source = Run | Dataset | DataConfig | str | os.PathLike[str] | ImagesLike
-
 
 def evaluate(
-    subject: Source,
-    against: Reference | Source | None = None,
+    subject: Source | Subject,
+    against: Reference | Run | Images | None = None,
     *,
     protocol: Protocol | Mapping[str, Any] | None = None,
     options: Any | None = None,
@@ -55,11 +53,14 @@ def evaluate(
     """Measure a run, or a folder, archive, data set or tensor of images, against real images.
 
     Args:
-        subject: a run or its folder, or anything that `load` takes; images in memory must have the shape of
-            the real ones, uint8 [N, C, H, W] with their levels, or floats in [0, 1].
+        subject: a run or its folder; anything that `load` takes; a function ``(n, seed) → images``, a diffusers
+            pipeline or a torch module with a ``latent_dim``, from which images are drawn (`outside_subject`). Images
+            in memory must have the shape of the real ones, uint8 [N, C, H, W] with their levels, or floats in [0, 1].
+            A `Subject` is measured as it is.
         against: the real images; by default those the run was trained on. A run here stands for its samples.
         protocol: how, a `Protocol` or a dictionary of its fields, whose defaults it has.
-        options: sampling options of the run's family, a dictionary such as ``{"steps": 20}`` or its ``Options``.
+        options: of the sampler of a run's family, a dictionary such as ``{"steps": 20}`` or its ``Options``; or of a
+            pipeline, what it is called with.
         network: features of your own; by default those that ``protocol`` names.
         device: where to compute.
         out: a folder for ``metrics.json`` and the pictures; by default the run's own, or none.
@@ -90,18 +91,14 @@ def evaluate(
         options = options_of(FAMILIES[subject.config.family], options)
     where = ranks(device)
     with told(progress, lambda bars: lambda what, done, total: bars.tell("", what, done, total)) as tell:
-        real = against if isinstance(against, Reference) else _prepare(against, asked, device, network, tell)
-        if isinstance(subject, Run):
-            measured = run_subject(subject, real, options, where)
-        elif isinstance(subject, Dataset | DataConfig | str | os.PathLike):
-            measured = image_subject(subject.source if isinstance(subject, DataConfig) else subject, real)
-        else:
-            measured = tensor_subject(images_like(subject, real.dataset.spec()), real)
+        whole = _whole(subject, against, protocol)
+        real = against if isinstance(against, Reference) else _prepare(against, asked, device, network, tell, whole)
+        measured = subject if isinstance(subject, Subject) else subject_of(subject, real, options, where)
         return _evaluate(measured, real, options, device, _place(subject, out), tell)
 
 
 def _prepare(
-    against: Source, protocol: Protocol, device: str, network: Features | None, tell: Tell | None
+    against: Run | Images, protocol: Protocol, device: str, network: Features | None, tell: Tell | None, whole: bool
 ) -> Reference:
     if isinstance(against, (str, os.PathLike)) and names_run(against):
         against = Run.open(against)
@@ -109,8 +106,18 @@ def _prepare(
         against = Run.open(against.source)
     if isinstance(against, Run):
         against = samples_as_dataset(against, protocol.reference, protocol.n, protocol.seed, device)
+        whole = False  # a run draws as many as it is asked for
     dataset = load(against)
-    return Reference.prepare(dataset, protocol, device, tell, network)
+    return Reference.prepare(dataset, protocol, device, tell, network, whole)
+
+
+def _whole(subject: object, against: object, protocol: Protocol | Mapping[str, Any] | None) -> bool:
+    """Whether two sets of images are compared, and nobody said how many of them: then every image counts."""
+    if isinstance(subject, Run | Subject) or isinstance(against, Run | Reference) or is_model(subject):
+        return False
+    if isinstance(protocol, Protocol):
+        return (protocol.n, protocol.reference) == (Protocol.n, Protocol.reference)
+    return not {"n", "reference"} & set(protocol or ())
 
 
 def _place(subject: object, out: str | os.PathLike[str] | None) -> Path | None:
@@ -141,7 +148,7 @@ def _evaluate(
         subject = kept(subject, unfinished)
     asked = [metric for metric in metrics().values() if metric.wanted(real)]
     if subject.run is None:
-        asked = [metric for metric in asked if not metric.of_a_run]
+        asked = [metric for metric in asked if not metric.of_a_run or (subject.draws and metric.of_a_sampler)]
         if not asked:
             raise ValueError(
                 f"--metrics {real.protocol.metrics} asks a model, and {subject.about['images']} is not a run folder"
@@ -156,7 +163,7 @@ def _evaluate(
     shown = pictures.of_run(subject, sample, real, options, device) if subject.run and sample and place else None
     if shown is not None and place:
         ask_routine(subject, real, place, device, tell)
-    rungs = ladder.climb(real, where, tell) if drawn else None
+    rungs = ladder.climb(real.whole.near if real.whole else real, where, tell) if drawn else None
     record = None
     if where.first:
         flags = [*subject.flags, *(identical_images(np.concatenate(seen), real) if seen else [])]
@@ -168,13 +175,15 @@ def _evaluate(
         numbers |= _measure((metric for metric in asked if not metric.shared), of)
         record = _record(asked, numbers, raw, relative_rungs(rungs, raw), of)
         record |= {"flags": flags, "scale": scale}
+        if real.whole is not None:
+            record["protocol"] |= {"n": subject.supply.n, "reference": 0}
         if place is not None and subject.run is not None:
             record["asked"] = answers_of(subject.run, place / FOLDER)
         if place is not None:
             if sample is not None:
                 record["pictures"] = pictures.save(place, sample, shown, real)
                 for metric in asked:
-                    record["pictures"] |= metric.draw(of, place)
+                    record["pictures"] |= metric.draw(of.beside(metric), place)
             write_json(place / "metrics.json", record)
         if unfinished:
             shutil.rmtree(unfinished.parent, ignore_errors=True)
@@ -221,7 +230,7 @@ def _measure(asked: Iterable[Metric], of: Measured) -> dict[str, Number]:
     for done, metric in enumerate(listed):
         if of.tell and not of.held_out:
             of.tell("scores", done, len(listed))
-        number = number_of(metric, of)
+        number = number_of(metric, of.beside(metric))
         if number is not None:
             found[metric.label(of.real.network.name)] = number
     if of.tell and not of.held_out:
@@ -240,9 +249,10 @@ def _record(
     assert of.subject is not None
     record = describe(of.subject.about, told, floor, of.real, of.device) | {"ladder": rungs, "per_image": {}}
     for metric in asked:
-        each = metric.per_image(of) if metric.label(features) in numbers else None
+        here = of.beside(metric)
+        each = metric.per_image(here) if metric.label(features) in numbers else None
         record["per_image"] |= {} if each is None else {metric.name: each}
-        record |= metric.record(of)
+        record |= metric.record(here)
     return record
 
 

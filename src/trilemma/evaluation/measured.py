@@ -15,6 +15,7 @@ from trilemma.evaluation.protocol import Protocol
 from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.stream import Pool, Tell
 from trilemma.evaluation.subject import Subject
+from trilemma.evaluation.whole import NEAR, first
 from trilemma.number import Number
 from trilemma.parallel import Ranks
 
@@ -73,6 +74,24 @@ class Measured:
     def captioned(self) -> bool:
         """Whether the images were asked for by captions."""
         return self.real.dataset.captions is not None if self.subject is None else self.subject.captioned
+
+    def beside(self, metric: Metric) -> Measured:
+        """The same images beside those real ones that a metric is measured against, where a set is taken apart."""
+        if self.real.whole is None:
+            return self
+        side = self.real.whole.side(metric, self.real, self.held_out)
+        if self.held_out:
+            return self if side is self.real else held_out(side)
+        if metric.entire or self.pool is None:
+            return self.once(f"beside {side.part}", lambda: replace(self, real=side, memo={}))
+        few = NEAR if side is self.real else side.protocol.n
+        return self.once(f"beside {side.part}", lambda: self._of_few(few, side))
+
+    def _of_few(self, n: int, side: Reference) -> Measured:
+        subject = self.subject
+        if subject is not None and subject.labels is not None:
+            subject = replace(subject, labels=subject.labels[:n])
+        return replace(self, real=side, pool=first(self.sample, n), subject=subject, memo={})
 
     def how(self, n: int) -> str:
         """The features of n images and the real ones, in words."""

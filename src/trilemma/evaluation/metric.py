@@ -42,6 +42,7 @@ class Metric(ABC):
         needs: what it looks at.
         better: which way is better, and ``unit`` what it is counted in.
         default: whether it is measured unless something else is asked for.
+        entire: whether it compares two laws, so that of two sets every image counts.
         by_name: whether no set contains it, so that it must be named, or wants itself (`wanted`).
         floor: whether held-out real images are measured by it too.
         relative: whether it is stated as a multiple of what they reach.
@@ -64,6 +65,7 @@ class Metric(ABC):
     better: ClassVar[Better] = "none"
     unit: ClassVar[str] = ""
     default: ClassVar[bool] = True
+    entire: ClassVar[bool] = False
     by_name: ClassVar[bool] = False
     floor: ClassVar[bool] = True
     relative: ClassVar[bool] = False
@@ -112,6 +114,11 @@ class Metric(ABC):
     def of_a_run(self) -> bool:
         """Whether it asks a model, and not its images."""
         return bool({"likelihood", "sampler"} & set(self.needs))
+
+    @property
+    def of_a_sampler(self) -> bool:
+        """Whether it asks whatever draws images, be it a run or not."""
+        return "sampler" in self.needs and "likelihood" not in self.needs
 
     def label(self, features: str) -> str:
         """Its name in JSON: only Inception's Fréchet distance is called ``fid``, its kernel distance ``kid``."""

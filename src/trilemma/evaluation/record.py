@@ -64,10 +64,16 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
 
 def describe_protocol(real: Reference, device: str) -> dict[str, Any]:
     """The protocol side of a record: what was asked for, and where it was computed."""
+    split = f"{real.train.n} training images as reference, {real.held_out.n} held-out images as floor"
+    if real.whole is not None:
+        split = (
+            f"all {real.whole.entire.train.n} images as reference of distances, a half of them against the other half "
+            f"as floor; for what looks for copies, {split}"
+        )
     return asdict(real.protocol) | {
         "features": real.network.name,
         "dims": real.network.dims,
-        "split": f"{real.train.n} training images as reference, {real.held_out.n} held-out images as floor",
+        "split": split,
         "device": str(find_device(device)),
         "arithmetic": quicker(find_device(device)),
         "threads": torch.get_num_threads(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from trilemma.data.dataset import Digests, image_digests
 from trilemma.data.decoded import cache_folder, written_atomically
 from trilemma.evaluation.protocol import Protocol
 from trilemma.evaluation.stream import Pool, Supply, Tell, pool
+from trilemma.evaluation.whole import Whole, taken_apart
 from trilemma.images import to_display
 from trilemma.metrics import Features, Moments, feature_network
 from trilemma.metrics.features import VectorFeatures
@@ -37,6 +38,8 @@ class Reference:
         train: of `reference` training images, which scores are against.
         held_out: of n held-out images, whose own scores are the floor.
         memo: numbers of the real images alone, kept for the next subject.
+        part: which images those in ``train`` are, in words.
+        whole: all of them taken apart, where two sets are compared and no image needs to be held out.
     """
 
     dataset: Dataset
@@ -47,6 +50,8 @@ class Reference:
     train_indices: Indices
     held_out_indices: Indices
     memo: dict[str, Any] = field(default_factory=dict)
+    part: str = "training images"
+    whole: Whole | None = None
 
     @classmethod
     def prepare(
@@ -56,11 +61,13 @@ class Reference:
         device: str = "auto",
         tell: Tell | None = None,
         network: Features | None = None,
+        whole: bool = False,
     ) -> Reference:
         """Compute, or fetch from the cache, the features of the real images.
 
         Args:
             network: features of your own; by default those that ``protocol`` names.
+            whole: whether every image counts, because what is measured did not learn from any.
         """
         where = ranks(device)
         if dataset.vector and network is None:
@@ -72,15 +79,23 @@ class Reference:
         network = network or feature_network(protocol.network, str(find_device(device)))
         train = subset(dataset.train, protocol.reference, protocol.seed)
         held_out = subset(dataset.test, protocol.n, protocol.seed)
-        return cls(
-            dataset,
-            protocol,
-            network,
-            cached_pool(dataset, train, network, protocol.kept, where, tell),
-            cached_pool(dataset, held_out, network, protocol.kept, where, tell),
-            train,
-            held_out,
-        )
+
+        def pooled(rows: Indices) -> Pool:
+            return cached_pool(dataset, rows, network, protocol.kept, where, tell)
+
+        if not whole:
+            return cls(dataset, protocol, network, pooled(train), pooled(held_out), train, held_out)
+        rows = subset(np.sort(np.concatenate([dataset.train, dataset.test])), 0, protocol.seed)
+        everything, order = pooled(rows), np.argsort(rows)
+
+        def part(of: Indices) -> Pool:
+            if len(everything.features) < everything.n:
+                return pooled(of)
+            places = order[np.searchsorted(rows, of, sorter=order)]
+            return Pool.of(everything.features[torch.from_numpy(places)])
+
+        found = cls(dataset, protocol, network, part(train), part(held_out), train, held_out)
+        return replace(found, whole=taken_apart(found, everything, rows))
 
     @property
     def labels(self) -> Tensor | None:
@@ -105,7 +120,7 @@ class Reference:
     @property
     def against(self) -> str:
         """The real side in words."""
-        return f"{self.train.n:,} training images of {self.dataset.name}"
+        return f"{self.train.n:,} {self.part} of {self.dataset.name}"
 
 
 def display(dataset: Dataset, indices: Indices) -> Tensor:

@@ -22,6 +22,15 @@ LEAST = 50
 BOTTOM = 0.05
 """A score of at most this share of that of held-out real images is at the bottom of its scale, and no success."""
 
+HIGH = 0.75
+"""The corners of quality and coverage are reached surely above this share of held-out real images."""
+
+NEAR = 0.1
+"""The corner of speed is reached surely above this share of the fastest."""
+
+Apart = Callable[[int, int], bool | None]
+"""Whether two rows are told apart by a score; None where that was not tested."""
+
 Place = Literal["alike", "worse", "beyond", "unclear", "unknown"]
 """Of a score beside the floor: shown to be alike, worse or beyond it, none of these, or without an error to tell by.
 
@@ -65,7 +74,7 @@ def at_the_bottom(score: Number, floor: Number | None) -> bool:
 
 def leaders(
     scores: Sequence[Number],
-    apart: Callable[[int, int], bool | None] | None = None,
+    apart: Apart | None = None,
     floor: Number | None = None,
 ) -> set[int]:
     """Indices of the best score and of every score that is not told apart from it.
@@ -96,3 +105,41 @@ def leaders(
 
     first = {i for i in able if not beaten(i)}
     return first if len(first) < len(fair) else set()
+
+
+def breakers(corners: Sequence[Sequence[Number]], apart: Sequence[Apart | None]) -> set[int]:
+    """The rows that reach all three corners at once, each against its error: those that break the triangle.
+
+    A row does if its quality and its coverage, as shares of those of held-out real images, are each surely above `HIGH`
+    and surpassed by no row that is told apart from it, and its images a second are surely above `NEAR` of the fastest
+    row's. *Surely* is by two standard errors. Flagged and undefined scores reach no corner; with fewer than three rows
+    there is no triangle to break.
+
+    Args:
+        corners: quality, coverage and speed, each one score for each row.
+        apart: for quality and coverage, what tells two rows apart, as for `leaders`.
+    """
+    count = len(corners[2])
+    if count < 3:
+        return set()
+
+    def least(score: Number) -> float:
+        fair = score.value is not None and score.error is not None and score.kind != "undefined" and not score.flag
+        return (score.value or 0.0) - 2 * (score.error or 0.0) if fair else -math.inf
+
+    def surpassed(scores: Sequence[Number], told: Apart | None, i: int) -> bool:
+        for j, other in enumerate(scores):
+            gap = (other.value or 0.0) - (scores[i].value or 0.0)
+            if j == i or gap <= 0 or other.flag or other.kind == "undefined":
+                continue
+            tested = told(i, j) if told else None
+            far = gap > 2 * math.hypot(scores[i].error or 0.0, other.error or 0.0)
+            if far if tested is None else tested:
+                return True
+        return False
+
+    fastest = max((score.value or 0.0) for score in corners[2])
+    fast = {i for i in range(count) if least(corners[2][i]) > NEAR * fastest > 0}
+    for scores, told in zip(corners[:2], apart, strict=True):
+        fast &= {i for i in range(count) if least(scores[i]) > HIGH and not surpassed(scores, told, i)}
+    return fast

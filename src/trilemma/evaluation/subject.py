@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
@@ -40,6 +41,7 @@ class Subject:
         run: the run, and ``model`` its model, where it is one.
         captioned: whether its images were asked for by the captions of held-out images.
         blocks: images drawn and seconds of each block of this process; filled while the supply is used.
+        draws: whether it draws its images, so that it has a speed.
     """
 
     supply: Supply
@@ -50,6 +52,7 @@ class Subject:
     model: Family | None = None
     captioned: bool = False
     blocks: list[tuple[int, float]] = field(default_factory=list)
+    draws: bool = False
 
     def speed(self, where: Ranks) -> Number:
         """Images per second of the sampler as it was used, over all processes; the first block warms up.
@@ -57,6 +60,7 @@ class Subject:
         A block is always drawn whole (`sampling.BLOCK`), so that all its images count, asked for or not.
         """
         timed = self.blocks[1:] or self.blocks
+        block = timed[0][0] if timed else BLOCK
         seconds = torch.tensor([taken for _, taken in timed], dtype=torch.float64)
         rate = sum(count for count, _ in timed) / float(seconds.sum()) if timed else 0.0
         spread = float(seconds.std() / seconds.mean()) / math.sqrt(len(timed)) if len(timed) > 1 else math.nan
@@ -69,8 +73,18 @@ class Subject:
             "higher",
             self.supply.n,
             note="wall-clock time of the sampler alone",
-            protocol=f"blocks of {BLOCK} on {where.device}, {where.size} process{'es' if where.size > 1 else ''}, "
+            protocol=f"blocks of {block} on {where.device}, {where.size} process{'es' if where.size > 1 else ''}, "
             f"{torch.get_num_threads()} threads; the error is over blocks",
+        )
+
+
+def check_alike(run: Run, dataset: Dataset) -> None:
+    """``ValueError``, one line, where a run makes images of another form than these."""
+    spec = run.config.spec
+    if spec.shape != dataset.spec().shape or spec.levels != dataset.levels:
+        raise ValueError(
+            f"{run.path} makes images of shape {list(spec.shape)} with {spec.levels} levels, "
+            f"{dataset.name} has {list(dataset.spec().shape)} with {dataset.levels}: compare like with like"
         )
 
 
@@ -78,11 +92,7 @@ def run_subject(run: Run, real: Reference, options: Any | None, where: Ranks) ->
     """A run, whose images are drawn as they are asked for; conditional ones for the classes, or the captions, of
     held-out images."""
     config, dataset, protocol = run.config, real.dataset, real.protocol
-    if config.spec.shape != dataset.spec().shape or config.spec.levels != dataset.levels:
-        raise ValueError(
-            f"{run.path} makes images of shape {list(config.spec.shape)} with {config.spec.levels} levels, "
-            f"{dataset.name} has {list(dataset.spec().shape)} with {dataset.levels}: compare like with like"
-        )
+    check_alike(run, dataset)
     model = run.model(where.device)
     asked = run.conditions(dataset, real.held_out_indices)
     warn_untrained(run, torch.arange(config.spec.classes) if asked is None else torch.as_tensor(asked))
@@ -101,7 +111,7 @@ def run_subject(run: Run, real: Reference, options: Any | None, where: Ranks) ->
     if labels is not None and asked is not None and config.data_fingerprint:  # numbered as the run's classes are
         number = {name: i for i, name in enumerate(dataset.class_names)}
         labels = torch.tensor([number.get(name, -1) for name in config.class_names])[labels]
-    return replace(drawn, labels=labels, about=about, run=run, captioned=captioned)
+    return replace(drawn, labels=labels, about=about, run=run, captioned=captioned, draws=True)
 
 
 def drawn_from(model: Family, n: int, seed: int, asked: Tensor | Sequence[int] | None, options: Any | None) -> Subject:
@@ -123,7 +133,7 @@ def drawn_from(model: Family, n: int, seed: int, asked: Tensor | Sequence[int] |
 
 def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> Subject:
     """Images of a folder, an archive or a data set, brought to the size and colours of the real ones."""
-    dataset, spec, n = real.dataset, real.dataset.spec(), real.protocol.n
+    dataset, spec = real.dataset, real.dataset.spec()
     if isinstance(source, Dataset):
         found = source
         if found.spec().shape != spec.shape:
@@ -139,6 +149,7 @@ def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> 
     else:
         found = load(dataset.config.like(spec, str(source)), split=False)
     flags = []
+    n = len(found.images) if real.whole else real.protocol.n
     if len(found.images) < n:
         flags.append(_fewer(len(found.images), real))
     if not isinstance(source, Dataset):  # whose size and colours are the caller's choice
@@ -148,14 +159,15 @@ def image_subject(source: str | os.PathLike[str] | Dataset, real: Reference) -> 
         if found.decoloured:
             flags.append(f"{_of(found.decoloured, found)} made grey, because those of {dataset.name} are")
     # A folder lists one class after the other, so the first n would not be a fair draw.
-    chosen = np.sort(subset(np.arange(len(found.images)), n, real.protocol.seed))
+    chosen = subset(np.arange(len(found.images)), n, real.protocol.seed)
+    chosen = chosen if real.whole else np.sort(chosen)  # of all of them, what looks at few takes the first
     labels, notes = None, list(found.notes)
     if set(found.class_names) <= set(dataset.class_names):
         labels = found.labels_as(dataset.class_names, chosen, dataset.name)
     elif dataset.labels is not None:
         notes.append(f"labels: not used, because its classes are not those of {dataset.name}")
     name = found.name if isinstance(source, Dataset) else str(source)
-    about = {"images": name, "n": len(chosen), "notes": notes}
+    about = {"images": name, "n": len(chosen), "notes": notes, "fingerprint": found.fingerprint}
     return Subject(supply(found, chosen), labels, about, tuple(flags))
 
 
@@ -167,13 +179,15 @@ def tensor_subject(images: Tensor, real: Reference, labels: Tensor | None = None
     """Images that are in memory: uint8 [N, C, H, W] with the levels of the real ones."""
     spec = real.dataset.spec()
     check_images(images, spec)
-    n = min(len(images), real.protocol.n)
+    n = len(images) if real.whole else min(len(images), real.protocol.n)
     if n < 16:
         raise ValueError(f"{n} images are too few to measure anything: give at least 16")
     shown = to_display(images[:n], spec.levels)
-    flags = () if n == real.protocol.n else (_fewer(n, real),)
+    flags = () if real.whole or n == real.protocol.n else (_fewer(n, real),)
     known = None if labels is None else torch.as_tensor(labels)[:n]
-    return Subject(Supply(n, spec.shape, lambda a, b: shown[a:b]), known, {"images": "a tensor", "n": n}, flags)
+    fingerprint = hashlib.blake2b(np.ascontiguousarray(shown.numpy()).data, digest_size=16).hexdigest()
+    about = {"images": "a tensor", "n": n, "fingerprint": fingerprint}
+    return Subject(Supply(n, spec.shape, lambda a, b: shown[a:b]), known, about, flags)
 
 
 def _fewer(n: int, real: Reference) -> str:

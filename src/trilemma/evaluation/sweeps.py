@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ from trilemma.evaluation.protocol import Protocol, hardware
 from trilemma.evaluation.reference import Reference
 from trilemma.evaluation.stream import Pool, Supply, pool
 from trilemma.evaluation.subject import Subject, drawn_from
-from trilemma.families.family import Denoises, Family
+from trilemma.families.family import Denoises, Distils, Family
 from trilemma.files import replacing
 from trilemma.machine import arithmetic
 from trilemma.metrics import Classifier, conditional_accuracy, frechet_flag, manifold_scores
@@ -298,7 +299,7 @@ class Bench:
         Returns:
             the points, how many of them were known, and what else the ledger has by the same protocol.
         """
-        assert isinstance(self.model, Denoises)
+        assert isinstance(self.model, Denoises | Distils)
         book = Ledger(self.ledger, self.protocol(settings[0]))
         known = self.where.agree(dict(book.points))
         points = sweep(
@@ -347,7 +348,7 @@ class Sweep(Question):
     options: Any = None
     """Sampling options of the run's family that all points share."""
 
-    capabilities: ClassVar[tuple[type, ...]] = (Denoises,)
+    capabilities: ClassVar[tuple[type | UnionType, ...]] = (Denoises,)
 
     def bench(self, context: Context, accuracy: bool = False) -> Bench:
         protocol = Protocol(n=self.n, features=self.features, reference=self.reference, seed=context.seed)

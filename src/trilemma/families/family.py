@@ -193,6 +193,14 @@ class Family(nn.Module, ABC):
             conditions: labels int64 [N] or captions int64 [N, length] of all images; None for none.
         """
 
+    def begin(self, spent: float) -> float:
+        """Told before every step of training which share of the budget is used up; 0 where there is no budget.
+
+        Returns:
+            what the learning rate is multiplied by; 1 by default.
+        """
+        return 1.0
+
     @classmethod
     def least_batch(cls, config: Any) -> int:
         """The fewest images that a process must see in a step of training."""
@@ -359,6 +367,10 @@ class Plays(ABC):
     def judge_samples(self, noise: Noise, labels: Tensor | None) -> Tensor:
         """The discriminator's logits for images drawn from ``noise``, differentiable in the generator's weights."""
 
+    @abstractmethod
+    def judge(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The discriminator's logits [N] for images, each judged by itself; of packs, for a pack of its like."""
+
     @property
     @abstractmethod
     def player(self) -> nn.Module:
@@ -444,6 +456,58 @@ class Denoises(ABC):
         tolerance: float = 1e-4,
     ) -> tuple[Tensor, Tensor]:
         """log p(x) [N] by the probability-flow equation, and the evaluations [N] that its solver took."""
+
+
+class Distils(ABC):
+    """a student of few steps: noise → image in a few evaluations of the network.
+
+    The family's ``Config`` has the run that a model is a student of as ``teacher``, empty where it has none, and its
+    ``Options`` the number of evaluations as ``steps``.
+
+    Attributes:
+        schedule: the path x_t = α_t x_0 + σ_t ε.
+    """
+
+    spec: Spec
+    schedule: Schedule
+    Options: ClassVar[type]
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @abstractmethod
+    def check_conditions(self, options: Any | None, conditions: Tensor | None) -> None:
+        """See `Family.check_conditions`."""
+
+    @classmethod
+    @abstractmethod
+    def student_of(cls, teacher: Family, where: str) -> dict[str, Any]:
+        """The fields of the config of a student of a model that `Denoises`, which lies in the run ``where``."""
+
+    @abstractmethod
+    def inherit(self, teacher: Family) -> None:
+        """Begin with the weights of the teacher."""
+
+    @abstractmethod
+    def follow(self, teacher: Family) -> None:
+        """Ask this teacher in training; it becomes no part of the model."""
+
+    @abstractmethod
+    def latent(self, noise: Noise) -> Tensor:
+        """The noise that an image is drawn from: float [N, C, H, W]."""
+
+    @abstractmethod
+    def decode(
+        self,
+        z: Tensor,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: Any | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """The images uint8 [N, C, H, W] of some latents, by which they are decided alone."""
 
 
 @dataclass(frozen=True)

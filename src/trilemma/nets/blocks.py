@@ -63,6 +63,11 @@ class TimeEmbedding(nn.Module):
         return self.second(F.silu(self.first(features)))  # type: ignore[no-any-return]
 
 
+def with_extra(embedding: Tensor, extra: Tensor | None) -> Tensor:
+    """The embedding of time and condition [N, size], with what else conditions the network added to it."""
+    return embedding if extra is None else embedding + extra
+
+
 class ResidualBlock(nn.Module):
     """Norm, SiLU, convolution, twice; the embedding scales and shifts what the second norm gives (Dhariwal & Nichol
     2021, section 3). The last convolution starts at zero.

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trilemma.nets.blocks import with_extra
+
 EPS = 1e-6
 """Of every normalisation."""
 
@@ -126,6 +128,7 @@ class DDPMUNet(nn.Module):
         super().__init__()
         self.width, self.classes, self.levels = width, classes, len(multipliers)
         sizes, embedding, last = [width * m for m in multipliers], 4 * width, len(multipliers) - 1
+        self.embedding = embedding
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         self.time_embedding = TimeMLP(width, embedding)
         self.class_embedding = nn.Embedding(classes + 1, embedding) if classes else None
@@ -154,9 +157,10 @@ class DDPMUNet(nn.Module):
         """The time as this network was told it: counted from 0."""
         return t - 1
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x float [N, C, H, W], t float [N] from 0, labels int64 [N] or None → [N, outputs·C, H, W]."""
-        embedding = F.silu(self.embed(t, labels))
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, extra: Tensor | None = None) -> Tensor:
+        """x float [N, C, H, W], t float [N] from 0, labels int64 [N] or None → [N, outputs·C, H, W]; ``extra`` float
+        [N, embedding] is added to the embedding of the time."""
+        embedding = F.silu(with_extra(self.embed(t, labels), extra))
         h = self.conv_in(x)
         skips = [h]
         for level in self.down_blocks:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trilemma.nets.blocks import TimeEmbedding, zero
+from trilemma.nets.blocks import TimeEmbedding, with_extra, zero
 from trilemma.nets.convnets import embed, label_embedding
 from trilemma.nets.spectral import normalise_spectrally
 
@@ -53,7 +53,7 @@ class TimeMLP(nn.Module):
 
     def __init__(self, dims: int, *, width: int, blocks: int, classes: int = 0, outputs: int = 1) -> None:
         super().__init__()
-        self.classes = classes
+        self.classes, self.embedding = classes, width
         self.time = TimeEmbedding(width, width)
         self.label = nn.Embedding(classes + 1, width) if classes else None
         self.stem = nn.Linear(dims * (1 + 2 * OCTAVES), width)
@@ -61,15 +61,15 @@ class TimeMLP(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = zero(nn.Linear(width, outputs * dims))
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x float [B, D], t float [B] on a scale of 0 … 1000, labels int64 [B] as in `UNet`."""
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, extra: Tensor | None = None) -> Tensor:
+        """x float [B, D], t float [B] on a scale of 0 … 1000, labels int64 [B] and extra [B, width] as in `UNet`."""
         with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
             embedding = self.time(t)
             if self.label is not None:
                 if labels is None:
                     labels = torch.full((len(t),), self.classes, device=t.device)
                 embedding = embedding + self.label(labels)
-            embedding = F.silu(embedding)
+            embedding = F.silu(with_extra(embedding, extra))
             h = self.stem(torch.cat([x, *waves(x)], 1))
             for block in self.blocks:
                 h = block(h, embedding)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trilemma.nets.blocks import Attention, ResidualBlock, TimeEmbedding, group_norm, zero
+from trilemma.nets.blocks import Attention, ResidualBlock, TimeEmbedding, group_norm, with_extra, zero
 from trilemma.nets.text import CrossAttention, Encoded, Encoder
 
 
@@ -61,7 +61,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.classes, self.patch = classes, patch
-        embedding = 4 * width
+        self.embedding = embedding = 4 * width
         self.time = TimeEmbedding(width, embedding)
         self.label = nn.Embedding(classes + 1, embedding) if classes else None
         self.text = text
@@ -91,19 +91,20 @@ class UNet(nn.Module):
         self.norm = group_norm(current)
         self.head = zero(nn.Conv2d(current, outputs * channels * patch**2, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, extra: Tensor | None = None) -> Tensor:
         """Args:
             x: float [N, channels, H, W].
             t: float [N], the time on a scale of 0 … 1000.
             labels: int64 [N] in ``0 … classes`` (the last meaning "no label"), or captions int64 [N, L] for ``text``;
                 None for all "no label".
+            extra: float [N, 4·width], what else conditions the network, added to the embedding of the time.
 
         Returns:
             [N, outputs·channels, H, W].
         """
         height, width = x.shape[2:]
         text = None if self.text is None else self.text(self.text.empty(len(x), x.device) if labels is None else labels)
-        embedding = F.silu(self.embed(t, labels, text))
+        embedding = F.silu(with_extra(self.embed(t, labels, text), extra))
         h = self.stem(F.pixel_unshuffle(self.pad(x), self.patch))
         skips = []
         for shrink, stages in zip(self.shrinks, self.downs, strict=True):

@@ -12,23 +12,26 @@ from torch import Tensor
 from trilemma import drawing
 from trilemma.blocks import Progress
 from trilemma.drawing import Picture
-from trilemma.families.family import Decodes, Denoises, Family
+from trilemma.families.family import Decodes, Denoises, Distils, Family
+from trilemma.noise import ImageNoise
 from trilemma.questions import invert
 from trilemma.questions.answer import Answer
 from trilemma.questions.posterior import codes, decode
 from trilemma.questions.question import AboutImages, Batch, Context
+from trilemma.sampling import choose_labels
 from trilemma.validate import MOST, Limits
 
 
 @dataclass(frozen=True)
 class Interpolate(AboutImages):
     """Interpolation between pairs of images: of those asked about the first half and the second, or with labels true
-    pairs of one class; of noises each image and the next."""
+    pairs of one class; of noises each image and the next. A student of few steps leads no image back to its noise: it
+    goes between noises that are drawn."""
 
     points: Annotated[int, Limits(2, MOST)] = 9
     """Pictures in a row, its ends among them."""
     options: Any = None
-    """Sampling options of diffusion and flow, whose noises are decoded without clipping by DDIM unless they say
+    """Sampling options where noises are decoded: of diffusion and flow by DDIM without clipping unless they say
     otherwise."""
 
     name: ClassVar[str] = "interpolate"
@@ -38,9 +41,11 @@ class Interpolate(AboutImages):
         "White 2016, Sampling generative networks, arXiv:1609.04468; "
         "Song et al. 2020, Denoising diffusion implicit models, arXiv:2010.02502"
     )
-    capabilities: ClassVar = (Decodes | Denoises,)
+    capabilities: ClassVar = (Decodes | Denoises | Distils,)
 
     def answer(self, context: Context) -> Answer:
+        if isinstance(context.model, Distils):
+            return self._of_drawn(context, context.model)
         return self._of_codes(context) if isinstance(context.model, Decodes) else self._of_noises(context)
 
     def _of_codes(self, context: Context) -> Answer:
@@ -109,7 +114,39 @@ class Interpolate(AboutImages):
             protocol=batch.protocol,
         )
 
+    def _of_drawn(self, context: Context, model: Distils) -> Answer:
+        """Between pairs of drawn noises, along arcs."""
+        if self.images is not None or self.labels == "true":
+            raise ValueError("nothing leads from an image to its noise here: leave out images and labels true")
+        options = context.options(self.options) or model.Options()
+        pairs = max((self.n or self.most) // 2, 1)
+        told = choose_labels(model.spec, pairs, context.seed, context.named(self.labels, self.text), pairs)
+        model.check_conditions(options, told)
+        given = None if told is None else told.to(model.device)
+        z = model.latent(ImageNoise(context.seed, range(2 * pairs), model.device))
+        columns = []
+        for place in range(self.points):
+            between = invert.slerp(z[0::2], z[1::2], place / (self.points - 1))
+            columns.append(model.decode(between, ImageNoise(context.seed, range(pairs)), given, options).cpu())
+            if context.progress:
+                context.progress(place + 1, self.points)
+        rows = torch.stack(columns, 1)
+        steps = f"{options.steps} evaluation{'s' if options.steps > 1 else ''}"
+        return Answer(
+            self,
+            context.run,
+            reading=[f"{pairs} pairs of noises, in {self.points} points between them, {steps} each"],
+            values={"points": self.points},
+            arrays={"between": rows.numpy()},
+            found=(rows, None),
+            protocol={"seed": context.seed},
+        )
+
     def draw(self, answer: Answer) -> Mapping[str, Picture]:
+        if isinstance(answer.found[0], Tensor) and answer.found[1] is None:
+            rows = [drawing.tiles(row, answer.run.config.spec.levels) for row in answer.found[0]]
+            head = drawing.words([answer.title("between drawn noises")], 16)
+            return {"interpolation": drawing.framed(drawing.below([head, *rows], 8))}
         name, levels = answer.protocol["images"], answer.run.config.spec.levels
         if isinstance(answer.found[0], Interpolation):
             found, a, b = answer.found

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from trilemma import number
-from trilemma.evaluation.standing import leaders
+from trilemma.evaluation.standing import HIGH, NEAR, leaders
 from trilemma.files import write_text
 from trilemma.number import Number
 from trilemma.report.calibration import calibration
 from trilemma.report.figures import Point, Scale, scatter, speed_scale, triangle, triangle_key
 from trilemma.report.marks import badge, named
+from trilemma.report.people import people
 from trilemma.report.pictures import load
 from trilemma.report.scores import check, column, distance_name, read
-from trilemma.report.sections import columns_caption, family_section, lead, method
+from trilemma.report.sections import columns_caption, family_section, is_images, lead, method
 from trilemma.report.spectra import spectra
 from trilemma.report.summary import summary
 from trilemma.report.tables import FLOOR, answers, comparison
@@ -56,8 +57,9 @@ def render(report: dict[str, Any], folder: Path) -> str:
             _trilemma(report),
             _pictures(report, folder),
             _section("numbers", "The numbers", _numbers(report)),
+            _people(report),
             _scale(report, folder),
-            _section("answers", "What each family can and cannot answer", answers(report)),
+            _answers(report),
             _section(
                 "families",
                 "Family by family",
@@ -85,14 +87,21 @@ def write(report: dict[str, Any], folder: Path) -> Path:
         ValueError: as `render`; then nothing is written.
         OSError: the folder cannot be written to.
     """
-    page = render(report, folder)
+    check(report)
     record = json.dumps(report, indent=1, allow_nan=False)
+    page = render(json.loads(record), folder)  # as it will be read, so that a page written anew is the same
     write_text(folder / "report.json", record)
     return write_text(folder / "report.html", page)
 
 
 def _section(key: str, heading: str, content: str) -> str:
     return f'<section id="{key}"><h2>{heading}</h2>{content}</section>'
+
+
+def _people(report: dict[str, Any]) -> str:
+    """The user study; nothing where there was none."""
+    content = people(report)
+    return _section("people", "What people say", content) if content else ""
 
 
 def _scale(report: dict[str, Any], folder: Path) -> str:
@@ -102,10 +111,21 @@ def _scale(report: dict[str, Any], folder: Path) -> str:
     return _section("scale", what, content) if content else ""
 
 
+def _answers(report: dict[str, Any]) -> str:
+    """Families against questions; nothing where there are images only."""
+    if all(is_images(family) for family in report["families"]):
+        return ""
+    return _section("answers", "What each family can and cannot answer", answers(report))
+
+
 def _contents(report: dict[str, Any]) -> str:
-    places = ["trilemma", "pictures", "numbers", "scale", "answers", "families", "method"]
+    places = ["trilemma", "pictures", "numbers", "people", "scale", "answers", "families", "method"]
+    if not people(report):
+        places.remove("people")
     if not report.get("ladder"):
         places.remove("scale")
+    if all(is_images(family) for family in report["families"]):
+        places.remove("answers")
     return "<nav>" + "".join(f'<a href="#{place}">{place.capitalize()}</a>' for place in places) + "</nav>"
 
 
@@ -120,11 +140,10 @@ def _pictures(report: dict[str, Any], folder: Path) -> str:
         picture = load(folder, (family.get("pictures") or {}).get("samples"))
         image = picture.html(f"Samples of {family['title']}, a grid") if picture else _absent("No sample grid")
         link = f'<a href="#family-{i}">{escape(family["title"])}</a>'
-        cards.append(
-            _card(image, f'<span class="named">{badge(i)}{link}</span>', f"gives up: {escape(family['gives_up'])}", "")
-        )
+        detail = f"gives up: {escape(family['gives_up'])}" if family["gives_up"] else "images from elsewhere"
+        cards.append(_card(image, f'<span class="named">{badge(i)}{link}</span>', detail, ""))
     caption = (
-        "Nothing is picked by hand: every family shows its first images, drawn from the same seeds"
+        "Nothing is picked by hand: every model shows its first images, drawn from the same seeds"
         + (" for the same labels in the same places. " if report["data"].get("conditional") else ". ")
         + columns_caption(report)
     )
@@ -158,7 +177,9 @@ def _trilemma(report: dict[str, Any]) -> str:
         "as a multiple of what held-out images reach: 0 in the centre, 1 at the corner. Speed is images a second on a "
         f"logarithmic scale, from {number.text(speed.low, digits=2)} in the centre to "
         f"{number.text(speed.high, digits=2)} at the corner.{real} Read the corners and not the area; "
-        f"a hollow marker is a flagged value.</p>{_distances(report)}"
+        "a hollow marker is a flagged value. A family breaks the triangle if its fidelity and its coverage are surely, "
+        f"by two standard errors, above {HIGH:g}, no family is shown to be better at either, and it draws surely more "
+        f"than {NEAR:g} times as many images a second as the fastest.</p>{_distances(report)}"
     )
     return _section("trilemma", "The trilemma: quality, coverage, speed", content)
 
@@ -266,15 +287,14 @@ def _findings(report: dict[str, Any]) -> str:
 
 
 def _numbers(report: dict[str, Any]) -> str:
-    return comparison(report) + _reading(report) + verdicts(report) + spectra(report)
+    return comparison(report) + _reading() + verdicts(report) + spectra(report)
 
 
-def _reading(report: dict[str, Any]) -> str:
+def _reading() -> str:
     return (
         '<p class="caption">± is one standard error. <strong>Bold</strong>: the best of a column and all that cannot '
         "be told from it at this N; flagged and undefined values are left out. Nothing is bold where no family is "
         "told from another, where all are at the bottom of the scale, or above what held-out real images score, which "
         "is a warning and no win. ≤ marks an upper bound on the true value. The errors cover the finite number of "
-        "images and not a second training run "
-        f"with another seed (seed {escape(str(report['protocol'].get('seed')))} only).</p>"
+        "images and not another training with another seed.</p>"
     )

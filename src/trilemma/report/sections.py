@@ -15,6 +15,7 @@ from trilemma.report.marks import badge
 from trilemma.report.pictures import load
 from trilemma.report.scores import columns, measured, more, read
 from trilemma.report.trust import classes, copies, flags
+from trilemma.text import printable
 
 WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
@@ -22,16 +23,32 @@ WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "
 def lead(report: dict[str, Any]) -> str:
     """What was compared, on what and with what: one sentence, as HTML."""
     data, protocol, count = report["data"], report["protocol"], len(report["families"])
-    many = WORDS[count] if count < len(WORDS) else str(count)
-    families = f"{many} {'family' if count == 1 else 'families'} of deep generative model"
-    trained = "trained" if count == 1 else "each trained"
     hardware = escape(protocol.get("hardware") or protocol.get("device") or "not recorded")
     threads = f", {protocol['threads']} threads" if protocol.get("threads") else ""
-    return (
-        f"{families}, {trained} for {_spoken(protocol['budget'])} on {data['train']:,} images of "
-        f"<b>{escape(data['name'])}</b> ({_described(data)}), then judged by {protocol['n']:,} samples on one scale. "
-        f"Hardware: {hardware}{threads}."
-    )
+    on = f"{data['train']:,} images of <b>{escape(data['name'])}</b> ({_described(data)})"
+    where = f"Hardware: {hardware}{threads}."
+    if protocol.get("budget"):
+        families = f"{_many(count, 'family', 'families')} of deep generative model"
+        trained = "trained" if count == 1 else "each trained"
+        spent = _spoken(protocol["budget"])
+        return (
+            f"{families}, {trained} for {spent} on {on}, then judged by {protocol['n']:,} samples on one scale. {where}"
+        )
+    images = sum(is_images(family) for family in report["families"])
+    parts = [_many(count - images, "trained model", "trained models")] if count > images else []
+    parts += [_many(images, "set of images", "sets of images")] if images else []
+    first, *rest = parts
+    what = " and ".join([first, *(part.lower() for part in rest)])
+    return f"{what}, judged on one scale against {on}, by {protocol['n']:,} samples each or all there are. {where}"
+
+
+def _many(count: int, one: str, several: str) -> str:
+    return f"{WORDS[count] if count < len(WORDS) else count} {one if count == 1 else several}"
+
+
+def is_images(family: dict[str, Any]) -> bool:
+    """Whether a row is of images of which nobody said what model made them."""
+    return family.get("family") == ""
 
 
 def _spoken(budget: Any) -> str:
@@ -73,18 +90,26 @@ def family_section(index: int, family: dict[str, Any], report: dict[str, Any], f
     training = family["training"]
     alarms = "".join(f"<p>{escape(alarm)}</p>" for alarm in training.get("alarms") or ())
     alarms = f'<aside class="alarm"><b>Noticed while training</b>{alarms}</aside>' if alarms else ""
-    facts = {
-        "Density": escape(family["density"]),
-        "Gives up": escape(family["gives_up"]),
-        "Parameters": "not known" if family["parameters"] is None else f"{family['parameters']:,}",
-        "Training": f"{training['images']:,} images in {training['steps']:,} steps and {training['seconds']:,.0f} s"
-        + (f" ({training['images_per_second']:,.0f} images/s)" if training["images_per_second"] else ""),
-        "Paper": _linked(family["paper"]),
-    }
+    code = f"<code>{escape(family['name'])}</code>" if family["name"] != family["title"] else ""
+    if is_images(family):
+        facts = {
+            "Images": "" if family.get("images") is None else f"{family['images']:,} were measured",
+            "From": escape(printable(family.get("source") or "memory")),
+            "What was done to them": escape("; ".join(family.get("notes") or ())),
+        }
+    else:
+        facts = {
+            "Density": escape(family["density"]),
+            "Gives up": escape(family["gives_up"]),
+            "Parameters": "not known" if family["parameters"] is None else f"{family['parameters']:,}",
+            "Training": f"{training['images']:,} images in {training['steps']:,} steps and {training['seconds']:,.0f} s"
+            + (f" ({training['images_per_second']:,.0f} images/s)" if training["images_per_second"] else ""),
+            "Paper": _linked(family["paper"]),
+        }
     return (
         f'<article id="family-{index}"><h3>{badge(index)} {escape(family["title"])} '
-        f"<code>{escape(family['name'])}</code></h3>{alarms}{flags(family)}"
-        f'<dl class="facts">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items())}</dl>'
+        f"{code}</h3>{alarms}{flags(family)}"
+        f'<dl class="facts">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items() if v)}</dl>'
         f"{_pictures_and_curves(index, family, report, folder)}{answered(family, folder)}"
         f"{copies(family, folder)}{classes(family)}"
         f"{_settings(family)}</article>"
@@ -104,7 +129,8 @@ def _pictures_and_curves(index: int, family: dict[str, Any], report: dict[str, A
             f"like; identical, pair after pair, is memorising. {_nearest(family, report)}</figcaption></figure>"
         )
     missing = "" if samples or neighbours else '<p class="absent-text">There are no pictures of this family.</p>'
-    return f'{missing}<div class="pair">{left}<div>{right}{_curves(index, family["training"])}</div></div>'
+    curves = "" if is_images(family) else _curves(index, family["training"])
+    return f'{missing}<div class="pair">{left}<div>{right}{curves}</div></div>'
 
 
 def _nearest(family: dict[str, Any], report: dict[str, Any]) -> str:
@@ -160,7 +186,9 @@ def method(report: dict[str, Any], distance: str) -> str:
     facts = {
         "Data": f"{data['name']}: {data['train']:,} training and {data['test']:,} held-out images, {_described(data)}",
         "Split": protocol.get("split"),
-        "Budget": f"{protocol.get('budget')} of training for each family, size {protocol.get('size')}",
+        "Budget": f"{protocol.get('budget')} of training for each family, size {protocol.get('size')}"
+        if protocol.get("budget")
+        else "not one for all: each row says how long it was trained",
         "Samples": f"{protocol['n']:,} for each family",
         "Features": f"{protocol['features']}, {protocol.get('dims')} dimensions",
         "Seed": protocol.get("seed"),

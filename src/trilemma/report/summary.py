@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from trilemma import number
-from trilemma.evaluation.standing import leaders
+from trilemma.evaluation.standing import HIGH, NEAR, breakers, leaders
 from trilemma.number import Number
 from trilemma.report.marks import badge
 from trilemma.report.scores import column, read
@@ -48,7 +48,8 @@ def sentence(family: dict[str, Any]) -> str:
     if not fidelity.defined or fidelity.value is None:
         parts.append(f"has no fidelity: {fidelity.reason.rstrip('.')}")
     elif _unlearnt(fidelity):
-        parts.append(f"has not learnt these images: {_share(fidelity)} of the fidelity of held-out ones")
+        what = "is far from the data" if family.get("family") == "" else "has not learnt these images"
+        parts.append(f"{what}: {_share(fidelity)} of the fidelity of held-out ones")
     else:
         parts.append(f"draws images {_worth(fidelity, 'as faithful as held-out ones')}")
         if coverage.defined and coverage.value is not None:
@@ -65,16 +66,41 @@ def sentence(family: dict[str, Any]) -> str:
 
 def overall(report: dict[str, Any]) -> str:
     """What all of them together say."""
-    families, after = report["families"], f"After {spoken(report['protocol'].get('budget'))}"
+    families, budget = report["families"], report["protocol"].get("budget")
+    after = f"After {spoken(budget)} " if budget else ""
     scored = [f for f in families if _score(f, "mutual_fidelity").value is not None]
     learnt = [f for f in scored if not _unlearnt(_score(f, "mutual_fidelity"))]
     if not learnt:
-        return f"{after} none of the families has learnt these images: train longer."
+        return _begun(f"{after}none of {'the families' if after else 'these'} has learnt these images: train longer.")
     both = [f for f in learnt if all(_as_good(_score(f, key)) for key in ("mutual_fidelity", "mutual_coverage"))]
     if both:
         named = _listed([f["title"] for f in both])
-        return f"{after} the samples of {named} are as faithful as held-out images and reach as much of the data."
-    return f"{after} no family is shown to be as faithful and as broad as held-out images. {_leaders(report)}"
+        said = f"{after}the samples of {named} are as faithful as held-out images and reach as much of the data."
+        return f"{_begun(said)} {triangle(report)}".rstrip()
+    none = "no family" if after else "none of these"
+    said = f"{after}{none} is shown to be as faithful and as broad as held-out images. {_leaders(report)}"
+    return f"{_begun(said)} {triangle(report)}".rstrip()
+
+
+def _begun(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def triangle(report: dict[str, Any]) -> str:
+    """Who breaks the triangle, by the rule of `standing.breakers`, or that none does; empty with fewer than three."""
+    corners = [[_score(family, key) for family in report["families"]] for key in CORNERS]
+    if len(report["families"]) < 3 or not all(any(score.defined for score in scores) for scores in corners):
+        return ""
+    quality, coverage, _ = CORNERS
+    found = breakers(corners, [told_apart(report, column(key)) for key in (quality, coverage)])
+    if not found:
+        return "No family breaks the triangle."
+    named = _listed([report["families"][i]["title"] for i in sorted(found)])
+    return (
+        f"{named} {'breaks' if len(found) == 1 else 'break'} the triangle: surely above {100 * HIGH:.0f} % of held-out "
+        f"images in fidelity and coverage, with no family shown to be better at either, and surely above "
+        f"{100 * NEAR:.0f} % of the speed of the fastest."
+    )
 
 
 def _leaders(report: dict[str, Any]) -> str:
@@ -90,15 +116,16 @@ def _leaders(report: dict[str, Any]) -> str:
 
 def undertrained(report: dict[str, Any]) -> str:
     """A banner naming the families whose samples do not look like the data yet."""
-    names = [f["title"] for f in report["families"] if _unlearnt(_score(f, "mutual_fidelity"))]
+    trained = [f for f in report["families"] if f.get("family") != ""]  # and not images of unknown origin
+    names = [f["title"] for f in trained if _unlearnt(_score(f, "mutual_fidelity"))]
     if not names:
         return ""
     falling = [f["title"] for f in report["families"] if f["title"] in names and _falling(f)]
     more = f" The loss of {_listed(falling)} was still falling." if falling else ""
+    longer = " A longer <code>--budget</code> continues from here." if report["protocol"].get("budget") else ""
     return (
         f'<aside class="alarm"><b>Undertrained: {escape(_listed(names))}.</b><p>Fidelity below {UNLEARNT:g} of what '
-        f"held-out images reach: the other numbers compare noise.{escape(more)} A longer <code>--budget</code> "
-        "continues from here.</p></aside>"
+        f"held-out images reach: the other numbers compare noise.{escape(more)}{longer}</p></aside>"
     )
 
 

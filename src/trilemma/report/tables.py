@@ -21,6 +21,7 @@ from trilemma.report.verdicts import lines, told_apart
 from trilemma.text import printable
 
 FLOOR = "Held-out real images"
+UNSAID = Number(None, note="images alone do not say it")
 BEYOND = "better than held-out real images, which no model of them is: a warning and no win"
 
 
@@ -42,7 +43,12 @@ class Notes:
 
 def column_scores(report: dict[str, Any], column: Metric) -> list[Number]:
     """One score per family, in the order of the report."""
-    return [read(family["metrics"], column.name) for family in report["families"]]
+    return [_read(family, column) for family in report["families"]]
+
+
+def _read(family: dict[str, Any], column: Metric) -> Number:
+    score = read(family["metrics"], column.name)
+    return UNSAID if score == ABSENT and family.get("family") == "" else score
 
 
 def _leading(
@@ -143,6 +149,8 @@ def answers(report: dict[str, Any]) -> str:
     heads = "".join(f'<th scope="col">{escape(question)}</th>' for question in questions)
     rows = []
     for i, family in enumerate(families):
+        if not family["answers"]:  # images, of which nothing can be asked
+            continue
         cells = "".join(_answer(question, family["answers"].get(question, "")) for question in questions)
         rows.append(f'<tr><th scope="row">{named(i, family["title"])}</th>{cells}</tr>')
     return f'<table class="answers"><thead><tr><th></th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'

@@ -1,6 +1,7 @@
 """Training: data and a config into a run folder."""
 
 from trilemma.training.budget import Budget, Progress
+from trilemma.training.distilled import distill
 from trilemma.training.driver import make_config, train
 from trilemma.training.imported import import_run
 from trilemma.training.loop import Batches, Diverged, average, steps
@@ -13,6 +14,7 @@ __all__ = [
     "Progress",
     "Report",
     "average",
+    "distill",
     "import_run",
     "make_config",
     "steps",

@@ -20,6 +20,7 @@ from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.captions import Tokens
 from trilemma.data.memory import ImagesLike
 from trilemma.families import FAMILIES
+from trilemma.families.family import Distils
 from trilemma.images import NotFinite, grid, save_png
 from trilemma.machine import arithmetic
 from trilemma.nets.pretrained import newest
@@ -289,6 +290,7 @@ def _drive(
         state = run.load()
         learner.restore(state, str(run.checkpoint()))
         progress = Progress(state.step, state.images, state.seconds)
+    taught(run, learner)
     if where.first:
         run.rewind_logs(progress.step)
     where.wait()
@@ -330,6 +332,23 @@ def _drive(
         run.stopped = number if where.agree(limit.spent(progress) < 1) else 0
     where.wait()
     return run
+
+
+def taught(run: Run, learner: Learner) -> None:
+    """Give a student its teacher: the weights to begin with, and the one to ask.
+
+    Raises:
+        ValueError: the teacher is no longer there, in one line.
+    """
+    model, teacher = learner.model, getattr(run.config.model, "teacher", "")
+    if not teacher or not isinstance(model, Distils):
+        return
+    found = Run.open(teacher).model(model.device)
+    model.follow(found)
+    if not run.has_checkpoint:
+        for student in (model, learner.ema):
+            if isinstance(student, Distils):
+                student.inherit(found)
 
 
 def _good(function: Callable[..., Any], *arguments: Any) -> None:

@@ -136,7 +136,8 @@ def steps(
 ) -> Iterator[dict[str, Tensor]]:
     """Train for ever, one step a turn, updating ``progress``; yields the logged scalars of the step.
 
-    ``limit`` is what the learning rate is annealed towards; without it the rate stays constant.
+    ``limit`` is what the learning rate is annealed towards, and what the family is told its share of; without it the
+    rate stays constant.
 
     Raises:
         Diverged: a loss or a gradient is not finite; the optimiser of that objective has not been run.
@@ -170,8 +171,8 @@ def steps(
         drawn = [batch(repeat) for repeat in range(draws)]
         logs: dict[str, Tensor] = {}
         # Clocks differ between processes: they take the first one's word for how far they are.
-        spent = where.agree(limit.spent(progress)) if limit and settings.anneal else 0.0
-        lr = learning_rate(settings, progress.step, spent)
+        spent = where.agree(limit.spent(progress)) if limit else 0.0
+        lr = learning_rate(settings, progress.step, spent) * learner.model.begin(spent)
         learner.model.train()
         for objective, optimizer, module in zip(learner.objectives, learner.optimizers, learner.modules, strict=True):
             objective.freeze_others(learner.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trilemma.evaluation.measured import Measured
 from trilemma.evaluation.metric import Metric, named
+from trilemma.evaluation.official import biased
 from trilemma.evaluation.stream import Pool
 from trilemma.metrics import frechet_distance, frechet_estimate, frechet_flag, frechet_infinity
 from trilemma.number import Number
@@ -26,6 +27,7 @@ class Frechet(Metric):
     )
     source = "Heusel et al. 2017, arXiv:1706.08500"
     needs = ("features",)
+    entire = True
     better = "lower"
     ladder = True
     table, order = "first", 1
@@ -34,10 +36,10 @@ class Frechet(Metric):
     def measure(self, of: Measured) -> Number:
         sample, train, dims = of.sample, of.real.train, of.real.network.dims
         found = frechet(sample, train, dims)
-        return Number(
-            found.value, found.error, better="lower", n=sample.n, note=self.meaning,
-            flag=frechet_flag(min(sample.n, train.n), dims),
-        )  # fmt: skip
+        flag = frechet_flag(min(sample.n, train.n), dims)
+        if flag and found.value is not None and of.real.part != "training images":  # of two sets, by how much too
+            flag = biased(sample.moments.gaussian(), train.moments.gaussian())
+        return Number(found.value, found.error, better="lower", n=sample.n, note=self.meaning, flag=flag)
 
 
 class FrechetInfinity(Metric):
@@ -51,6 +53,7 @@ class FrechetInfinity(Metric):
     misleads = "It is a straight line through noisy points: its error is larger than that of the distance itself."
     source = "Chong & Forsyth 2020, arXiv:1911.07023"
     needs = ("features",)
+    entire = True
     better = "lower"
     order = 46
 

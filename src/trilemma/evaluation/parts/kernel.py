@@ -23,6 +23,7 @@ class Kernel(Metric):
     misleads = "Small values are noisy and may be negative; it compares within one feature space only."
     source = "Bińkowski et al. 2018, arXiv:1801.01401"
     needs = ("features",)
+    entire = True
     better = "lower"
     ladder = True
     order = 45

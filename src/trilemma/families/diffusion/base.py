@@ -82,14 +82,17 @@ class Denoising(Family, Completes, Denoises):
         prediction, raw = output.chunk(2, 1)
         return prediction, 0.5 * (raw + 1)
 
-    def estimate(self, x_t: Tensor, t: int | Tensor, labels: Tensor | None, guidance: float = 1.0) -> Estimate:
-        """What the network makes of x_t [N, C, H, W] at one time or one for each row, `guided` where asked for."""
+    def estimate(self, x_t: Tensor, t: int | Tensor, labels: Tensor | None, guidance: float | Tensor = 1.0) -> Estimate:
+        """What the network makes of x_t [N, C, H, W] at one time or one for each row, `guided` where asked for.
+
+        ``guidance`` may be a weight for each row, [N, 1, …].
+        """
 
         def ask(x_t: Tensor, t: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
             return self.split(self.predict(x_t, t, labels))
 
         predict: Network = ask
-        if labels is not None and guidance != 1:
+        if labels is not None and (isinstance(guidance, Tensor) or guidance != 1):
             predict = guided(ask, self.spec.unlabelled(len(labels), labels.device), guidance)
         times = t if isinstance(t, Tensor) else torch.full((len(x_t),), t)
         output, share = predict(x_t, times.to(x_t.device), labels)

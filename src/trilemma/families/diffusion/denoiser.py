@@ -57,7 +57,7 @@ def read(
     return Estimate(x_t - sigma * output, x_t + signal * output)
 
 
-def guided(network: Network, unlabelled: Tensor, w: float) -> Network:
+def guided(network: Network, unlabelled: Tensor, w: float | Tensor) -> Network:
     """Classifier-free guidance (Ho & Salimans 2022, eq. 6, whose own w is one less): u + w(c - u).
 
     c and u are the predictions with the labels and with ``unlabelled``, both asked in one batch; the variance is c's.

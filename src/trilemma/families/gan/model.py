@@ -236,6 +236,13 @@ class GAN(Family, Observes, Plays):
         answers: Tensor = self.discriminator(self._packs(fake), self._pack_labels(labels))
         return answers
 
+    def judge(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        pack = self.config.pack
+        real = self.spec.to_unit(x).to(self._dtype).repeat_interleave(pack, 0)
+        given = None if labels is None else self._pack_labels(labels.repeat_interleave(pack))
+        answers: Tensor = self.discriminator(self._packs(real), given)
+        return answers
+
     def _packs(self, x: Tensor) -> Tensor:
         """``[B, C, …]`` as the discriminator takes them, ``[packs, pack * C, …]``."""
         return packed(x, self.config.pack)
