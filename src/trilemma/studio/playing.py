@@ -36,7 +36,7 @@ from torch import Tensor
 from trilemma.config import parse_text
 from trilemma.data import Dataset, load, subset
 from trilemma.families import FAMILIES
-from trilemma.families.family import Completes, Decodes, Denoises, Encodes, Family, Orders
+from trilemma.families.family import Completes, Decodes, Denoises, Distils, Encodes, Family, Orders
 from trilemma.images import Spec, to_display
 from trilemma.likelihood import calibrate, log_likelihood
 from trilemma.metrics.neighbours import closest
@@ -62,12 +62,16 @@ SLIDERS = {"steps": (1, 100), "guidance": (0, 8), "temperature": (0.2, 2), "chur
 """Where a slider goes whose option has no range of its own, or one beyond use."""
 ADVANCED = ("times", "spacing", "clip", "precision")
 """Options that a page folds away, with those of one sampler alone that have no slider."""
+FEW, MANY = 4, 50
+"""Steps from a noise to its image, while somebody drags and when it rests; a student takes 1 and 2."""
 SETS = 3
 """Data sets that are kept open."""
 PEERS = 24
 """Runs that are asked about one image at most."""
 TIMES = 64
 """Times of a chain that a scrubber stops at."""
+MOST = 16
+"""Images whose codes are asked for at a time."""
 NEAREST = 8
 """Training images shown beside a sample."""
 FEATURED = 2000
@@ -300,6 +304,7 @@ def about(run: Run) -> dict[str, Any]:
         "dims": dims,
         "prior": not issubclass(cls, Decodes) or cls.prior,
         "encodes": issubclass(cls, Encodes) or issubclass(cls, Denoises),
+        "steps": [1, 2] if issubclass(cls, Distils) else [FEW, MANY],
         "chain": issubclass(cls, Denoises),
         "means": issubclass(cls, Encodes),
         "completes": issubclass(cls, Completes) and not spec.vector,
@@ -312,7 +317,7 @@ def about(run: Run) -> dict[str, Any]:
 def codes_kind(run: Run) -> tuple[str | None, int]:
     """What decides an image of a run: a ``code``, or the ``noise`` that a chain begins with, and its dimensions."""
     cls, spec = FAMILIES[run.config.family], run.config.spec
-    if spec.vector or not issubclass(cls, Decodes | Denoises):
+    if spec.vector or not issubclass(cls, Decodes | Denoises | Distils):
         return None, 0
     return ("code", run.config.model.latent) if issubclass(cls, Decodes) else ("noise", spec.dims)
 
@@ -325,7 +330,9 @@ def options_form(cls: type[Family]) -> list[dict[str, Any]]:
         name = entry["name"]
         entry["samplers"] = [owner.name for owner in given[name].metadata.get("samplers", ())]
         if entry["kind"] in ("whole", "number") and (name in SLIDERS or entry.get("most") is not None):
-            low, high = SLIDERS.get(name, (entry.get("least") or 0, entry.get("most")))
+            least, most = entry.get("least"), entry.get("most")
+            low, high = SLIDERS.get(name, (least or 0, most))
+            low, high = max(low, low if least is None else least), min(high, high if most is None else most)
             entry |= {"low": low, "high": high, "step": 1 if entry["kind"] == "whole" else 0.05}
         entry["fold"] = name in ADVANCED or (bool(entry["samplers"]) and "low" not in entry)
     return entries
@@ -411,7 +418,7 @@ async def _npz(studio: Studio, request: Request) -> Response:
 async def _held(studio: Studio, request: Request) -> Response:
     """Some held-out images with their classes: ``count`` of a shuffled order, from ``start`` on."""
     run = studio.workspace.run(request.query_params.get("run", ""))
-    start, count = (_whole(request, name, usual) for name, usual in (("start", 0), ("count", 24)))
+    start, count = _whole(request, "start", 0), max(1, _whole(request, "count", 24))
     check_amount(run, count)
 
     def found() -> bytes:
@@ -443,8 +450,8 @@ async def _codes(studio: Studio, request: Request) -> Response:
     """The codes, or the noises, of some images: float32 [N, D]."""
     wanted = await asked(request, Codes)
     run = studio.workspace.run(wanted.run)
-    if not wanted.images:
-        raise ValueError("choose an image")
+    if not 1 <= len(wanted.images) <= MOST:
+        raise ValueError(f"choose from 1 to {MOST} images, not {len(wanted.images)}")
     check_amount(run, len(wanted.images))
 
     def work(hearer: Hearer) -> None:
@@ -469,22 +476,24 @@ def code_of(model: Family, run: Run, picked: Picked, progress: Callable[[int, in
     Of a draw from the prior it is the very code; else the encoder's, or one that is searched for, or the noise that
     deterministic DDIM leads back to.
     """
-    if not isinstance(model, Decodes | Denoises):
+    if not isinstance(model, Decodes | Denoises | Distils):
         raise ValueError(f"{model.name} has no codes: its pixels are drawn one after the other")
     own = picked.seed is not None
     with torch.no_grad():
         if isinstance(model, Decodes) and model.prior and own:
             assert picked.seed is not None
             return ImageNoise(picked.seed, [picked.index]).normal(model.latent)
-        if isinstance(model, Denoises) and own:
+        if isinstance(model, Denoises | Distils) and own:
             assert picked.seed is not None
             return model.latent(ImageNoise(picked.seed, [picked.index], model.device)).flatten(1).float().cpu()
+        if isinstance(model, Distils):
+            raise ValueError(f"{model.name} has no way from an image back to its noise: choose among its samples")
         x = data_of(run).batch([_row(run, picked.held)]) if picked.held is not None else image_of(run, picked.pixels)
         labels = told(run, picked.label, 1)
         if isinstance(model, Denoises):
             y = None if labels is None else labels.to(model.device)
             options = deterministic(None, model)
-            options = replace(options, steps=min(50, model.schedule.T))
+            options = replace(options, steps=min(MANY, model.schedule.T))
             return model.encode(x.to(model.device), y, options).flatten(1).float().cpu()
     if isinstance(model, Encodes):
         return codes_of(model, x, labels).float()
@@ -531,11 +540,14 @@ def _decoded(
         if isinstance(model, Denoises):
             options = model.Options()
             options = deterministic(None, model) if options.method.noisy else options
-            options = replace(options, steps=min(steps or 50, model.schedule.T))
+            options = replace(options, steps=min(steps or MANY, model.schedule.T))
             if len(z) < 8:
                 options = replace(options, precision="fp32")  # quicker for so few
             noise = ImageNoise(0, range(len(z)), model.device)
             images = model.decode(z.view(-1, *model.spec.shape), noise, y, options, tell)
+        elif isinstance(model, Distils):
+            noise = ImageNoise(0, [0] * len(z), model.device)  # what is added on the way is the same for every code
+            images = model.decode(z.view(-1, *model.spec.shape), noise, y, replace(model.Options(), steps=steps or 2))
         else:
             assert isinstance(model, Decodes)
             images = model.decode(z, y)
@@ -633,6 +645,8 @@ async def _classes(studio: Studio, request: Request) -> Response:
     """The mean codes of some classes: float32 [N, D]."""
     wanted = await asked(request, Means)
     run = studio.workspace.run(wanted.run)
+    if not 1 <= len(wanted.classes) <= MOST:
+        raise ValueError(f"choose from 1 to {MOST} classes, not {len(wanted.classes)}")
 
     def work(hearer: Hearer) -> None:
         model, dataset = trained(studio, run), data_of(run)
@@ -640,7 +654,7 @@ async def _classes(studio: Studio, request: Request) -> Response:
             raise ValueError(f"{model.name} has no encoder, which the mean code of a class needs: choose images")
         rows = dataset.test if len(dataset.test) else dataset.train
         found = []
-        for done, name in enumerate(wanted.classes[:8]):
+        for done, name in enumerate(wanted.classes):
             if dataset.labels is None or name not in dataset.class_names:
                 raise ValueError(f"{name[:40]!r} is no class of {printable(dataset.name)}")
             mine = rows[dataset.labels[rows] == dataset.class_names.index(name)]
@@ -670,7 +684,7 @@ async def _chain(studio: Studio, request: Request) -> Response:
         if not isinstance(model, Denoises):
             raise ValueError(f"{model.name} has no chain from noise to images")
         chosen = options or model.Options()
-        chosen = chosen if chosen.steps or chosen.times else replace(chosen, steps=min(50, model.schedule.T))
+        chosen = chosen if chosen.steps or chosen.times else replace(chosen, steps=min(MANY, model.schedule.T))
         labels = choose_labels(spec, wanted.n, wanted.seed, rows, wanted.n)
         found = reverse_chain(model, wanted.n, labels=labels, options=chosen, seed=wanted.seed, progress=hearer.tell)
         found = found.thinned(TIMES)

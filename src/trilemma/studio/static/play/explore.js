@@ -5,11 +5,11 @@ import { inspect } from "/static/play/inspect.js";
 import { base64, choose, meter, paint, parts, picture, pixelsOf, shapeOf } from "/static/play/parts.js";
 import { meant, picker } from "/static/play/picker.js";
 
-const FEW = 4, MANY = 50; // steps of a chain while one drags, and when one rests
 const RANDOM = 7919; // the seed of directions drawn at random
 
 export async function explore(place, stage, signal) {
   const { run, info } = stage, shape = shapeOf(run), noise = info.codes === "noise", values = info.dims;
+  const [FEW, MANY] = info.steps; // of a chain, while one drags and when one rests
   const state = { slots: [null, null, null], active: 0, label: "", z: null, mode: "plane" };
   const view = picture(shape, null, "The image of this place"), rate = h("small.facts", { "aria-live": "off" }, ""), bar = meter("The space of codes");
   const closer = button("Look closer", () => state.pixels && inspect(stage, { pixels: state.pixels, label: state.label === "" ? null : Number(state.label), z: state.z, words: "the image of a code" }), { class: "quiet" });
@@ -24,7 +24,7 @@ export async function explore(place, stage, signal) {
     paint(view, (state.pixels = pixelsOf(found, 0).slice()), shape);
     const now = performance.now();
     times = [...times.filter((each) => now - each < 1500), now];
-    if (times.length > 3) rate.textContent = `${Math.round((1000 * (times.length - 1)) / (now - times[0]))} frames/s${noise ? `, ${FEW} steps while it moves` : ""}`;
+    if (times.length > 3) rate.textContent = `${Math.round((1000 * (times.length - 1)) / (now - times[0]))} frames/s${noise ? `, ${FEW === 1 ? "one step" : `${FEW} steps`} while it moves` : ""}`;
   });
   function show(z) {
     state.z = z;

@@ -51,7 +51,7 @@ export function picker(stage, signal, onpick, { held = false, ready } = {}) {
 
 /** How the server is told which image is meant. */
 export function meant(image, info, base64) {
-  const label = image.label ?? undefined, own = image.seed !== undefined && (info.codes === "code" ? info.prior : image.plain);
+  const label = image.label ?? undefined, own = image.seed !== undefined && (info.codes === "code" ? info.prior : image.plain || !info.encodes);
   if (own) return { seed: image.seed, index: image.index, label };
   return image.held !== undefined ? { held: image.held, label } : { pixels: base64(image.pixels), label };
 }
