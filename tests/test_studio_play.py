@@ -31,11 +31,11 @@ from trilemma.likelihood import log_likelihood
 from trilemma.questions.posterior import codes
 from trilemma.run import Run
 from trilemma.sampling import sample
-from trilemma.studio import playing
 from trilemma.studio.jobs import Queue
 from trilemma.studio.room import Studio
 from trilemma.studio.server import application
 from trilemma.studio.streams import Hearer, Parts, part
+from trilemma.studio.walking import directions
 from trilemma.studio.workspace import Workspace
 from trilemma.training import train
 
@@ -214,12 +214,12 @@ def test_directions_of_a_matrix_are_its_singular_vectors() -> None:
     u, v = (torch.linalg.qr(torch.randn(size, 5, generator=generator))[0] for size in (16, 5))
     sizes = torch.tensor([0.5, 0.25, 0.05, 0.02, 0.0])
     weight = u * sizes @ v.T
-    found, mean, spread, change = playing.directions(Plain(weight), None)  # type: ignore[arg-type]
+    found, mean, spread, change = directions(Plain(weight), None)  # type: ignore[arg-type]
     cosines = (found @ v[:, :2]).abs()
     assert cosines.diagonal().min() > 0.97 and not bool(mean.any()) and bool((spread == 1).all())
     assert torch.allclose(change[0], 127.5 * weight.square().mean(0).sqrt(), rtol=1e-4)
     known = torch.randn(4000, 5, generator=generator) * torch.tensor([1.0, 3.0, 0.1, 2.0, 0.1]) + 1
-    found, mean, spread, _ = playing.directions(Plain(weight), None, known)  # type: ignore[arg-type]
+    found, mean, spread, _ = directions(Plain(weight), None, known)  # type: ignore[arg-type]
     assert torch.allclose(found.abs(), torch.tensor([[0.0, 3, 0, 0, 0], [0, 0, 0, 2, 0]]), atol=0.15)
     assert torch.allclose(mean, torch.ones(1, 5), atol=0.2) and abs(float(spread[0, 1]) - 3) < 0.15
 
