@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import csv
+import http.client
 import json
 import os
 import signal
@@ -109,8 +110,8 @@ def test_the_staircase_goes_down_after_right_and_up_after_wrong() -> None:
         return Vote("r", 0, "real-or-fake", role, REAL, 0, "real" if right else "fake")
 
     assert design.exposure(made, []) == 500
-    assert design.exposure(made, [vote(True)] * 2 + [vote(False)]) == 450
-    assert design.exposure(made, [vote(True, "practice")] * 2) == 500
+    assert design.exposure(made, [vote(True)] * 2 + [vote(False)]) == 510
+    assert design.exposure(made, [vote(True, "practice"), vote(True, "check")]) == 500
     assert design.exposure(made, [vote(True)] * 50) == 100
     assert design.exposure(made, [vote(False)] * 500) == 1000
     assert design.exposure(study(), [vote(True)]) is None
@@ -246,6 +247,32 @@ def test_a_full_disk_loses_no_vote_that_was_acknowledged(folder: Path) -> None:
     sitting.vote(code, len(sitting.votes.of(code)), "real", 1.0)
     assert len(sitting.votes.all()) == len(before) + 1 and before == [v for v in sitting.votes.all() if v in before]
     sitting.close()
+
+
+def test_votes_that_share_a_turn_of_the_disk_fail_and_count_alone(
+    folder: Path,
+) -> None:
+    """Forty at once, of which one cannot be written: it alone is told so, and every other is there."""
+    votes = Votes(folder)
+    bad = Vote("r07", 0, "real-or-fake", "main", REAL, 0, object())  # type: ignore[arg-type]
+    given = [
+        bad if i == 7 else Vote(f"r{i:02d}", 0, "real-or-fake", "main", REAL, i, "real", made=1.0) for i in range(40)
+    ]
+    gate = threading.Barrier(40)
+
+    def add(vote: Vote) -> object:
+        gate.wait()
+        try:
+            return votes.add(vote)
+        except (ValueError, OSError) as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+        told = list(pool.map(add, given))
+    assert isinstance(told.pop(7), ValueError)
+    assert told == [True] * 39
+    assert [vote.rater for vote in votes.all()] == [vote.rater for vote in given if vote is not bad]
+    votes.close()
 
 
 KILLED = """
@@ -401,6 +428,49 @@ def test_a_disk_that_is_full_is_told_to_the_page(page: Any, monkeypatch: pytest.
     assert page.post("/study/study/vote", json=given).json()["trial"] == 1
 
 
+def test_the_studio_s_room_makes_opens_and_reads_a_study(tmp_path: Path, folder: Path) -> None:
+    pytest.importorskip("starlette")
+    from starlette.testclient import TestClient
+
+    from trilemma.studio.jobs import Queue
+    from trilemma.studio.room import Studio
+    from trilemma.studio.server import application
+    from trilemma.studio.workspace import Workspace
+
+    studio = Studio(Workspace(tmp_path / "home", [folder.parent]), Queue(tmp_path / "home" / "jobs", 1))
+    write_blobs(tmp_path / "home" / "data" / "mine.npz", count=400)
+    with TestClient(application(studio), base_url="http://127.0.0.1") as client:
+        (entry,) = client.get("/api/studies").json()
+        assert entry["open"] and entry["raters"] == 0 and entry["sources"] == ["alike", "flat"]
+        assert client.get("/api/study", params={"study": entry["key"]}).json()["results"] is None
+        begin, vote = entry["link"] + "begin", entry["link"] + "vote"
+        state = client.post(begin, json={}).json()
+        truth = trials(open_study(folder), state["code"])
+        while not state["done"]:
+            answer = "real" if truth[state["trial"]].source == REAL else "fake"
+            given = {"code": state["code"], "trial": state["trial"], "answer": answer, "milliseconds": 1}
+            state = client.post(vote, json=given).json()
+        found = client.get("/api/study", params={"study": entry["key"]}).json()
+        assert found["raters"] == 1 and found["votes"] == 14
+        assert {row["source"]: row["error_rate"]["value"] for row in found["results"]["rows"]} == {
+            "alike": 0,
+            "flat": 0,
+        }
+        votes = client.get("/api/study/votes", params={"study": entry["key"], "kind": "csv"})
+        assert len(votes.text.splitlines()) == 19 and "attachment" in votes.headers["content-disposition"]
+        assert client.get("/api/study/votes", params={"study": entry["key"], "kind": "html"}).status_code == 400
+        client.post("/api/study/open", json={"study": entry["key"], "open": False})
+        assert client.post(begin, json={}).status_code == 403
+        client.post("/api/study/open", json={"study": entry["key"], "open": True})
+        assert client.post(begin, json={}).status_code == 200
+        for order in ({"samples": ["absent"]}, {"runs": ["../../etc"]}, {"name": "///", "runs": []}):
+            assert client.post("/api/studies", json=order).status_code in (400, 404)
+        for path in ("/study/other/", "/study/..~..~etc/", "/api/study?study=../home"):
+            assert client.get(path).status_code == 404, path
+        job = client.post("/api/studies", json={"samples": ["mine.npz"], "against": "mine.npz", "name": "new one"})
+        assert job.json()["command"].startswith("trilemma study new ") and job.json()["out"] == "studies/new-one"
+
+
 def served(folder: Path, port: int) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-m", "trilemma", "study", "serve", str(folder), "--port", str(port)]
     process = subprocess.Popen(words, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"})
@@ -442,7 +512,7 @@ def test_twenty_raters_at_once_lose_nothing_to_a_kill(tmp_path: Path) -> None:
             except urllib.error.HTTPError as error:
                 if error.code != 429:
                     raise
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 pass  # it was killed and comes back
             time.sleep(0.1)
         raise AssertionError("it does not come back")

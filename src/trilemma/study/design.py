@@ -30,6 +30,7 @@ from trilemma.data import DataConfig, Dataset, load, subset
 from trilemma.evaluation import check_alike
 from trilemma.files import new_folder, write_json
 from trilemma.images import to_display, to_pil
+from trilemma.metrics.exposure import START, next_exposure
 from trilemma.noise import derive_seed, philox
 from trilemma.run import Run
 from trilemma.sampling import sample
@@ -41,8 +42,6 @@ NOISE = "noise"
 FILE = "study.json"
 IMAGES = "images"
 
-LONGEST, SHORTEST, DOWN, UP = 1000.0, 100.0, 30.0, 10.0
-"""Of the staircase of HYPE_time, in milliseconds: its ends, and what a right and a wrong answer move."""
 PAUSED_FROM = 20
 """Trials from which there is a break in the middle."""
 
@@ -87,8 +86,7 @@ class Study:
         pair: of two images, one is real, or both are of models.
         trials: that count, of one rater; ``checks``: planted easy ones among them; ``practice``: before them.
         exposure: milliseconds that an image is shown; None for as long as the rater wishes.
-        staircase: ``exposure`` is the first: it falls by 30 ms after a right answer and grows by 10 ms after a wrong
-            one, within 100 and 1000 ms (HYPE_time).
+        staircase: ``exposure`` is the first, and the answers move the next ones (HYPE_time, `metrics/exposure.py`).
         score: tell raters at the end how often they were right.
         seed: of the images and of the trials.
     """
@@ -103,7 +101,7 @@ class Study:
     trials: Annotated[int, Limits(1, 2000)] = 60
     checks: Annotated[int, Limits(0, 50)] = 4
     practice: Annotated[int, Limits(0, 50)] = 6
-    exposure: Annotated[float | None, Limits(SHORTEST / 5, 60_000)] = None
+    exposure: Annotated[float | None, Limits(16, 60_000)] = None
     staircase: bool = False
     score: bool = True
     seed: Seed = 0
@@ -228,8 +226,8 @@ def exposure(study: Study, said: Sequence[Vote]) -> float | None:
     if now is None or not study.staircase:
         return now
     for vote in said:
-        if vote.role != "practice":
-            now = min(LONGEST, max(SHORTEST, now - DOWN if vote.right else now + UP))
+        if vote.role == "main":  # an easy one would pull it down
+            now = next_exposure(now, bool(vote.right))
     return now
 
 
@@ -277,7 +275,7 @@ class Wanted:
     def milliseconds(self) -> float | None:
         """The exposure, the first of a staircase, or None."""
         if self.exposure in ("unlimited", "staircase"):
-            return 500.0 if self.exposure == "staircase" else None
+            return START if self.exposure == "staircase" else None
         try:
             return float(self.exposure.removesuffix("ms"))
         except ValueError:

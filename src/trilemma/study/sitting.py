@@ -8,7 +8,6 @@ said in the practice round only, after the vote is stored.
 from __future__ import annotations
 
 import hmac
-import importlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trilemma.study.design import IMAGES, Study, Trial, exposure, open_study, trials
+from trilemma.study.results import results
 from trilemma.study.vote import REAL, Vote
 from trilemma.study.votes import Votes
 
@@ -202,8 +202,7 @@ class Closed(ValueError):
 
 def conclusions(votes: Votes) -> dict[str, Any]:
     """What the votes of a study say so far, as plain values (`results.Results`)."""
-    found: dict[str, Any] = importlib.import_module("trilemma.study.results").results(votes.all()).to_json()
-    return found
+    return results(votes.all()).to_json()
 
 
 def standing(votes: Votes, study: Study) -> dict[str, Any]:

@@ -114,7 +114,7 @@ function table(rows) {
     const say = (v) => (share.has(name) ? `${(100 * v).toFixed(1)}` : short(v, 2).replace("-", "−"));
     return h("td.num", {}, h("span.score", {}, say(number.value), share.has(name) ? " %" : "", number.low === null ? "" : h("small", {}, ` ${say(number.low)} – ${say(number.high)}`)));
   };
-  return h("div.scroll", { tabIndex: 0, role: "region", "aria-label": "Numbers of each source" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "source"), shown.map(([, words]) => h("th.num", {}, words)), h("th.num", {}, "votes"), h("th.num", {}, "votes needed"), h("th", {}, "beside real images"))),
+  return h("div.scroll.study-table", { tabIndex: 0, role: "region", "aria-label": "Numbers of each source" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "source"), shown.map(([, words]) => h("th.num", {}, words)), h("th.num", {}, "votes"), h("th.num", {}, "votes needed"), h("th", {}, "beside real images"))),
     h("tbody", {}, rows.map((row) => h("tr", {}, h("td", {}, row.source), shown.map(([name]) => cell(name, row[name])), h("td.num", {}, String(row.votes)), h("td.num", {}, row.needed === null ? "–" : row.needed === 0 ? "enough" : Number(row.needed.toPrecision(2)).toLocaleString("en")), h("td", {}, row.says))))));
 }
 
