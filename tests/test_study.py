@@ -323,6 +323,19 @@ def test_votes_leave_as_tables(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert ",'=cmd()," in as_text([formula], "csv")
 
 
+def test_simulated_raters_find_what_they_were_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["study", "simulate", str(folder), "--d-prime", "alike=0", "flat=4", "--raters", "30", "--json"]
+    with pytest.raises(SystemExit):
+        main(words)
+    rows = {row["source"]: row for row in json.loads(capsys.readouterr().out)["results"]["rows"]}
+    assert rows["alike"]["verdict"] in ("alike", "unclear") and abs(rows["alike"]["d_prime"]["value"]) < 0.6
+    assert rows["flat"]["verdict"] == "told" and rows["flat"]["d_prime"]["value"] > 2
+    for wrong in (["alike"], ["alike=x"], ["other=1"], ["alike=1"]):
+        with pytest.raises(SystemExit):
+            main(["study", "simulate", str(folder), "--d-prime", *wrong])
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_damaged_files_are_refused_in_one_line(folder: Path) -> None:
     Sitting(folder).close()
     base = sqlite3.connect(folder / "votes.sqlite")
