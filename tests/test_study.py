@@ -37,7 +37,7 @@ from trilemma.study.votes import Votes, as_text
 
 def study(**fields: Any) -> Study:
     sources = (Source("a", "", 40, 3), Source("b", "", 40, 3), Source("c", "", 40, 3))
-    given = {"title": "t", "form": "real-or-fake", "sources": sources, "real": Source(REAL, "", 120, 6),
+    given: dict[str, Any] = {"title": "t", "form": "real-or-fake", "sources": sources, "real": Source(REAL, "", 120, 6),
              "shape": (1, 8, 8), "question": "q"}  # fmt: skip
     return Study(**(given | fields))
 
@@ -131,9 +131,9 @@ def test_what_cannot_be_a_study_is_refused_in_one_line(tmp_path: Path, blobs_fil
         with pytest.raises(ValueError, match=line) as caught:
             make(tmp_path / "out", None, sets, against, Wanted(images=8, **fields))  # type: ignore[arg-type]
         assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
-    for fields in ({"exposure": "soon"}, {"images": 1}, {"trials": 0}, {"title": "x" * 500}):
+    for wrong in ({"exposure": "soon"}, {"images": 1}, {"trials": 0}, {"title": "x" * 500}):
         with pytest.raises(ValueError):
-            Wanted(**fields)  # type: ignore[arg-type]
+            Wanted(**wrong)  # type: ignore[arg-type]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match="exists"):
