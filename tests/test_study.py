@@ -37,7 +37,7 @@ from trilemma.study.votes import Votes, as_text
 
 def study(**fields: Any) -> Study:
     sources = (Source("a", "", 40, 3), Source("b", "", 40, 3), Source("c", "", 40, 3))
-    given = {"title": "t", "form": "real-or-fake", "sources": sources, "real": Source(REAL, "", 120, 6),
+    given: dict[str, Any] = {"title": "t", "form": "real-or-fake", "sources": sources, "real": Source(REAL, "", 120, 6),
              "shape": (1, 8, 8), "question": "q"}  # fmt: skip
     return Study(**(given | fields))
 
@@ -131,9 +131,9 @@ def test_what_cannot_be_a_study_is_refused_in_one_line(tmp_path: Path, blobs_fil
         with pytest.raises(ValueError, match=line) as caught:
             make(tmp_path / "out", None, sets, against, Wanted(images=8, **fields))  # type: ignore[arg-type]
         assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
-    for fields in ({"exposure": "soon"}, {"images": 1}, {"trials": 0}, {"title": "x" * 500}):
+    for wrong in ({"exposure": "soon"}, {"images": 1}, {"trials": 0}, {"title": "x" * 500}):
         with pytest.raises(ValueError):
-            Wanted(**fields)  # type: ignore[arg-type]
+            Wanted(**wrong)  # type: ignore[arg-type]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match="exists"):
@@ -321,6 +321,19 @@ def test_votes_leave_as_tables(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "csv or .json" in capsys.readouterr().err
     formula = Vote("r", 0, "real-or-fake", "main", "=cmd()", 0, "real")
     assert ",'=cmd()," in as_text([formula], "csv")
+
+
+def test_simulated_raters_find_what_they_were_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["study", "simulate", str(folder), "--d-prime", "alike=0", "flat=4", "--raters", "30", "--json"]
+    with pytest.raises(SystemExit):
+        main(words)
+    rows = {row["source"]: row for row in json.loads(capsys.readouterr().out)["results"]["rows"]}
+    assert rows["alike"]["verdict"] in ("alike", "unclear") and abs(rows["alike"]["d_prime"]["value"]) < 0.6
+    assert rows["flat"]["verdict"] == "told" and rows["flat"]["d_prime"]["value"] > 2
+    for wrong in (["alike"], ["alike=x"], ["other=1"], ["alike=1"]):
+        with pytest.raises(SystemExit):
+            main(["study", "simulate", str(folder), "--d-prime", *wrong])
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_damaged_files_are_refused_in_one_line(folder: Path) -> None:
