@@ -505,17 +505,19 @@ def free_port() -> int:
 
 @pytest.mark.slow
 def test_twenty_raters_at_once_lose_nothing_to_a_kill(tmp_path: Path) -> None:
-    """5,000 votes of 20 raters who load their images and answer without a pause; the server is killed in the middle."""
+    """5,000 votes of 20 raters who load images and answer in half a second; the server is killed in the middle."""
     data = write_blobs(tmp_path / "real.npz", count=400)
     np.savez(tmp_path / "alike.npz", images=blobs(200, seed=7)[0])
     wanted = Wanted(images=100, trials=240, checks=4, practice=6)
     make(tmp_path / "study", None, {"alike": str(tmp_path / "alike.npz")}, str(data), wanted)
     port = free_port()
     process = served(tmp_path / "study", port)
-    at = f"http://127.0.0.1:{port}/study/study/"
+    at = f"http://127.0.0.1:{port}"
     times: list[float] = []
+    beside: list[float] = []  # of a file that needs no vote: what this machine takes at this moment
     acknowledged: list[tuple[str, int]] = []
     restart = threading.Lock()
+    pauses = np.random.default_rng(0).exponential(0.5, (20, 250))
 
     def ask(path: str, body: dict[str, Any] | None = None) -> bytes:
         for _ in range(400):
@@ -532,16 +534,20 @@ def test_twenty_raters_at_once_lose_nothing_to_a_kill(tmp_path: Path) -> None:
 
     def rate(number: int) -> None:
         nonlocal process
-        state = json.loads(ask("begin", {}))
+        state = json.loads(ask("/study/study/begin", {}))
         while not state["done"]:
-            ask(f"image/{state['code']}/{state['images'][0][0]}")
+            ask(f"/study/study/image/{state['code']}/{state['images'][0][0]}")
             given = {"code": state["code"], "trial": state["trial"], "answer": "real", "milliseconds": 1}
             began = time.perf_counter()
-            after = json.loads(ask("vote", given))
+            after = json.loads(ask("/study/study/vote", given))
             times.append(time.perf_counter() - began)
             acknowledged.append((state["code"], state["trial"]))
             state = after
-            time.sleep(0.15)
+            if state["trial"] % 5 == 0:
+                began = time.perf_counter()
+                ask("/static/study/page.css")
+                beside.append(time.perf_counter() - began)
+            time.sleep(float(pauses[number, state["trial"] - 1]))
             with restart:
                 if number == 0 and state["trial"] == 125:
                     process.kill()
@@ -557,6 +563,6 @@ def test_twenty_raters_at_once_lose_nothing_to_a_kill(tmp_path: Path) -> None:
     votes = Votes(tmp_path / "study")
     kept = [(vote.rater, vote.trial) for vote in votes.all()]
     assert set(acknowledged) == set(kept) and len(kept) == 20 * 250
-    quick = sorted(times)[int(0.95 * len(times))]
-    print(f"p95 {1000 * quick:.0f} ms, slowest {1000 * max(times):.0f} ms")
-    assert quick < 0.1
+    quick, plain = (sorted(each)[int(0.95 * len(each))] for each in (times, beside))
+    print(f"median {1000 * np.median(times):.0f} ms, p95 {1000 * quick:.0f} ms, p95 of a file {1000 * plain:.0f} ms")
+    assert quick < max(0.1, 4 * plain)
