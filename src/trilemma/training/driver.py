@@ -333,13 +333,13 @@ def _drive(
 
 
 def taught(run: Run, learner: Learner) -> None:
-    """Give a student its teacher: the weights to begin with, and where it asks it in training the teacher itself.
+    """Give a student its teacher: the weights to begin with, and the one to ask.
 
     Raises:
         ValueError: the teacher is no longer there, in one line.
     """
     model, teacher = learner.model, getattr(run.config.model, "teacher", "")
-    if not teacher or not isinstance(model, Distils) or (run.has_checkpoint and not model.needs_teacher):
+    if not teacher or not isinstance(model, Distils):
         return
     found = Run.open(teacher).model(model.device)
     model.follow(found)
