@@ -1,6 +1,6 @@
 """Do the intervals of a user study hold the truth 95 times in 100? Raters of known skill, again and again.
 
-    python benchmarks/raters.py [--studies 1000] [--rounds 200] [--seed 0]
+    python benchmarks/raters.py [--studies 1000] [--rounds 200] [--seed 0] [--only 10]
 
 Raters and images are drawn anew for every study (`study/simulate.py`), whose expected rates are closed forms. For each
 number it is told how often its interval holds the truth (93 to 97 % is asked for, what misses is
@@ -116,9 +116,12 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, default=0, help="of studies with this number of raters")
     options = parser.parse_args()
     print("| study | number | truth | holds it | half width |\n|---|---|---|---|---|", flush=True)
     for name, shape in STUDIES.items():
+        if options.only not in (0, shape[0]):
+            continue
         held, widths, truths = (
             defaultdict[str, list[bool]](list),
             defaultdict[str, list[float]](list),

@@ -54,6 +54,8 @@ def test_no_error_rate_is_without_error() -> None:
     found = hype_infinity(fake, fake, raters, images).both
     assert found.low == 0.0 and found.high is not None and 0.01 < found.high < 0.06
     assert found.number.error and found.number.error > 0
+    trusting = hype_infinity(np.zeros(200, bool), fake, raters, images).both  # all fakes pass, no real one is doubted
+    assert trusting.number.value == 0.5 and trusting.number.error == pytest.approx(math.sqrt(0.25 / 200), rel=0.01)
 
 
 def test_d_prime_and_criterion_in_closed_form_with_the_log_linear_correction() -> None:
@@ -66,6 +68,8 @@ def test_d_prime_and_criterion_in_closed_form_with_the_log_linear_correction() -
     assert found.criterion.number.value == pytest.approx(-(z_hit + z_alarm) / 2)
     perfect = detection(fake, fake, raters, images)
     assert perfect.d_prime.number.value == pytest.approx(2 * Z.inv_cdf(100.5 / 101))
+    single = math.sqrt(100.5 / 101 * (0.5 / 101) / 101) / Z.pdf(Z.inv_cdf(100.5 / 101))
+    assert perfect.d_prime.number.error == pytest.approx(math.sqrt(2) * single)
     always_real = detection(np.zeros(200, bool), fake, raters, images)
     assert always_real.d_prime.number.value == pytest.approx(0.0)
     assert (always_real.criterion.number.value or 0) > 2
@@ -110,6 +114,7 @@ def test_who_always_wins_is_refused_by_likelihood_and_finite_with_half_a_vote() 
     votes = np.arange(40)
     found = bradley_terry(np.zeros(40, int), np.ones(40, int), votes % 5, np.stack((votes // 5, votes // 5), 1), 3)
     assert found.gaps[0, 1].number.value == pytest.approx(math.log(40.5 / 0.5))
+    assert found.gaps[0, 1].number.error == pytest.approx(math.sqrt(1 / 40.5 + 1 / 0.5))  # of log odds
     assert found.strength[2].number.value is None and "compare" in found.strength[2].number.reason
 
 

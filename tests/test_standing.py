@@ -14,7 +14,8 @@ from rich.console import Console
 from trilemma.data import Dataset
 from trilemma.evaluation import Number, Protocol, Reference, evaluate
 from trilemma.evaluation.metric import read
-from trilemma.evaluation.standing import leaders
+from trilemma.evaluation.standing import breakers, leaders
+from trilemma.report.summary import triangle
 from trilemma.report.tables import comparison, table
 
 HIGHER = ("precision", "recall", "density", "coverage", "accuracy")
@@ -154,3 +155,55 @@ def test_the_tables_warn_where_a_score_is_above_real_images() -> None:
     with console.capture() as printed:
         console.print(table(report))
     assert "a warning and no win" in printed.get()
+
+
+# The triangle
+
+
+def corners(*rows: tuple[float, float, float]) -> list[list[Number]]:
+    """Quality, coverage and images a second of rows, with errors of 0.02, 0.02 and 5 %."""
+    share = [[Number(row[k], 0.02, better="higher", n=1000) for row in rows] for k in (0, 1)]
+    return [*share, [Number(row[2], 0.05 * row[2], better="higher") for row in rows]]
+
+
+@pytest.mark.parametrize(
+    ("first", "wanted"),
+    [
+        ((0.93, 0.90, 250.0), {0}),  # as good as the slow one, a quarter of the speed of the fast one
+        ((0.88, 0.90, 250.0), {0}),  # 0.05 below the slow one is within two errors of the difference
+        ((0.86, 0.90, 250.0), set()),  # 0.07 is not
+        ((0.93, 0.83, 250.0), set()),
+        ((0.93, 0.90, 105.0), set()),  # a tenth of the fastest, but not surely
+        ((0.93, 0.90, 25.0), set()),
+    ],
+)
+def test_who_breaks_the_triangle(first: tuple[float, float, float], wanted: set[int]) -> None:
+    slow, fast = (0.93, 0.90, 5.0), (0.5, 0.3, 1000.0)
+    assert breakers(corners(first, slow, fast), [None, None]) == wanted
+
+
+def test_nobody_breaks_the_triangle_by_default() -> None:
+    """With two rows, where the best are far from real images, with a flag, and by a difference that was tested."""
+    good, slow, fast = (0.93, 0.90, 250.0), (0.93, 0.90, 5.0), (0.5, 0.3, 1000.0)
+    assert not breakers(corners(good, fast), [None, None])
+    assert not breakers(corners((0.76, 0.76, 250.0), (0.6, 0.5, 5.0), fast), [None, None])
+    scores = corners(good, slow, fast)
+    scores[0][0] = replace(scores[0][0], flag="few images")
+    assert not breakers(scores, [None, None])
+    scores = corners(good, (0.94, 0.90, 5.0), fast)
+    assert breakers(scores, [None, None]) == {0}
+    assert not breakers(scores, [lambda i, j: True, None])
+
+
+def test_the_page_says_who_breaks_it_or_that_none_does() -> None:
+    report = example()
+    families = [dict(report["families"][0]) for _ in range(3)]
+    names = ("mutual_fidelity", "mutual_coverage", "images_per_second")
+    for i, row in enumerate(((0.93, 0.90, 250.0), (0.93, 0.90, 5.0), (0.5, 0.3, 1000.0))):
+        told = zip(names, row, (0.02, 0.02, 0.05 * row[2]), strict=True)
+        scores = {name: {"value": v, "error": e, "better": "higher"} for name, v, e in told}
+        families[i] |= {"metrics": scores, "title": "ABC"[i], "name": "abc"[i]}
+    told = triangle(report | {"families": families, "differences": []})
+    assert told.startswith("A breaks the triangle: surely above 75 % of held-out images in fidelity and coverage")
+    families[0]["metrics"]["images_per_second"]["value"] = 20.0
+    assert triangle(report | {"families": families, "differences": []}) == "No family breaks the triangle."

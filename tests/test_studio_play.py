@@ -31,11 +31,11 @@ from trilemma.likelihood import log_likelihood
 from trilemma.questions.posterior import codes
 from trilemma.run import Run
 from trilemma.sampling import sample
-from trilemma.studio import playing
 from trilemma.studio.jobs import Queue
 from trilemma.studio.room import Studio
 from trilemma.studio.server import application
 from trilemma.studio.streams import Hearer, Parts, part
+from trilemma.studio.walking import directions
 from trilemma.studio.workspace import Workspace
 from trilemma.training import train
 
@@ -46,6 +46,7 @@ MODELS: Mapping[str, dict[str, Any]] = {
     "gan": dict(width=8, latent=4),
     "diffusion": dict(width=16, multipliers=(1,), timesteps=20),
     "flow": dict(width=16, multipliers=(1,)),
+    "consistency": dict(width=16, multipliers=(1,)),
 }
 
 
@@ -165,7 +166,9 @@ def decode(client: TestClient, name: str, z: np.ndarray[Any, Any], **more: Any) 
     return last(answer)[1]
 
 
-@pytest.mark.parametrize(("name", "steps"), [("vae", 0), ("gan", 0), ("diffusion", 3), ("flow", 3), ("flow", 12)])
+@pytest.mark.parametrize(
+    ("name", "steps"), [("vae", 0), ("gan", 0), ("diffusion", 3), ("flow", 3), ("flow", 12), ("consistency", 1)]
+)
 def test_the_code_of_a_draw_decodes_to_it(client: TestClient, home: Path, name: str, steps: int) -> None:
     _, z = ask(client, "codes", run=f"runs/{name}", images=[{"seed": 5, "index": i} for i in range(3)])
     label = {"label": 1} if name in ("gan", "flow") else {}
@@ -211,12 +214,12 @@ def test_directions_of_a_matrix_are_its_singular_vectors() -> None:
     u, v = (torch.linalg.qr(torch.randn(size, 5, generator=generator))[0] for size in (16, 5))
     sizes = torch.tensor([0.5, 0.25, 0.05, 0.02, 0.0])
     weight = u * sizes @ v.T
-    found, mean, spread, change = playing.directions(Plain(weight), None)  # type: ignore[arg-type]
+    found, mean, spread, change = directions(Plain(weight), None)  # type: ignore[arg-type]
     cosines = (found @ v[:, :2]).abs()
     assert cosines.diagonal().min() > 0.97 and not bool(mean.any()) and bool((spread == 1).all())
     assert torch.allclose(change[0], 127.5 * weight.square().mean(0).sqrt(), rtol=1e-4)
     known = torch.randn(4000, 5, generator=generator) * torch.tensor([1.0, 3.0, 0.1, 2.0, 0.1]) + 1
-    found, mean, spread, _ = playing.directions(Plain(weight), None, known)  # type: ignore[arg-type]
+    found, mean, spread, _ = directions(Plain(weight), None, known)  # type: ignore[arg-type]
     assert torch.allclose(found.abs(), torch.tensor([[0.0, 3, 0, 0, 0], [0, 0, 0, 2, 0]]), atol=0.15)
     assert torch.allclose(mean, torch.ones(1, 5), atol=0.2) and abs(float(spread[0, 1]) - 3) < 0.15
 
@@ -236,7 +239,7 @@ def test_a_chain_ends_in_the_samples(client: TestClient, home: Path) -> None:
     assert np.allclose(values.reshape(5, 2, 10, 2)[-1, 0], right.images, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["pixelcnn", "diffusion", "flow"])
+@pytest.mark.parametrize("name", ["pixelcnn", "diffusion", "flow", "consistency"])
 def test_a_completion_keeps_what_is_known(client: TestClient, name: str) -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 1))
     known = np.zeros((8, 8), np.uint8)
@@ -249,7 +252,12 @@ def test_a_completion_keeps_what_is_known(client: TestClient, name: str) -> None
 def test_the_others_are_listed_with_what_they_can(client: TestClient) -> None:
     peers = client.get("/api/play/peers", params={"run": "runs/vae"}).json()
     assert peers[0]["key"] == "runs/vae" and {each["family"] for each in peers} == set(MODELS)
-    assert {each["family"] for each in peers if each["completes"]} == {"pixelcnn", "diffusion", "flow"}
+    assert {each["family"] for each in peers if each["completes"]} == {
+        "pixelcnn",
+        "diffusion",
+        "flow",
+        "consistency",
+    }
     assert all(each["same"] for each in peers)
 
 
@@ -299,7 +307,7 @@ def test_every_run_rates_by_its_kind(client: TestClient, home: Path) -> None:
         ("draw", {"run": "runs/flow", "options": {"steps": "many"}}, 400, "steps"),
         ("draw", {"run": "runs/flow", "options": {"wings": "2"}}, 400, "no option --wings"),
         ("draw", {"run": "runs/gan", "labels": "<script>"}, 400, "is not a class"),
-        ("codes", {"run": "runs/vae", "images": []}, 400, "choose an image"),
+        ("codes", {"run": "runs/vae", "images": []}, 400, "choose from 1"),
         ("complete", {"run": "runs/pixelcnn", "pixels": "AA==", "known": ""}, 400, "64 bytes, not 1"),
         ("complete", {"run": "runs/pixelcnn", "pixels": text(np.ones(64)), "known": text(np.ones(64))}, 400, "is kept"),
         ("near", {"run": "runs/vae", "pixels": "not base64!"}, 400, "not base64"),
@@ -317,6 +325,7 @@ def test_what_does_not_fit_is_one_line(
 def test_what_goes_wrong_on_the_way_is_a_last_part(client: TestClient) -> None:
     for what, body, line in (
         ("codes", {"run": "runs/pixelcnn", "images": [{"seed": 1}]}, "has no codes"),
+        ("codes", {"run": "runs/consistency", "images": [{"held": 1}]}, "no way from an image back"),
         ("chain", {"run": "runs/vae", "n": 2}, "no chain"),
         ("classes", {"run": "runs/vae", "classes": ["zebra"]}, "is no class"),
     ):

@@ -229,7 +229,7 @@ def built(cls: type[Family], spec: Spec) -> Family:
 def quick(cls: type[Family]) -> object:
     """The family's sampling options, with few steps where it takes any."""
     fields = {field.name for field in dataclasses.fields(cls.Options)}
-    return cls.Options(**({"steps": 3} if "steps" in fields else {}))
+    return cls.Options(**({"steps": 2} if "steps" in fields else {}))
 
 
 def batch(spec: Spec, count: int = 4) -> tuple[Tensor, Tensor | None]:

@@ -78,8 +78,9 @@ class Curve(Sweep):
         steps = self.counts or STUDENTS
         points, before, _ = bench.sweep([replace(base, steps=count) for count in steps], context.progress)
         path, told = context.config.model.teacher, "its first part was its teacher, of which nothing is kept"
-        student, taught = min(points, key=lambda point: point.frechet), []
-        numbers = {}
+        student = min(points, key=lambda point: point.frechet)
+        taught: list[Point] = []
+        numbers: dict[str, Number] = {}
         if path and not is_run(path):
             told = f"its teacher {path} is no longer there, so it stands alone"
         elif path:

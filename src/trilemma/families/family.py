@@ -486,11 +486,6 @@ class Distils(ABC):
     def student_of(cls, teacher: Family, where: str) -> dict[str, Any]:
         """The fields of the config of a student of a model that `Denoises`, which lies in the run ``where``."""
 
-    @property
-    @abstractmethod
-    def needs_teacher(self) -> bool:
-        """Whether the teacher is asked in training, and not only where it begins."""
-
     @abstractmethod
     def inherit(self, teacher: Family) -> None:
         """Begin with the weights of the teacher."""

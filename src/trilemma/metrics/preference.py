@@ -90,10 +90,10 @@ def bradley_terry(
         return np.concatenate((strength, np.stack(gaps, 1)), 1)
 
     spread = crossed(fit, who, what, np.stack((won, lost), 1), rounds=rounds, seed=seed)
-    found = [
-        _measured(value, error, df, len(won))
-        for value, error, df in zip(spread.value, spread.error, spread.df, strict=True)
-    ]
+    alone = _information_error(wins[np.ix_(together, together)] + HALF * compared[np.ix_(together, together)])
+    apart = [alone[together.index(a), together.index(b)] for a, b in pairs]
+    error = np.maximum(spread.error, np.concatenate((np.diag(alone), apart)))  # who never loses never does resampled
+    found = [_measured(value, e, df, len(won)) for value, e, df in zip(spread.value, error, spread.df, strict=True)]
     absent = Interval(Number(None, note="No votes compare it with the others."))
     strengths = [found[together.index(source)] if source in together else absent for source in range(count)]
     return Strengths(strengths, dict(zip(pairs, found[len(together) :], strict=True)))
@@ -121,6 +121,21 @@ def maximum_likelihood(wins: Floats, steps: int = 2000, tolerance: float = 1e-10
         if done:
             break
     return np.asarray(np.log(skill))
+
+
+def _information_error(wins: Floats) -> Floats:
+    """Standard errors by the Fisher information, as if votes were independent, ``[K, K]``.
+
+    Those of the strengths stand on the diagonal, those of differences beside it.
+    """
+    theta = maximum_likelihood(wins)[0]
+    p = 1 / (1 + np.exp(theta[None] - theta[:, None]))
+    weight = (wins + wins.T) * p * (1 - p)
+    spread = np.linalg.pinv(np.diag(weight.sum(1)) - weight)
+    own = np.diag(spread)
+    errors = np.sqrt(np.maximum(own[:, None] + own[None] - 2 * spread, 0.0))
+    np.fill_diagonal(errors, np.sqrt(own))
+    return np.asarray(errors)
 
 
 def rater_effects(

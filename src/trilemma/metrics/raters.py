@@ -21,6 +21,10 @@ Bools = NDArray[np.bool_]
 ALONE = "One rater, or one image: how others would differ is not known."
 
 
+_UNIT = NormalDist()
+_PROBIT = np.vectorize(_UNIT.inv_cdf, otypes=[np.float64])
+
+
 @dataclass(frozen=True)
 class Hype:
     """HYPE∞ and its two halves.
@@ -139,7 +143,15 @@ def detection(
         return np.stack((z_hit - z_alarm, -(z_hit + z_alarm) / 2), 1)
 
     spread = crossed(both, who, what, truth.astype(np.int64), rounds=rounds, seed=seed)
-    return Detection(*(_measure(*each, len(said)) for each in zip(spread.value, spread.error, spread.df, strict=True)))
+    # where nobody errs, resampled votes do not either: the error is at least that of as many independent votes, by the
+    # delta method (Gourevitch & Galanter 1967)
+    shares = [((said & kind).sum() + 0.5) / (kind.sum() + 1) for kind in (truth, ~truth)]
+    alone = sum(
+        p * (1 - p) / (kind.sum() + 1) / _UNIT.pdf(_UNIT.inv_cdf(p)) ** 2
+        for p, kind in zip(shares, (truth, ~truth), strict=True)
+    )
+    error = np.maximum(spread.error, np.sqrt(alone) * np.array([1.0, 0.5]))  # NaN stays NaN
+    return Detection(*(_measure(*each, len(said)) for each in zip(spread.value, error, spread.df, strict=True)))
 
 
 def contrasts(
@@ -235,10 +247,6 @@ def votes_needed(rate: Interval, half_width: float) -> int | None:
     return max(0, math.ceil(rate.number.n * ((now / half_width) ** 2 - 1) - 1e-9))
 
 
-_UNIT = NormalDist()
-_PROBIT = np.vectorize(_UNIT.inv_cdf, otypes=[np.float64])
-
-
 def probit(share: Floats) -> Floats:
     """The quantile of the normal law, z(p), for 0 < p < 1."""
     values, where = np.unique(share, return_inverse=True)  # few are different
@@ -256,16 +264,13 @@ def _checked(says_fake: ArrayLike, fake: ArrayLike) -> tuple[Bools, Bools]:
 
 
 def _share(value: float, error: float, df: float, votes: int) -> Interval:
+    value, error, df = float(value), float(error), float(df)
     if math.isnan(error):
-        return Interval(Number(float(value), None, n=votes, better="higher", flag=ALONE))
-    number = Number(float(value), max(float(error), _least(value, votes)), n=votes, better="higher")
-    return share_interval(float(value), float(error), float(df), votes, number)
-
-
-def _least(value: float, votes: int) -> float:
-    """The binomial error of a share where all votes agree, which the bootstrap takes for certain."""
-    p = (value * votes + 1) / (votes + 2)
-    return math.sqrt(p * (1 - p) / votes) if value in (0.0, 1.0) else 0.0
+        return Interval(Number(value, None, n=votes, better="higher", flag=ALONE))
+    if error == 0:  # all raters alike on all images: what the bootstrap takes for certain is as sure as that many votes
+        p = (value * votes + 1) / (votes + 2)
+        error = math.sqrt(p * (1 - p) / votes)
+    return share_interval(value, error, df, votes, Number(value, error, n=votes, better="higher"))
 
 
 def _measure(value: float, error: float, df: float, votes: int) -> Interval:

@@ -144,10 +144,9 @@ class Interpolate(AboutImages):
 
     def draw(self, answer: Answer) -> Mapping[str, Picture]:
         if isinstance(answer.found[0], Tensor) and answer.found[1] is None:
-            title, levels = drawing.words([answer.title("between drawn noises")], 16), answer.run.config.spec.levels
-            return {"interpolation": drawing.framed(
-                drawing.below([title, *(drawing.tiles(row, levels) for row in answer.found[0])], 8)
-            )}  # fmt: skip
+            rows = [drawing.tiles(row, answer.run.config.spec.levels) for row in answer.found[0]]
+            head = drawing.words([answer.title("between drawn noises")], 16)
+            return {"interpolation": drawing.framed(drawing.below([head, *rows], 8))}
         name, levels = answer.protocol["images"], answer.run.config.spec.levels
         if isinstance(answer.found[0], Interpolation):
             found, a, b = answer.found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -218,12 +219,12 @@ class Lab:
                     setattr(self.view, name, value)
             for pupil in pupils:
                 if order.name is not None:
-                    pupil.choose(order.name, order.value)
+                    pupil.safely(functools.partial(pupil.choose, order.name, order.value))
                 if order.step:
                     pupil.owed += order.step
                 if order.reset:
                     pupil.seed = pupil.seed if order.seed is None else order.seed
-                    pupil.begin()
+                    pupil.safely(pupil.begin)
 
         self.orders.put(apply)
         self.wake.set()
@@ -234,7 +235,7 @@ class Lab:
     def _run(self) -> None:
         try:
             for pupil in self.pupils:
-                pupil.begin()
+                pupil.safely(pupil.begin)
             while not self.closed.is_set() and self.idle < ENDS:
                 with contextlib.suppress(queue.Empty):
                     while True:

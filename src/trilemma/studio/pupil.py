@@ -7,7 +7,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -321,12 +321,22 @@ class Pupil:
         """Learn for a moment and draw what is due; whether there was anything to do."""
         if self.error:
             return False
+        busy = False
+
+        def work() -> None:
+            nonlocal busy
+            busy = self._learn(view)
+            busy = self._draw(view) or busy
+
+        self.safely(work)
+        return busy and not self.error
+
+    def safely(self, work: Callable[[], None]) -> None:
+        """Do something whose failure is this family's `error`: one must not stop the others."""
         try:
-            learnt = self._learn(view)
-            return self._draw(view) or learnt
-        except Exception as error:  # one family must not stop the others
+            work()
+        except Exception as error:
             self.error = in_words(error) or f"something broke that should not: {type(error).__name__}"
-            return False
 
     @property
     def limit(self) -> Budget | None:
@@ -335,7 +345,7 @@ class Pupil:
     def _learn(self, view: View) -> bool:
         begun = time.monotonic()
         if self.limit and self.limit.spent(self.progress) >= 1:
-            self.owed = 0
+            self.owed, self.facts = 0, {**self.facts, "rate": 0.0}
             return False
         if view.playing and view.speed:
             self.owed = min(int((begun - self.noted_at) * view.speed), 5) if self.noted_at else 1

@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from trilemma import __version__
-from trilemma.studio import asking, comparing, gallery, lab, playing, studying, training, uploads
+from trilemma.studio import asking, closer, comparing, gallery, lab, playing, studying, training, uploads, walking
 from trilemma.studio.guard import Guard
 from trilemma.studio.jobs import Queue
 from trilemma.studio.room import Studio, device_words, families, route
@@ -27,7 +27,7 @@ from trilemma.studio.workspace import Workspace
 
 STATIC = Path(str(files("trilemma.studio") / "static"))
 
-ROOMS = (gallery, training, asking, comparing, uploads, lab, playing, studying)
+ROOMS = (gallery, training, asking, comparing, uploads, lab, playing, walking, closer, studying)
 """Each has ``routes(studio)``."""
 
 

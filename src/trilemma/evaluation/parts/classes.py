@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -34,9 +35,9 @@ class _Labelled(Metric):
             return self.undefined(f"{dataset.name} has no labels")
         return self.among_classes(of)
 
+    @abstractmethod
     def among_classes(self, of: Measured) -> Number | None:
         """The number, where there are classes."""
-        raise NotImplementedError
 
 
 class Accuracy(_Labelled):
@@ -86,9 +87,12 @@ class ModeKL(_Labelled):
         return kl_number(_modes(of), len(seen(of)), _how(of))
 
 
-class PerClass(_Labelled):
+class PerClass(Metric):
     """No number, but a table of its own in the record and on the page."""
 
+    group = "labelled"
+    needs = ("images", "labels")
+    default = False
     name = "per_class"
     head = "Per class"
     meaning = "Distance, precision and recall for each class alone: which class the model is worst at."

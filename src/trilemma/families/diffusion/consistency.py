@@ -8,7 +8,6 @@ own (Heek et al. 2024).
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -49,10 +48,11 @@ HUBER = 0.00054
 STEPS = (1, 2, 4, 8)
 SHARES = (0.1, 0.2, 0.6, 0.1)
 """Of the images that are trained on for as many `STEPS`."""
-COARSE, FINE = 16.0, 256.0
-"""The gap t - r is about t/q, with q between these, doubling as training goes on."""
-ROUGH = 64.0
-"""The largest q at which bfloat16 tells t from r: its rounding is a third of the difference there, at 256 the whole."""
+STRETCH = 1.6
+"""Steps end where arctan((σ/α)^(1/STRETCH)) is cut evenly: with 1, DDIM's own, the first and the last err most."""
+COARSE, FINE = 16.0, 64.0
+"""The gap t - r is about t/q, with q between these, doubling as training goes on. A finer one bfloat16 could not
+tell: its rounding is a third of the difference between t and r at q = 64 and all of it at 256."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Consistency(Family, Completes, Distils):
         """The rate of each part rises and falls by itself, so that the weights are at rest where one hands over."""
         self.spent, first = spent, self.config.first
         if spent < first:
-            return min(1.0, (1 - spent / first) / 0.3)
+            return float(min(1.0, (1 - spent / first) / 0.3))
         part = (spent - first) / (1 - first)
         return float(self.config.rate * max(min(1.0, part / 0.02 + 0.01, (1 - part) / 0.4), 0.0))
 
@@ -219,8 +219,8 @@ class Consistency(Family, Completes, Distils):
         same from t as from r, f is to be w of its own at r and else x_0, w = (1 - s/r)/(1 - s/t). With s = 0 this is
         easy consistency tuning (Geng et al. 2024, sections 3 and 4), with r = s it is denoising. log t is normal,
         r = t (1 - n(t)/q), n(t) = 1 + 8/(1 + eᵗ), but not below s, and s is the next time of a grid of 1, 2, 4 or 8
-        steps. With a teacher that guides, x_0 and ε are its own at x_t, guided by a weight drawn for each image (Meng
-        et al. 2023, arXiv:2210.03142).
+        steps. With a teacher x_0 and ε are its own at x_t, so that the path is not that of one image but the teacher's,
+        where it is conditional guided by a weight drawn for each image (Meng et al. 2023, arXiv:2210.03142).
         """
         x0, eps = self.spec.to_unit(x), noise.normal(*self.spec.shape)
         t = (MEAN + SPREAD * noise.normal()).double().cpu().exp().clamp(float(self.levels[1]), self.start)
@@ -230,14 +230,12 @@ class Consistency(Family, Completes, Distils):
         r = torch.where(r < self.levels[1], 0.0, r)
         x_t = self.noised(x0, eps, t)
         weight = self.weights(noise, x0)
-        x0, eps = (x0, eps) if weight is None else self.led(x_t, t, labels, weight)
+        if self.config.teacher:
+            x0, eps = self.led(x_t, t, labels, weight)
         own = torch.where(r > s, (1 - s / r) / (1 - s / t), 0.0)
-        # What narrows the gap also narrows the difference of the two images, for which bfloat16 then has no room.
-        kept: Any = contextlib.nullcontext() if q <= ROUGH else torch.autocast(x0.device.type, enabled=False)
-        with kept:
-            image = self.jump(x_t, t, s, labels, weight)
-            with torch.no_grad():
-                near = self.jump(self.noised(x0, eps, r), r.clamp(min=float(self.levels[1])), s, labels, weight)
+        image = self.jump(x_t, t, s, labels, weight)
+        with torch.no_grad():
+            near = self.jump(self.noised(x0, eps, r), r.clamp(min=float(self.levels[1])), s, labels, weight)
         target = x0 + rowwise(own, x0).to(x0) * (near - x0)
         squares = (image - target).square().flatten(1).mean(1)
         distance = (squares + HUBER**2).sqrt() - HUBER
@@ -250,19 +248,16 @@ class Consistency(Family, Completes, Distils):
         return torch.tensor(STEPS, dtype=torch.float64)[drawn]
 
     def end(self, level: Tensor, steps: Tensor) -> Tensor:
-        """The next σ/α below each ``level`` at which one of so many steps ends; both float64 [N].
-
-        The steps are equal in the angle arctan(σ/α).
-        """
-        whole = level.atan() / (math.pi / 2) * steps
-        return (((whole - 1e-6).ceil() - 1).clamp(min=0) / steps * (math.pi / 2)).tan()
+        """The next σ/α below each ``level`` at which one of so many steps ends; both float64 [N]."""
+        whole = (level ** (1 / STRETCH)).atan() / (math.pi / 2) * steps
+        return ends(((whole - 1e-6).ceil() - 1).clamp(min=0) / steps)
 
     @property
     def gap(self) -> float:
         """q of r = t (1 - n(t)/q): it doubles over the first three quarters of the student's part of the budget."""
         first = self.config.first
         part = min((self.spent - first) / (1 - first) / 0.75, 1.0)
-        return COARSE * 2 ** math.floor(part * math.log2(FINE / COARSE))
+        return float(COARSE * 2 ** math.floor(part * math.log2(FINE / COARSE)))
 
     def noised(self, x0: Tensor, eps: Tensor, level: Tensor) -> Tensor:
         """α x_0 + σ ε where σ/α is ``level``, float64 [N]."""
@@ -284,7 +279,8 @@ class Consistency(Family, Completes, Distils):
         extra = self.until(self.time(end).to(x_t) * (1000 / self.schedule.T))
         extra = extra if self.guide is None or weight is None else extra + self.guide(100 * weight)
         output = self.net(x_t, self.net.at(t.to(x_t), self.schedule.T), labels, extra).to(x_t)
-        return read(output, x_t, *self.schedule.at(t, x_t), self.config.prediction).x0
+        alpha, sigma = self.schedule.at(t, x_t)
+        return read(output, x_t, alpha, sigma, self.config.prediction).x0
 
     # Learning from a teacher
 
@@ -312,23 +308,20 @@ class Consistency(Family, Completes, Distils):
         assert isinstance(teacher, Denoising)
         self._teacher = (teacher,)
 
-    @property
-    def needs_teacher(self) -> bool:
-        return self.config.guidance is not None
-
     def weights(self, noise: Noise, x0: Tensor) -> Tensor | None:
         """A weight of guidance for each image, float32 [N]; None where none is learnt."""
         if self.config.guidance is None:
             return None
-        low, high = self.config.guidance
+        low, high = map(float, self.config.guidance)
         return (low + (high - low) * noise.uniform()).to(x0.device)
 
     @torch.no_grad()
-    def led(self, x_t: Tensor, level: Tensor, labels: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The guided teacher's x_0 and ε at x_t."""
+    def led(self, x_t: Tensor, level: Tensor, labels: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The teacher's x_0 and ε at x_t, guided by a weight for each image."""
         if not self._teacher:
             raise ValueError(f"the teacher {self.config.teacher} is needed to go on: bring it back")
-        estimate = self._teacher[0].estimate(x_t, self.time(level), labels, rowwise(weight, x_t))
+        guidance = 1.0 if weight is None else rowwise(weight, x_t)
+        estimate = self._teacher[0].estimate(x_t, self.time(level), labels, guidance)
         return estimate.x0, estimate.eps
 
     # Drawing
@@ -388,13 +381,13 @@ class Consistency(Family, Completes, Distils):
 
         The second is the zero-shot editing of Song et al. 2023, algorithm 4. Only it draws from ``noise``.
         """
-        ends = (torch.arange(options.steps, dtype=torch.float64) / options.steps * (math.pi / 2)).tan().flip(0)
+        stops = ends(torch.arange(options.steps, dtype=torch.float64) / options.steps).flip(0)
         level, x_t, image = torch.tensor(self.start, dtype=torch.float64), z, x0
         weight = None if self.guide is None else torch.full((len(z),), options.guidance, device=z.device)
         rows = z.new_ones(len(z), dtype=torch.float64).cpu()
         again, bound = bool(known.any()), options.clip and not self.spec.vector
         x_t = self.noised(x0, z, rows * level)
-        for done, end in enumerate(ends, 1):
+        for done, end in enumerate(stops, 1):
             to = rows * (0 if again else end)
             image = self.jump(x_t, rows * level, to, labels, weight)
             image = image.clamp(-1, 1) if bound else image
@@ -450,3 +443,8 @@ def named(name: ScheduleName, config: ConsistencyConfig) -> Schedule:
     if config.betas is not None and name != "linear":
         raise ValueError(f"betas belong to the schedule linear, not to {name}: leave one of the two out")
     return Schedule.named(name, config.timesteps, config.betas)
+
+
+def ends(share: Tensor) -> Tensor:
+    """σ/α at a share of the way from the image, 0, to noise: float64 [N]."""
+    return (share * (math.pi / 2)).tan() ** STRETCH

@@ -5,11 +5,11 @@ import { inspect } from "/static/play/inspect.js";
 import { base64, choose, meter, paint, parts, picture, pixelsOf, shapeOf } from "/static/play/parts.js";
 import { meant, picker } from "/static/play/picker.js";
 
-const FEW = 4, MANY = 50; // steps of a chain while one drags, and when one rests
 const RANDOM = 7919; // the seed of directions drawn at random
 
 export async function explore(place, stage, signal) {
   const { run, info } = stage, shape = shapeOf(run), noise = info.codes === "noise", values = info.dims;
+  const [FEW, MANY] = info.steps; // of a chain, while one drags and when one rests
   const state = { slots: [null, null, null], active: 0, label: "", z: null, mode: "plane" };
   const view = picture(shape, null, "The image of this place"), rate = h("small.facts", { "aria-live": "off" }, ""), bar = meter("The space of codes");
   const closer = button("Look closer", () => state.pixels && inspect(stage, { pixels: state.pixels, label: state.label === "" ? null : Number(state.label), z: state.z, words: "the image of a code" }), { class: "quiet" });
@@ -24,7 +24,7 @@ export async function explore(place, stage, signal) {
     paint(view, (state.pixels = pixelsOf(found, 0).slice()), shape);
     const now = performance.now();
     times = [...times.filter((each) => now - each < 1500), now];
-    if (times.length > 3) rate.textContent = `${Math.round((1000 * (times.length - 1)) / (now - times[0]))} frames/s${noise ? `, ${FEW} steps while it moves` : ""}`;
+    if (times.length > 3) rate.textContent = `${Math.round((1000 * (times.length - 1)) / (now - times[0]))} frames/s${noise ? `, ${FEW === 1 ? "one step" : `${FEW} steps`} while it moves` : ""}`;
   });
   function show(z) {
     state.z = z;
@@ -69,7 +69,7 @@ export async function explore(place, stage, signal) {
   const slots = ["A", "B", "C"].map((name, i) => h("button.sample.slot", { type: "button", "aria-pressed": String(i === 0), "aria-label": `Image ${name}: choose it, then an image below`, onclick: () => { state.active = i; press(); } }, picture(shape), h("span", {}, name)));
   const press = () => slots.forEach((slot, i) => slot.setAttribute("aria-pressed", String(i === state.active)));
   const put = (i, image) => { state.slots[i]?.over?.abort(); state.slots[i] = image; paint(slots[i].firstChild, image.pixels, shape); slots[i].title = image.words; };
-  const strip = picker(stage, signal, (image) => { put(state.active, { ...image }); if (state.active === 0 && image.label !== null && classes) { classes.value = state.label = String(image.label); } const count = mode().slots; state.active = (state.active + 1) % Math.max(1, count); press(); begin(); }, { ready: (images) => { images.slice(0, 3).forEach((image, i) => put(i, { ...image })); if (classes && images[0].label !== null) classes.value = state.label = String(images[0].label); begin(); } });
+  const strip = picker(stage, signal, (image) => { put(state.active, { ...image }); if (state.active === 0 && image.label !== null && classes) { classes.value = state.label = String(image.label); } const count = mode().slots; state.active = (state.active + 1) % Math.max(1, count); press(); begin(); }, { only: noise && !info.encodes, ready: (images) => { images.slice(0, 3).forEach((image, i) => put(i, { ...image })); if (classes && images[0].label !== null) classes.value = state.label = String(images[0].label); begin(); } });
   const classes = run.classes.length && info.no_class ? pick([["", "no class"], ...run.classes.map((name, i) => [String(i), name])], (v) => { state.label = v; begin(); }) : null;
 
   // what one does with them

@@ -12,7 +12,7 @@ export function inspect(stage, image) {
   const close = h("button.quiet", { type: "button", onclick: () => box.close() }, "Close");
   const box = h("dialog.inspect", { class: hue(run.family), "aria-label": `Closer: ${image.words}` },
     h("div.spread", {}, h("h2", {}, image.words, label ? h("small", {}, ` drawn as ${label}`) : null), close),
-    h("div.closer", {}, h("div.stack", {}, big, info.codes ? code() : null), h("div.stack", {}, nearest(), rated())));
+    h("div.closer", {}, h("div.stack", {}, big, info.codes && (info.encodes || image.z || image.seed !== undefined || info.codes === "code") ? code() : null), h("div.stack", {}, nearest(), rated())));
   box.addEventListener("close", () => { over.abort(); box.remove(); });
   box.addEventListener("click", (event) => { if (event.target === box) box.close(); });
   document.body.append(box);
