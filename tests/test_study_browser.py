@@ -196,7 +196,7 @@ def test_on_a_phone_everything_is_there_without_scrolling(browser: Any, tmp_path
         page = served.page
         page.tap("button.primary")
         page.tap("text=Practise")
-        page.wait_for_function(READY)
+        page.wait_for_selector(".answers button:not(:disabled)")
         fits = page.evaluate(
             """() => document.documentElement.scrollWidth <= innerWidth
             && document.documentElement.scrollHeight <= innerHeight"""

@@ -57,3 +57,6 @@ for row in trilemma.overview(beside.parent).rows:
 
 page: Path = trilemma.compare(data, out="report", families="vae, gan", budget=60, protocol={"n": 500})
 print(page.read_text("utf-8")[:100])
+
+shipped: trilemma.Run = trilemma.zoo("vae")
+print(trilemma.zoo()[0], shipped.pack("packed").path)

@@ -4,6 +4,7 @@ import trilemma
 
 data = trilemma.load("photos/")                                   # or "mnist", an .npz, a zip, a Hub id
 run = trilemma.train("diffusion", data, out="runs/diffusion", budget="10m")
+run = trilemma.zoo("vae")                                         # or one that ships with the package
 images = trilemma.sample(run, 64, seed=0).images                  # uint8 [64, C, H, W]
 answer = trilemma.log_likelihood(run, images)                     # nats per image, and what kind of answer it is
 page = trilemma.compare(data, out="report", budget="10m")         # all families, one page
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from trilemma.likelihood import log_likelihood
     from trilemma.questions import Answer, ask
     from trilemma.report import overview
-    from trilemma.run import Run
+    from trilemma.run import Run, zoo
     from trilemma.sampling import sample
     from trilemma.training import distill, train
 
@@ -51,6 +52,7 @@ _HOMES = {
     "Run": "trilemma.run",
     "sample": "trilemma.sampling",
     "train": "trilemma.training",
+    "zoo": "trilemma.run",
 }
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "sample",
     "save_png",
     "train",
+    "zoo",
 ]
 
 

@@ -13,6 +13,9 @@ A checkpoint is written to a temporary folder, flushed to disk, compared with wh
 only then is an older one removed; the last two are kept. Whatever moment a process dies at, a whole checkpoint stands.
 Weights that are not finite are never saved. Nothing that is read is trusted: names, shapes, types and counters are
 those that the config says, or a line says which is not.
+
+Small trained runs, the zoo, lie in the package. ``zoo/NAME`` names one wherever a run is read; it is
+opened as a copy in the cache folder, so that whatever is written beside it is written there.
 """
 
 from __future__ import annotations
@@ -29,8 +32,9 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, overload
 
 import torch
 from safetensors import SafetensorError
@@ -43,8 +47,9 @@ from trilemma.data import Dataset
 from trilemma.data.captions import TOKEN_FILES, Tokens
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
-from trilemma.files import PARTIAL, confirm, new_folder, sweep, write_json, write_text
+from trilemma.files import PARTIAL, confirm, new_folder, partial, remove, sweep, write_json, write_text
 from trilemma.images import NotFinite
+from trilemma.machine import cache_folder
 from trilemma.noise import derive_seed
 from trilemma.preview import picture_html, shape_text, short
 from trilemma.text import printable
@@ -55,6 +60,9 @@ KEPT = 2
 
 LOCK = "lock"
 """The file by which a process holds a run folder."""
+
+ZOO = Path(__file__).with_name("zoo")
+"""The runs that ship with the package, a folder each; `benchmarks/zoo.py` makes them."""
 
 if TYPE_CHECKING:
     from trilemma.questions import Answer
@@ -115,8 +123,10 @@ class Run:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
-        """Open a run folder; one-line ``ValueError`` if it is none, or from a newer version."""
+        """Open a run folder, or ``zoo/NAME``; one-line ``ValueError`` if it is none, or from a newer version."""
         path = Path(path)
+        if (name := _zoo_name(path)) is not None:
+            return zoo(name)
         if not is_run(path):
             hint = "no such folder" if not path.exists() else "there is no config.json in it"
             raise ValueError(f"{path} is not a run folder ({hint}): give the --out folder of `trilemma train`")
@@ -209,6 +219,43 @@ class Run:
         """``step``, ``images`` and ``seconds`` of the newest whole checkpoint."""
         return _counters(self.checkpoint())
 
+    @property
+    def packed(self) -> bool:
+        """Whether it holds weights alone, without the state of an optimiser, so that it cannot be trained on."""
+        return self.has_checkpoint and not (max(self._checkpoints.glob("step-*")) / "optimizers.pt").exists()
+
+    def pack(self, path: str | os.PathLike[str]) -> Run:
+        """A copy in a new folder that is a few times smaller: averaged weights in half precision, no optimiser state.
+
+        It draws, answers and is measured, but cannot be trained on. Statistics, which are no parameters, stay as they
+        are. The training log and its sample grids come along; evaluations and answers, which are of the full weights,
+        do not.
+
+        Raises:
+            ValueError: there is something at ``path`` already, or no checkpoint, in one line.
+            NotFinite: a weight is too large for half precision.
+        """
+        path, model = Path(path), self.model()
+        check_new(path)
+        trained = {name for name, _ in model.named_parameters()}
+        weights = {name: value.half() if name in trained else value for name, value in model.state_dict().items()}
+        if bad := not_finite(weights):
+            raise NotFinite(f"{bad} of {self.path} is too large for half precision")
+        with new_folder(path) as folder:
+            for name in ("config.json", "metrics.jsonl", *TOKEN_FILES):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(self.path / name, folder / name)
+            if (self.path / "samples").is_dir():
+                shutil.copytree(self.path / "samples", folder / "samples")
+            checkpoint = folder / "checkpoints" / self.checkpoint().name
+            checkpoint.mkdir(parents=True)
+            sums = {
+                "weights.safetensors": _write(checkpoint / "weights.safetensors", _packed(weights)),
+                "state.json": _write(checkpoint / "state.json", json.dumps(self.progress()).encode()),
+            }
+            _write(checkpoint / "checksums.json", json.dumps(sums).encode())
+        return Run(path, self.config)
+
     def counters(self) -> dict[str, float] | None:
         """The same of the newest checkpoint, be it whole or not, for a list of many runs; None where there is none."""
         with contextlib.suppress(ValueError, OSError):
@@ -254,6 +301,8 @@ class Run:
         folder = self.checkpoint()
         ema, path = folder / "ema.safetensors", folder / "optimizers.pt"
         counters = _counters(folder)
+        if not path.exists():
+            raise ValueError(f"{self.path} {PACKED}")
         try:
             optimizers = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # of many kinds, as torch reads it; none of them executes anything
@@ -327,6 +376,72 @@ class Run:
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run folder for writing; ``ValueError`` at once if another process holds it."""
         return lock(self.path)
+
+
+PACKED = "holds weights alone, without the state of an optimiser: it cannot be trained on"
+"""What is said of a packed run."""
+
+
+@overload
+def zoo() -> list[str]: ...
+@overload
+def zoo(name: str, /) -> Run: ...
+def zoo(name: str | None = None, /) -> Run | list[str]:
+    """One of the small trained runs that ship with the package, or the names of all.
+
+    >>> import trilemma
+    >>> trilemma.sample(trilemma.zoo("vae"), 16).images.shape  # doctest: +SKIP
+    torch.Size([16, 1, 28, 28])
+
+    A run of the zoo is opened as a copy in the cache folder: answers and evaluations of it are kept there. It cannot be
+    trained on.
+
+    Raises:
+        ValueError: there is no such run, or the cache folder cannot be written, in one line.
+    """
+    names = sorted(folder.name for folder in ZOO.iterdir() if is_run(folder)) if ZOO.is_dir() else []
+    if name is None:
+        return names
+    if name not in names:
+        near = get_close_matches(name, names, 1)
+        raise ValueError(
+            f"there is no run zoo/{name}: "
+            + (f"did you mean zoo/{near[0]}?" if near else f"there are {', '.join(names)}")
+        )
+    return Run.open(_copied(ZOO / name))
+
+
+def _zoo_name(path: Path) -> str | None:
+    """NAME, where a path is ``zoo/NAME`` and nothing is there; a folder of the user's own is meant first."""
+    return path.parts[1] if len(path.parts) == 2 and path.parts[0] == ZOO.name and not path.exists() else None
+
+
+def _copied(folder: Path) -> Path:
+    """The copy of a run of the zoo in the cache, made if need be. It is the copy of these very files."""
+    known = ("config.json", "metrics.json", "checkpoints/*/checksums.json")
+    told = [file.read_bytes() for pattern in known for file in sorted(folder.glob(pattern))]
+    place = cache_folder() / ZOO.name / hashlib.sha256(b"".join(told)).hexdigest()[:12] / folder.name
+    if is_run(place):
+        return place
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        fresh = partial(place)
+        for file in (file for file in folder.rglob("*") if file.is_file()):
+            copy = fresh / file.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)  # not its permissions: an installation may be read-only
+        try:
+            fresh.rename(place)
+        except OSError:
+            remove(fresh)
+            if not is_run(place):  # another process was quicker
+                raise
+    except OSError as error:
+        raise ValueError(
+            f"zoo/{folder.name} is copied to the cache before it is opened, and {place.parent} cannot be written "
+            f"({error.strerror}): set TRILEMMA_CACHE to another folder"
+        ) from None
+    return place
 
 
 @contextlib.contextmanager
@@ -403,6 +518,11 @@ def is_run(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / "config.json").is_file()
 
 
+def names_run(path: str | os.PathLike[str]) -> bool:
+    """Whether `Run.open` finds a run by this name: a run folder, or ``zoo/NAME`` of one that ships with the package."""
+    return is_run(path) or _zoo_name(Path(path)) in zoo()
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; a one-line ``ValueError`` if it is damaged or names a tensor twice."""
     try:
@@ -423,8 +543,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Load weights that fit exactly; a one-line ``ValueError`` names the first tensor that does not."""
+    """Load weights that fit exactly; a one-line ``ValueError`` names the first tensor that does not.
+
+    Half precision, in which weights are packed, is widened.
+    """
     own = model.state_dict()
+    weights = {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in weights.items()}
     names: Sequence[str] = sorted(set(own) ^ set(weights))
     if names:
         side = "lacks" if names[0] in own else "has an unknown"
@@ -535,7 +659,7 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, in words, or None if every checksum holds."""
     try:
         sums = read_json(folder / "checksums.json")
-        for name in ("weights.safetensors", "optimizers.pt", "state.json"):
+        for name in ("weights.safetensors", "state.json"):  # and optimizers.pt, but where it is packed
             if name not in sums:
                 return f"{name} is not listed in checksums.json"
         for name, digest in sums.items():

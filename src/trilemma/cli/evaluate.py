@@ -24,7 +24,7 @@ from trilemma.families import FAMILIES
 from trilemma.number import Number
 from trilemma.parallel import join
 from trilemma.report.scores import read
-from trilemma.run import Run, is_run
+from trilemma.run import Run, names_run
 from trilemma.text import printable
 
 
@@ -80,7 +80,7 @@ def evaluate(
     Parameters
     ----------
     subject
-        a run folder, a folder of images, a zip, npz or npy file, or the name of a data set
+        a run folder, zoo/NAME, a folder of images, a zip, npz or npy file, or the name of a data set
     against
         the real images, any of the same; by default those that the run was trained on. A run stands for its samples
     out
@@ -90,7 +90,7 @@ def evaluate(
     """
     refuse_unknown("evaluate", app, options)
     chosen: Any = None
-    if is_run(subject):
+    if names_run(subject):
         family = FAMILIES[Run.open(subject).config.family]
         chosen = parse_text(family.Options, options, family.name)
     elif options:

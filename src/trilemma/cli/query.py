@@ -16,7 +16,7 @@ from trilemma.cli.flags import Device, Json, given, print_json
 from trilemma.families import FAMILIES
 from trilemma.parallel import join
 from trilemma.questions import Answer, Context, Question, answer, build, questions
-from trilemma.run import Run
+from trilemma.run import Run, names_run
 from trilemma.text import printable
 from trilemma.validate import field_texts, parse_fields
 
@@ -30,7 +30,7 @@ app = App(
     help_epilogue="""Examples:
 
 ```
-trilemma query runs/vae
+trilemma query zoo/vae
 trilemma query complete runs/pixelcnn --keep left --copies 6
 trilemma query complete runs/diffusion photos/ --keep mask.png --labels true --guidance 2
 trilemma query ood runs/pixelcnn fashion-mnist
@@ -50,18 +50,18 @@ def query(run: Path, images: str | None = None, /, *, device: Device = "auto", j
     Parameters
     ----------
     run
-        a run folder
+        a run folder, or zoo/NAME of one that ships with trilemma
     images
         anything that train takes; by default held-out images of the run's own data
     """
     if images in questions():
         raise ValueError(f"the question comes first: trilemma query {images} {run}")
-    if not run.exists() and (near := get_close_matches(str(run), list(questions()), 1)):
+    if not names_run(run) and not run.exists() and (near := get_close_matches(str(run), list(questions()), 1)):
         raise ValueError(f"{run} is neither a question nor a run folder: did you mean trilemma query {near[0]} RUN?")
     opened = Run.open(run)
     able = {name: cls.able(opened) for name, cls in questions().items()}
     if not json:
-        print(f"{printable(opened.path)} can be asked (trilemma query QUESTION {printable(opened.path)}):")
+        print(f"{printable(run)} can be asked (trilemma query QUESTION {printable(run)}):")
         wide = max(map(len, able))
         for name, cls in questions().items():
             if able[name] is None:
@@ -185,7 +185,7 @@ def _command(cls: type[Question]) -> Callable[..., None]:
     Parameters
     ----------
     run
-        a run folder
+        a run folder, or zoo/NAME of one that ships with trilemma
     seed
         of all that is random, and of the choice of images
     out

@@ -49,6 +49,7 @@ app = App(
     help_epilogue="""Examples:
 
 ```
+trilemma sample zoo/diffusion --out digits.png
 trilemma sample runs/vae -n 64 --out grid.png
 trilemma sample runs/gan -n 10000 --labels 3 --out samples.npz
 trilemma sample runs/diffusion -n 100 --labels all --steps 20 --eta 0 --out folder/
@@ -85,7 +86,7 @@ def sample(
     Parameters
     ----------
     run
-        a run folder
+        a run folder, or zoo/NAME of one that ships with trilemma
     n
         how many in all; 64 by default, or 8 for each text
     seed
@@ -106,7 +107,7 @@ def sample(
     opened = Run.open(run)
     family = FAMILIES[opened.config.family]
     chosen: Any = parse_text(family.Options, options, family.name)
-    out = out or run / f"samples-{seed}.png"
+    out = out or opened.path / f"samples-{seed}.png"
     kind = kind_of(out)
     vector = opened.config.spec.vector
     if vector and kind == "folder":

@@ -1,13 +1,14 @@
-"""``trilemma study new|serve|results|export``: people judge."""
+"""``trilemma study new|simulate|serve|results|export``: people judge."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -17,8 +18,11 @@ from trilemma.bars import Bars
 from trilemma.cli.flags import DataFlags, Device, Json, data_config, given, print_json
 from trilemma.files import write_json
 from trilemma.run import Run
-from trilemma.study.design import Wanted, make, open_study
+from trilemma.study.design import Wanted, make, open_study, trials
+from trilemma.study.results import results as conclude
+from trilemma.study.simulate import simulate
 from trilemma.study.sitting import conclusions, standing
+from trilemma.study.vote import Vote
 from trilemma.study.votes import Votes, export
 from trilemma.text import printable
 
@@ -35,6 +39,7 @@ app = App(
 
 ```
 trilemma study new faces --runs runs/vae --runs runs/gan --against photos/
+trilemma study simulate faces --d-prime vae=2 gan=0.5 --raters 20
 trilemma study serve faces --host 0.0.0.0
 trilemma study results faces
 trilemma study export faces votes.csv
@@ -163,11 +168,64 @@ def results(folder: Path, /, *, json: Json = False) -> None:
     write_json(folder / RESULTS, found)
     if json:
         print_json({"study": about, "results": found})
-        return
+    else:
+        _show(f"{study.title} — {about['raters']} raters, {about['votes']} votes", found)
+
+
+def _show(title: str, found: dict[str, Any]) -> None:
     console = Console()
-    console.print(Text(printable(f"{study.title} — {about['raters']} raters, {about['votes']} votes"), style="bold"))
+    console.print(Text(printable(title), style="bold"))
     for line in found["readings"]:
         console.print(Text(printable(line)))
+
+
+@app.command(name="simulate")
+def simulated(
+    folder: Path,
+    /,
+    *,
+    d_prime: Annotated[list[str], Several],
+    raters: int = 20,
+    seed: int = 0,
+    json: Json = False,
+) -> None:
+    """What a study would find with simulated raters: how many it takes is known before anybody is asked.
+
+    Parameters
+    ----------
+    folder
+        of the study
+    d_prime
+        NAME=NUMBER for each source, by how many standard deviations it looks unreal: 0 not at all, 1 a bit, 3 plainly
+    raters
+        how many
+    seed
+        of their skill and their answers
+    """
+    study = open_study(folder)
+    looks = {}
+    for each in d_prime:
+        name, _, text = each.rpartition("=")
+        try:
+            looks[name] = float(text)
+        except ValueError:
+            raise ValueError(f"--d-prime {each} is no NAME=NUMBER, such as {study.sources[0].name}=1.5") from None
+    if wrong := sorted(set(looks) - {source.name for source in study.sources}):
+        raise ValueError(f"--d-prime {wrong[0]}: the study has {', '.join(source.name for source in study.sources)}")
+    if bad := [name for name, value in looks.items() if not 0 <= value < math.inf]:
+        raise ValueError(f"--d-prime {bad[0]} must be a number of 0 or more")
+    if not 1 <= raters <= 10_000:
+        raise ValueError(f"--raters must be from 1 to 10,000, not {raters}")
+    asked = [
+        Vote(code, i, study.form, t.role, t.source, t.item, "real", t.other, t.other_item, study.exposure)
+        for code in (f"r{number:03d}" for number in range(raters))
+        for i, t in enumerate(trials(study, code))
+    ]
+    found = conclude(simulate(asked, looks, staircase=study.staircase, seed=seed), staircase=study.staircase).to_json()
+    if json:
+        print_json({"raters": raters, "d_prime": looks, "results": found})
+    else:
+        _show(f"{raters} simulated raters", found)
 
 
 @app.command(name="export")

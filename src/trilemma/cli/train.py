@@ -14,7 +14,7 @@ from trilemma.config import TrainConfig, to_dict
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
 from trilemma.parallel import join
-from trilemma.run import Run, is_run
+from trilemma.run import PACKED, Run, is_run, names_run
 from trilemma.text import printable
 from trilemma.training import train
 from trilemma.training.driver import show
@@ -81,6 +81,8 @@ def _command(cls: type[Family]) -> Callable[..., None]:
     ) -> None:
         file = decode(Settings, read_toml(config), str(config))
         saved = to_dict(Run.open(out).config.data) if resume and is_run(out) else {}
+        if resume and names_run(out) and not is_run(out):
+            raise ValueError(f"{out} is of the zoo and {PACKED}; `trilemma train {cls.name} --out RUN` trains your own")
         asked = None
         if data is not None or file.data or given(images) or not saved:
             # of a run that is continued only what is typed is compared

@@ -36,7 +36,7 @@ from trilemma.likelihood import calibrate
 from trilemma.metrics import Features
 from trilemma.number import Number
 from trilemma.parallel import Ranks, ranks
-from trilemma.run import Run, is_run
+from trilemma.run import Run, names_run
 
 
 def evaluate(
@@ -78,7 +78,7 @@ def evaluate(
     besides(asked.ask)  # refuses unknown names before any work
     if protocol is None and isinstance(against, Reference):
         asked = against.protocol
-    if isinstance(subject, (str, os.PathLike)) and is_run(subject):
+    if isinstance(subject, (str, os.PathLike)) and names_run(subject):
         subject = Run.open(subject)
     if against is None and not isinstance(subject, Run):
         raise ValueError(
@@ -100,9 +100,9 @@ def evaluate(
 def _prepare(
     against: Run | Images, protocol: Protocol, device: str, network: Features | None, tell: Tell | None, whole: bool
 ) -> Reference:
-    if isinstance(against, (str, os.PathLike)) and is_run(against):
+    if isinstance(against, (str, os.PathLike)) and names_run(against):
         against = Run.open(against)
-    elif isinstance(against, DataConfig) and is_run(against.source):
+    elif isinstance(against, DataConfig) and names_run(against.source):
         against = Run.open(against.source)
     if isinstance(against, Run):
         against = samples_as_dataset(against, protocol.reference, protocol.n, protocol.seed, device)

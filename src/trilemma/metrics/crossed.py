@@ -137,9 +137,9 @@ def crossed(
     of_raters = variance(by_rater) * len(who) / (len(who) - 1)
     of_images = variance(by_image) * each**2 * fewest / (fewest - 1)  # an image moves 1 / M of the weight of its votes
     of_votes = variance(by_vote)
-    total = of_raters + of_images - each * of_votes
-    total = np.maximum(total, np.maximum(of_raters, of_images - (each - 1) * of_votes))  # neither effect is below 0
-    certain = of_raters**2 / (len(who) - 1) + of_images**2 / (fewest - 1)
+    once = of_images - (each - 1) * of_votes  # what is peculiar to a vote counts once, not for each of its images
+    total = np.maximum(of_raters + once - of_votes, np.maximum(of_raters, once))  # neither effect is below 0
+    certain = of_raters**2 / (len(who) - 1) + once**2 / (each * (fewest - 1))
     with np.errstate(divide="ignore", invalid="ignore"):
         df = np.where(certain > 0, total**2 / certain, len(who) - 1.0)  # Satterthwaite 1946
     return Spread(value, np.sqrt(total), np.maximum(df, 1.0))

@@ -31,7 +31,7 @@ LENGTH = 4096
 SLACK = 25.0
 """Milliseconds by which an exposure may differ from what was meant and still be called so; a frame takes 17."""
 KEPT = 256
-"""Raters whose trials are kept in memory."""
+"""Raters whose trials and votes are kept in memory."""
 
 Answer = Literal["real", "fake", "left", "right"]
 
@@ -96,6 +96,7 @@ class Sitting:
             raise ValueError(f"the images in {self.folder} are not of one length, which tells them apart: make it anew")
         self.votes = Votes(folder)
         self._trials: OrderedDict[str, tuple[Trial, ...]] = OrderedDict()
+        self._said: OrderedDict[str, list[Vote]] = OrderedDict()
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -111,7 +112,7 @@ class Sitting:
         self._let_in()
         if not code:
             code = self.votes.new_rater()
-        return self._state(self._known(code), self.votes.of(code))
+        return self._state(self._known(code), self._of_rater(code))
 
     def vote(self, code: str, trial: int, answer: Answer, milliseconds: float, shown: float | None = None) -> State:
         """Keep what a rater says of a trial, and what comes next. A trial that was answered before stays as it was.
@@ -120,7 +121,7 @@ class Sitting:
             milliseconds: until the answer; ``shown``: how long the image was to be seen, where that is limited.
         """
         self._let_in()
-        said = self.votes.of(self._known(code))
+        said = self._of_rater(self._known(code))
         if trial >= self.study.length or trial < 0 or trial > len(said):
             raise ValueError(f"trial {trial} has not come yet: load the page again")
         if answer not in (("real", "fake") if self.study.form == "real-or-fake" else ("left", "right")):
@@ -137,7 +138,7 @@ class Sitting:
                 which.other_item, meant, min(float(milliseconds), 1e9), time.time(),
             )  # fmt: skip
             self.votes.add(vote)
-            said = self.votes.of(code)  # another page of the same rater may have been quicker
+            said = self._of_rater(code)  # another page of the same rater may have been quicker
         feedback = ""
         if which.role == "practice" and (right := said[trial].right) is not None:
             feedback = "right" if right else "wrong"
@@ -163,6 +164,15 @@ class Sitting:
         if not self.votes.knows(code):
             raise ValueError("nobody has this code: look at it once more, or begin anew")
         return code
+
+    def _of_rater(self, code: str) -> list[Vote]:
+        """What a rater has said; a vote never changes, so that only new ones are read."""
+        with self._lock:
+            before = self._said.pop(code, [])
+            self._said[code] = now = [*before, *self.votes.of(code, len(before))]
+            while len(self._said) > KEPT:
+                self._said.popitem(last=False)
+            return now
 
     def _of(self, code: str) -> tuple[Trial, ...]:
         with self._lock:
@@ -202,7 +212,8 @@ class Closed(ValueError):
 
 def conclusions(votes: Votes) -> dict[str, Any]:
     """What the votes of a study say so far, as plain values (`results.Results`)."""
-    return results(votes.all()).to_json()
+    study = open_study(votes.path.parent)
+    return results(votes.all(), staircase=study.staircase).to_json()
 
 
 def standing(votes: Votes, study: Study) -> dict[str, Any]:

@@ -131,9 +131,9 @@ class Votes:
         with self._told("be read", reading=True):
             return int(self._reader.execute("SELECT count(*) FROM votes WHERE rater = ?", (rater,)).fetchone()[0])
 
-    def of(self, rater: str) -> list[Vote]:
-        """What one rater said, in order."""
-        return self._read("WHERE rater = ? ORDER BY trial", rater)
+    def of(self, rater: str, start: int = 0) -> list[Vote]:
+        """What one rater said, in order, from trial ``start`` on."""
+        return self._read("WHERE rater = ? AND trial >= ? ORDER BY trial", rater, start)
 
     def all(self) -> list[Vote]:
         """Every vote, in the order of the raters' codes and of their trials."""
@@ -161,7 +161,7 @@ class Votes:
             found = self._reader.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if found is None else str(found[0])
 
-    def _read(self, where: str, *given: str) -> list[Vote]:
+    def _read(self, where: str, *given: str | int) -> list[Vote]:
         with self._told("be read", reading=True):
             rows = self._reader.execute(f"SELECT {', '.join(FIELDS)} FROM votes {where}", given).fetchall()
         if any(tuple(map(type, row)) not in KINDS for row in rows):
