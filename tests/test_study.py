@@ -476,7 +476,12 @@ def test_the_studio_s_room_makes_opens_and_reads_a_study(tmp_path: Path, folder:
         assert client.post(begin, json={}).status_code == 403
         client.post("/api/study/open", json={"study": entry["key"], "open": True})
         assert client.post(begin, json={}).status_code == 200
-        for order in ({"samples": ["absent"]}, {"runs": ["../../etc"]}, {"name": "///", "runs": []}):
+        for order in (
+            {"samples": ["absent"]},
+            {"runs": ["../../etc"]},
+            {"runs": ["zoo/../../etc"]},
+            {"name": "///", "runs": []},
+        ):
             assert client.post("/api/studies", json=order).status_code in (400, 404)
         for path in ("/study/other/", "/study/..~..~etc/", "/api/study?study=../home"):
             assert client.get(path).status_code == 404, path

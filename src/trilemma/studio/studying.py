@@ -28,6 +28,7 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from trilemma.run import zoo
 from trilemma.studio.guard import Guard
 from trilemma.studio.jobs import described
 from trilemma.studio.room import Handler, Studio, asked, refusal, route
@@ -244,10 +245,23 @@ def routes(studio: Studio) -> list[BaseRoute]:
         route(studio, "/api/studies", _studies),
         route(studio, "/api/studies", _new, ["POST"]),
         route(studio, "/api/study", _study),
+        route(studio, "/api/study/zoo", _shipped),
         route(studio, "/api/study/open", _open, ["POST"]),
         route(studio, "/api/study/votes", _votes),
         *rating(sittings),
     ]
+
+
+def _zoo() -> dict[str, str]:
+    """The runs that ship with the package and draw images: their families by ``zoo/NAME``."""
+    found = {f"zoo/{name}": zoo(name).config for name in zoo()}
+    return {key: config.family for key, config in found.items() if not config.spec.vector}
+
+
+async def _shipped(studio: Studio, request: Request) -> Response:
+    """The zoo, as runs that a study can be made of."""
+    found = await studio.work(_zoo)
+    return JSONResponse([{"key": key, "family": family} for key, family in found.items()])
 
 
 async def _studies(studio: Studio, request: Request) -> Response:
@@ -325,7 +339,7 @@ async def _new(studio: Studio, request: Request) -> Response:
         raise ValueError(f"there is a study {out.name!r} already: choose another name")
     argv = ["study", "new", str(out)]
     for key in order.runs:
-        argv += ["--runs", key if key.startswith("zoo/") else str(studio.workspace.path("runs", key))]
+        argv += ["--runs", key if key in _zoo() else str(studio.workspace.path("runs", key))]
     for name in order.samples:
         argv += ["--samples", f"{safe_name(name)}={source_of(studio, name)}"]
     argv += ["--against", source_of(studio, order.against)] if order.against else []

@@ -3,7 +3,8 @@ import { api, at, attempt, button, copyable, field, h, named, poll, say, short }
 
 export async function show(place, key) {
   if (key) return one(place, key);
-  const [runs, data] = [(await api("/api/runs")).filter((run) => run.trained && !run.vector), await api("/api/data")];
+  const [own, zoo, data] = await Promise.all([api("/api/runs"), api("/api/study/zoo"), api("/api/data")]);
+  const runs = [...own.filter((run) => run.trained && !run.vector && !run.key.startsWith("zoo/")), ...zoo];
   const past = h("div.runs");
   place.append(h("h1", {}, "Study: what do people see?"),
     h("p.lead", {}, "People judge which images are real, not knowing where any of them is from. It is the oldest measure of a generative model, and the only one that no model can be trained for."),
