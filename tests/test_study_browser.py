@@ -195,7 +195,8 @@ def test_on_a_phone_everything_is_there_without_scrolling(browser: Any, tmp_path
     try:
         page = served.page
         page.tap("button.primary")
-        page.tap("text=Practise")
+        page.wait_for_selector("text=Your code")
+        page.tap("button.primary")
         page.wait_for_selector(".answers button:not(:disabled)")
         fits = page.evaluate(
             """() => document.documentElement.scrollWidth <= innerWidth

@@ -22,7 +22,7 @@ const exposure = (study) => (study.exposure === "staircase" ? "ever shorter mome
 
 function tile(study) {
   if (study.error) return h("div.tile", {}, h("b", {}, study.key), h("small.bad", {}, study.error));
-  return h("a.tile", { href: `#/study/${encodeURIComponent(study.key)}` }, h("b", {}, study.title), h("small", {}, [form(study), exposure(study)].filter(Boolean).join(", ")), h("small", {}, study.sources.join(", ")),
+  return h("a.tile", { href: `#/study/${encodeURIComponent(study.key)}` }, h("b", {}, study.key.split("/").pop()), h("small", {}, [form(study), exposure(study)].filter(Boolean).join(", ")), h("small", {}, study.sources.join(", ")),
     h("span.spread", {}, h("small", {}, `${study.raters} ${study.raters === 1 ? "rater" : "raters"}, ${study.votes} votes`), h("small", { class: study.open ? "hue2 live" : "" }, study.open ? "open" : "closed")));
 }
 
@@ -74,7 +74,7 @@ async function one(place, key) {
   const fetched = () => api(at("/api/study", { study: key }));
   const study = await fetched();
   const doors = h("div.card.stack"), found = h("div");
-  place.append(h("div.spread", {}, h("h1", {}, study.title), h("a.button", { href: "#/study" }, "All studies")), h("p.lead", {}, [form(study), exposure(study), `real images: ${study.real}`].filter(Boolean).join(" · ")), doors, found);
+  place.append(h("div.spread", {}, h("h1", {}, study.title), h("a.button", { href: "#/study" }, "All studies")), h("p.lead", {}, [study.key.split("/").pop(), form(study), exposure(study), `real images: ${study.real}`].filter(Boolean).join(" · ")), doors, found);
   let before = "";
   const redraw = (now) => {
     if (JSON.stringify(now) === before) return; // nobody loses the focus of a button for nothing
@@ -97,7 +97,7 @@ function door(place, study, key, redraw) {
 /** What the votes say: in words, as intervals beside chance, and every number. */
 function results(place, study) {
   const found = study.results;
-  if (!found) { place.replaceChildren(h("p.soft", {}, study.line || "Nobody has voted yet. What is found stands here as the votes come in.")); return; }
+  if (!found) { place.replaceChildren(h("p.soft.study-line", {}, study.line || "Nobody has voted yet. What is found stands here as the votes come in.")); return; }
   const rated = found.rows.filter((row) => row.error_rate?.value !== null && row.error_rate?.value !== undefined);
   const compared = found.rows.filter((row) => row.strength?.value !== null && row.strength?.value !== undefined);
   place.replaceChildren(h("h2", {}, "What the votes say so far"),
