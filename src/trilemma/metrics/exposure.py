@@ -19,7 +19,8 @@ from trilemma.number import Number
 START, SHORTEST, LONGEST = 500.0, 100.0, 1000.0
 DOWN, UP = 10.0, 30.0
 """Milliseconds: after a right and after a wrong answer. The staircase rests where UP (1 − p) = DOWN p, at p = 75 %
-right (the weighted up-down method, Kaernbach 1991), halfway between chance and certainty. The sizes of the steps are ours."""
+right (the weighted up-down method, Kaernbach 1991), halfway between chance and certainty.
+The sizes of the steps are ours."""
 
 
 def next_exposure(exposure: float, right: bool) -> float:
