@@ -1,4 +1,4 @@
-"""Make the zoo: small trained runs of every family, which ship inside the package.
+"""Make the zoo: small trained runs, which ship inside the package.
 
     python benchmarks/zoo.py work --into src/trilemma/zoo --picture docs/zoo.png
 

@@ -38,7 +38,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     }
 
 
-@pytest.mark.parametrize("verb", ["train", "sample", "query", "evaluate", "compare", "data"])
+VERBS = ["train", "sample", "query", "evaluate", "compare", "data", "fid", "report", "check-family"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, verb, "--help")
     assert code == 0

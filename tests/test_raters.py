@@ -76,7 +76,7 @@ def test_d_prime_and_criterion_in_closed_form_with_the_log_linear_correction() -
 
 
 def test_krippendorff_by_the_example_of_his_paper() -> None:
-    """Four observers, twelve units, missing answers: 0.743 (Krippendorff 2011, section C)."""
+    """Four observers, twelve units, missing answers: 0.743 (Krippendorff 2011)."""
     rows = ["123321412...", "1233224125.3", ".3332342251.", "12332441251."]
     answers = [[-1 if mark == "." else int(mark) for mark in row] for row in rows]
     assert krippendorff(answers).value == pytest.approx(0.743, abs=5e-4)

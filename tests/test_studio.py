@@ -119,10 +119,10 @@ def test_bodies_are_bounded_whatever_they_announce(page: TestClient) -> None:
 
 
 def test_a_flood_is_slowed_and_the_server_lives(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "RATE", 20.0)
+    monkeypatch.setattr(guard, "RATE", 5.0)
     with TestClient(application(studio), base_url="http://127.0.0.1") as page:
         codes = [page.get("/static/icon.svg").status_code for _ in range(80)]
-        assert codes[:30] == [200] * 30 and 429 in codes
+        assert codes[:10] == [200] * 10 and 429 in codes
         time.sleep(0.5)
         assert page.get("/static/icon.svg").status_code == 200
 
@@ -164,7 +164,8 @@ def test_a_page_names_keys_and_no_paths(page: TestClient, studio: Studio, traine
     (tmp_path / "secret").mkdir()
     runs = {run["key"]: run for run in page.get("/api/runs").json()}
     vae, other = f"{trained.name}/vae", f"{trained.name}/pixelcnn"
-    assert set(runs) == {vae, other}
+    assert {key for key in runs if not key.startswith("zoo/")} == {vae, other}
+    assert runs["zoo/vae"]["path"] == "zoo/vae" and runs["zoo/vae"]["zoo"]
     assert runs[vae]["step"] == 6 and runs[vae]["classes"] == ["0", "1", "2"] and not runs[vae]["live"]
     for key in (str(trained / "vae"), f"{trained.name}/../{trained.name}/vae", "../secret", "", "\0", "/etc/passwd"):
         assert page.get("/api/run", params={"run": key}).status_code == 404, key

@@ -17,6 +17,7 @@ import anyio
 import numpy as np
 import pytest
 import torch
+from conftest import blobs as squares
 from conftest import write_blobs
 from tiny import Linear, call
 from torch import Tensor
@@ -34,7 +35,8 @@ from trilemma.sampling import sample
 from trilemma.studio.jobs import Queue
 from trilemma.studio.room import Studio
 from trilemma.studio.server import application
-from trilemma.studio.streams import Hearer, Parts, part
+from trilemma.studio.stock import from_page
+from trilemma.studio.streams import Hearer, Parts, part, pictures
 from trilemma.studio.walking import directions
 from trilemma.studio.workspace import Workspace
 from trilemma.training import train
@@ -156,6 +158,33 @@ def test_sliders_come_from_the_options(client: TestClient) -> None:
     assert form["steps"]["low"] == 1 and form["steps"]["kind"] == "whole" and not form["steps"]["fold"]
     assert form["eta"]["samplers"] == ["ddim"] and (form["eta"]["low"], form["eta"]["high"]) == (0, 1)
     assert "ddpm" in form["sampler"]["choices"] and form["times"]["fold"]
+
+
+def test_captions_are_asked_for_by_their_words(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    images, labels = squares(60)
+    np.savez(tmp_path / "told.npz", images=images, text=np.array(["a square at the top", "a corner", "below"])[labels])
+    train(
+        "diffusion", load(tmp_path / "told.npz", progress=False), out=tmp_path / "runs" / "told", budget="4steps",
+        text=True, settings=dict(batch=8, precision="fp32", pictures=0), say=lambda line: None,
+    )  # fmt: skip
+    options = {"steps": 2, "guidance": 500}
+    with TestClient(application(Studio(Workspace(tmp_path), Queue(tmp_path / "jobs", 1))), "http://localhost") as own:
+        head, images = ask(own, "draw", run="runs/told", n=3, text="a corner", options=options)
+        right = sample(tmp_path / "runs" / "told", 3, text="a corner", options=options)
+        assert near(images, as_shown(right.images)) and "--text 'a corner'" in head["command"]
+        assert (images != ask(own, "draw", run="runs/told", n=3, text="below", options=options)[1]).any()
+        _, plain = ask(own, "draw", run="runs/told", n=2, options={"steps": 2})
+        _, z = ask(own, "codes", run="runs/told", images=[{"seed": 0, "index": 1}])
+        assert near(decode(own, "told", z, steps=2), plain[1:])
+
+
+def test_two_levels_go_to_the_page_and_come_back() -> None:
+    spec = Spec((1, 2, 2), 2)
+    x = torch.tensor([[[[0, 1], [1, 0]]]], dtype=torch.uint8)
+    head, content = parts(pictures(x, 2))[0]
+    assert head["shape"] == [1, 2, 2, 1] and content == bytes([0, 255, 255, 0])
+    assert torch.equal(from_page(spec, np.frombuffer(content, np.uint8)), x)
 
 
 # ------------------------------------------------------------------------------------------------------------- codes

@@ -93,6 +93,19 @@ def test_who_fails_the_checks_is_left_out_and_named() -> None:
         study(raters=8, each=10, checks=20, careless=everyone)
 
 
+def test_who_calls_everything_fake_is_left_out() -> None:
+    votes = simulate(trials(["a"], raters=4, each=20, checks=8), {"a": 3.0})
+    lazy = [replace(vote, answer="fake") if vote.rater == "r01" else vote for vote in votes]
+    lazy = [replace(v, source="a", item=90 + v.trial) if v.role == "check" and v.rater == "r01" else v for v in lazy]
+    found = results(lazy, rounds=50)
+    assert found.raters[1].passed == found.raters[1].checks == 8  # the easy images are fakes
+    assert found.left_out == ("r01",)
+    assert any(line.startswith("1 rater called nearly every image fake") and "r01" in line for line in found.readings)
+    assert found.rows == results([vote for vote in votes if vote.rater != "r01"], rounds=50).rows
+    few = [vote for vote in lazy if vote.rater != "r01" or vote.trial < 15]  # too few to say so
+    assert not results(few, rounds=50).left_out
+
+
 def test_practice_counts_nowhere_and_no_votes_are_refused() -> None:
     votes = simulate(trials(["a"], raters=3, each=5), {"a": 1.0})
     assert results([*votes, *(replace(vote, role="practice") for vote in votes)], rounds=50).votes == len(votes)

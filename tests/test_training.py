@@ -93,9 +93,16 @@ def test_average_is_what_it_says_and_copies_buffers() -> None:
 def test_resumed_run_equals_the_uninterrupted_one_bit_by_bit(name: str, blobs_data: Dataset, tmp_path: Path) -> None:
     # 160 images are about 18 batches: the interruptions are in the middle of the first epoch, at a log line and
     # between two, and in the second epoch.
+    # It is stopped as by Ctrl-C, since what a step is may depend on the share of the budget.
     whole = fit(name, blobs_data, tmp_path / "whole", "25steps", conditional=True)
-    for budget in ("1steps", "7steps", "20steps", "25steps"):
-        parts = fit(name, blobs_data, tmp_path / "parts", budget, conditional=True, resume=True)
+    for last in (1, 7, 20, 25):
+
+        def stop(report: Report, last: int = last) -> None:
+            if report.step == last < 25:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        parts = fit(name, blobs_data, tmp_path / "parts", "25steps", conditional=True, resume=True, progress=stop)
+        assert parts.progress()["step"] == last
     expected, got = tensors(whole.load()), tensors(parts.load())
     assert expected.keys() == got.keys()
     assert [key for key in expected if not torch.equal(expected[key], got[key])] == []
@@ -112,7 +119,7 @@ def test_training_lowers_the_loss_or_at_least_moves(name: str, blobs_data: Datas
     assert logs[-1]["step"] == 40
     assert all(math.isfinite(v) for record in logs for v in record.values())
     term = next(iter(k for k in logs[0] if k not in ("step", "images", "seconds")))
-    if name != "gan":  # a game has no loss that must fall
+    if name not in ("gan", "consistency"):  # a game has no loss that must fall, and a student changes its loss
         first, last = (sum(r[term] for r in part) / 3 for part in (logs[:3], logs[-3:]))
         assert last < first
 

@@ -14,7 +14,7 @@ only then is an older one removed; the last two are kept. Whatever moment a proc
 Weights that are not finite are never saved. Nothing that is read is trusted: names, shapes, types and counters are
 those that the config says, or a line says which is not.
 
-Small trained runs of every family, the zoo, lie in the package. ``zoo/NAME`` names one wherever a run is read; it is
+Small trained runs, the zoo, lie in the package. ``zoo/NAME`` names one wherever a run is read; it is
 opened as a copy in the cache folder, so that whatever is written beside it is written there.
 """
 

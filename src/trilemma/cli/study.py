@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
@@ -211,6 +212,8 @@ def simulated(
             raise ValueError(f"--d-prime {each} is no NAME=NUMBER, such as {study.sources[0].name}=1.5") from None
     if wrong := sorted(set(looks) - {source.name for source in study.sources}):
         raise ValueError(f"--d-prime {wrong[0]}: the study has {', '.join(source.name for source in study.sources)}")
+    if bad := [name for name, value in looks.items() if not 0 <= value < math.inf]:
+        raise ValueError(f"--d-prime {bad[0]} must be a number of 0 or more")
     if not 1 <= raters <= 10_000:
         raise ValueError(f"--raters must be from 1 to 10,000, not {raters}")
     asked = [
@@ -218,7 +221,7 @@ def simulated(
         for code in (f"r{number:03d}" for number in range(raters))
         for i, t in enumerate(trials(study, code))
     ]
-    found = conclude(simulate(asked, looks, seed=seed)).to_json()
+    found = conclude(simulate(asked, looks, staircase=study.staircase, seed=seed), staircase=study.staircase).to_json()
     if json:
         print_json({"raters": raters, "d_prime": looks, "results": found})
     else:

@@ -17,12 +17,12 @@ from trilemma.families.family import Denoises, Distils
 from trilemma.number import Number
 from trilemma.questions.answer import Answer, Table
 from trilemma.questions.question import Context
-from trilemma.run import Run, is_run
+from trilemma.run import Run, names_run
 from trilemma.validate import MOST, Limits
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 1000)
 """Steps of each sampler, where no others are asked for."""
-STUDENTS, TEACHERS = (1, 2, 4, 8), (1, 2, 4, 8, 20, 50)
+STUDENTS, TEACHERS = (1, 2, 4, 8), (1, 2, 4, 8, 20)
 """The same of a student of few steps, and of its teacher beside it."""
 WITHIN = 0.10
 """How near to the best counts as as good."""
@@ -81,7 +81,7 @@ class Curve(Sweep):
         student = min(points, key=lambda point: point.frechet)
         taught: list[Point] = []
         numbers: dict[str, Number] = {}
-        if path and not is_run(path):
+        if path and not names_run(path):
             told = f"its teacher {path} is no longer there, so it stands alone"
         elif path:
             taught, known = self.of_teacher(bench, path, base, context)

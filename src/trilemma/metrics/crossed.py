@@ -4,10 +4,10 @@ Votes are not independent: one rater is sharper than another, and one image is e
 to a rater and to an image (to two, where it compares them), and the factors are crossed.
 
 Resampling both at once (the pigeonhole bootstrap, Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics
-1(2), theorem 3) counts what is peculiar to a single vote three times, which with few votes on an image is most of the
+1(2)) counts what is peculiar to a single vote three times, which with few votes on an image is most of the
 variance. So raters, images and votes are resampled one at a time, and the three variances are put together as those of
 two-way clusters are (Cameron, Gelbach & Miller 2011, "Robust inference with multiway clustering", Journal of Business
-& Economic Statistics 29(2), eq. 2.7), raters + images − votes, in which everything is counted once.
+& Economic Statistics 29(2)), raters + images − votes, in which everything is counted once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How long an image must be seen before a fake is recognised: the staircase of HYPE_time and its threshold.
 
-Zhou et al. 2019, "HYPE: a benchmark for human eye perceptual evaluation of generative models", §3.1: a rater sees
+Zhou et al. 2019, "HYPE: a benchmark for human eye perceptual evaluation of generative models": a rater sees
 images of one source and real ones for a time that falls after right answers and rises after wrong ones; the most common
 exposure, the mode, is the rater's threshold. Higher is better: the images pass for real for longer.
 """
@@ -19,7 +19,8 @@ from trilemma.number import Number
 START, SHORTEST, LONGEST = 500.0, 100.0, 1000.0
 DOWN, UP = 10.0, 30.0
 """Milliseconds: after a right and after a wrong answer. The staircase rests where UP (1 − p) = DOWN p, at p = 75 %
-right (the weighted up-down method, Kaernbach 1991, eq. 2), halfway between chance and certainty."""
+right (the weighted up-down method, Kaernbach 1991), halfway between chance and certainty.
+The sizes of the steps are ours."""
 
 
 def next_exposure(exposure: float, right: bool) -> float:

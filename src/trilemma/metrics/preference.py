@@ -58,7 +58,7 @@ def bradley_terry(
 ) -> Strengths:
     """Bradley & Terry's model (1952), with intervals over raters and images.
 
-    Fitted as in Hunter 2004, "MM algorithms for generalized Bradley–Terry models", Annals of Statistics 32(1), eq. 3.
+    Fitted as in Hunter 2004, "MM algorithms for generalized Bradley–Terry models", Annals of Statistics 32(1).
 
     Args:
         winner, loser: sources by number, int64 ``[N]``.

@@ -83,7 +83,7 @@ def hype_infinity(
     rounds: int = 400,
     seed: int = 0,
 ) -> Hype:
-    """HYPE∞ (Zhou et al. 2019, "HYPE: a benchmark for human eye perceptual evaluation of generative models", §3.2).
+    """HYPE∞ (Zhou et al. 2019, "HYPE: a benchmark for human eye perceptual evaluation of generative models").
 
     The error rate over as many fakes as real images, seen without a limit of time. Where there are not as many, both
     halves count the same, so that it does not depend on the share of fakes.
@@ -124,7 +124,7 @@ def detection(
     rounds: int = 400,
     seed: int = 0,
 ) -> Detection:
-    """Sensitivity d′ and criterion c of signal detection (Macmillan & Creelman 2005, eqs. 1.5 and 2.1).
+    """Sensitivity d′ and criterion c of signal detection (Macmillan & Creelman 2005).
 
     A fake that is called fake is a hit, a real image that is called fake a false alarm: d′ = z(H) − z(F),
     c = −(z(H) + z(F)) / 2. Half a vote is added to each count and one to each total (the log-linear correction,

@@ -148,7 +148,11 @@ async def _ask(studio: Studio, request: Request) -> Response:
     question, words = await studio.work(read, studio, known[wanted.question], wanted)
     if reason := question.able(run):
         raise ValueError(f"{wanted.run} cannot be asked {question.name}: {reason}")
-    task = Task(question.name, wanted.run, shlex.join(["trilemma", "query", question.name, str(run.path), *words]))
+    task = Task(
+        question.name,
+        wanted.run,
+        shlex.join(["trilemma", "query", question.name, studio.workspace.words(wanted.run, run), *words]),
+    )
     key = secrets.token_hex(8)
     with LOCK:
         TASKS[key] = task

@@ -74,7 +74,7 @@ def summary(studio: Studio, key: str) -> dict[str, Any]:
     counters = run.counters() or {"step": 0, "images": 0, "seconds": 0.0}
     return {
         "key": key,
-        "path": printable(run.path),
+        "path": studio.workspace.words(key, run),
         "family": config.family,
         "title": FAMILIES[config.family].title,
         "data": printable(Path(config.data.source).name),

@@ -119,7 +119,7 @@ async def _draw(studio: Studio, request: Request) -> Response:
     run = studio.workspace.run(wanted.run)
     check_amount(run, wanted.n)
     options, rows = await studio.work(_read, run, wanted)
-    command = _command(wanted, run)
+    command = _command(wanted, studio.workspace.words(wanted.run, run))
     limiter = quick_work() if request.query_params.get("quick") else long_work()
 
     def work(hearer: Hearer) -> None:
@@ -153,8 +153,7 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _command(wanted: Draw, run: Run) -> str:
-    where = wanted.run if wanted.run.startswith("zoo/") else str(run.path)
+def _command(wanted: Draw, where: str) -> str:
     words = ["trilemma", "sample", where, "-n", str(wanted.n), "--seed", str(wanted.seed)]
     words += ["--labels", wanted.labels] if wanted.labels else []
     words += ["--text", wanted.text] if wanted.text else []
@@ -192,6 +191,7 @@ async def _chain(studio: Studio, request: Request) -> Response:
     if wanted.n > (2000 if spec.vector else 12) or wanted.n * spec.dims > 2**17:
         raise ValueError(f"at most {min(12, 2**17 // spec.dims)} samples at a time along a chain, not {wanted.n}")
     options, rows = await studio.work(_read, run, wanted)
+    command = _command(wanted, studio.workspace.words(wanted.run, run)).replace(" sample", " query reverse", 1)
 
     def work(hearer: Hearer) -> None:
         model = trained(studio, run)
@@ -205,10 +205,6 @@ async def _chain(studio: Studio, request: Request) -> Response:
         both = torch.stack([found.x_t, found.other], 1).flatten(0, 2)
         shown = torch.cat([spec.from_unit(both), found.images, found.images])
         head = {"times": [*found.times, 0], "n": wanted.n, "T": model.schedule.T}
-        hearer.give(pictures(shown, spec.levels, **head, command=_asking("reverse", wanted, run)))
+        hearer.give(pictures(shown, spec.levels, **head, command=command))
 
     return Parts(work, long_work())
-
-
-def _asking(question: str, wanted: Draw, run: Run) -> str:
-    return _command(wanted, run).replace("trilemma sample", f"trilemma query {question}", 1)

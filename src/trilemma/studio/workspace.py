@@ -6,6 +6,7 @@ when the studio was started.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import threading
@@ -15,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trilemma.run import Run, is_run
+from trilemma.run import ZOO, Run, is_run, zoo
+from trilemma.text import printable
 
 DEPTH = 5
 """Folders within folders that are looked through."""
@@ -49,11 +51,17 @@ class Workspace:
         return self.home / kind / safe_name(name)
 
     def paths(self, kind: str) -> dict[str, Path]:
-        """The ``runs``, ``comparisons`` or ``studies`` by key, the newest first."""
+        """The ``runs``, ``comparisons`` or ``studies`` by key, the newest first, and after them the runs of the zoo."""
         with self._lock:
             if time.monotonic() - self._looked > FRESH:
                 self._found, self._looked = self._look(), time.monotonic()
+                self._found["runs"] |= self._zoo
             return dict(self._found.get(kind, {}))
+
+    @functools.cached_property
+    def _zoo(self) -> dict[str, Path]:
+        """The runs that ship with the package."""
+        return {f"{ZOO.name}/{name}": zoo(name).path for name in zoo()}
 
     def forget(self) -> None:
         """Look again at the next question: something was made."""
@@ -72,6 +80,10 @@ class Workspace:
     def run(self, key: str) -> Run:
         """The run behind a key."""
         return Run.open(self.path("runs", key))
+
+    def words(self, key: str, run: Run) -> str:
+        """What a command calls a run: its path, or ``zoo/NAME``."""
+        return key if key in self._zoo else printable(run.path)
 
     def key(self, path: Path) -> str:
         """The key of a run, a comparison or a study at a path."""

@@ -99,7 +99,7 @@ class Study:
     question: str
     pair: Literal["real", "models"] = "real"
     trials: Annotated[int, Limits(1, 2000)] = 60
-    checks: Annotated[int, Limits(0, 50)] = 4
+    checks: Annotated[int, Limits(0, 50)] = 6
     practice: Annotated[int, Limits(0, 50)] = 6
     exposure: Annotated[float | None, Limits(16, 60_000)] = None
     staircase: bool = False
@@ -259,7 +259,7 @@ class Wanted:
     exposure: str = "unlimited"
     images: Annotated[int, Limits(2, 100_000)] = 100
     trials: Annotated[int, Limits(1, 2000)] = 60
-    checks: Annotated[int, Limits(0, 50)] = 4
+    checks: Annotated[int, Limits(0, 50)] = 6
     practice: Annotated[int, Limits(0, 50)] = 6
     score: bool = True
     seed: Seed = 0

@@ -27,6 +27,10 @@ CHANCE = 0.5
 PASS = 0.75
 """A rater who is right in fewer of the planted easy trials is left out."""
 
+ONE_KEY, LOOKED = 0.95, 20
+"""A rater who calls so many of so many images fake is left out: half of them are real. The easy images are fakes, which
+that answers right, and an error rate of 50 % would pass for images that cannot be told apart."""
+
 WISHED = 0.05
 """Half width of an error rate that a study should reach."""
 
@@ -93,7 +97,7 @@ class RaterRow:
         votes: judgements given, without practice and checks.
         checks, passed: planted easy trials, and how many were answered right.
         errors: the share of judgements that were wrong, where there is a right one.
-        counted: whether the votes count: they do not where the checks were failed.
+        counted: whether the votes count: they do not where the checks were failed, or nearly all was called fake.
         sharpness: how much more than others the rater sees in pairs; 0 is chance. None without enough votes.
         side: log odds of the left of two that are alike. None without enough votes.
     """
@@ -160,11 +164,13 @@ class Results:
         }
 
 
-def results(votes: Sequence[Vote], *, rounds: int = 400, seed: int = 0) -> Results:
+def results(votes: Sequence[Vote], *, staircase: bool = True, rounds: int = 400, seed: int = 0) -> Results:
     """What votes say.
 
     Args:
         votes: of all raters; practice is passed over.
+        staircase: limited times are those of a staircase, which has a threshold; else they were one for all, and a
+            screen that was late now and then is none.
         rounds, seed: of the bootstrap.
 
     Raises:
@@ -175,7 +181,9 @@ def results(votes: Sequence[Vote], *, rounds: int = 400, seed: int = 0) -> Resul
     main = [vote for vote in votes if vote.role == "main" and vote.rater in counted]
     if not main:
         why = (
-            "every rater failed the planted easy trials" if raters and not counted else "nobody has judged an image yet"
+            "every rater failed the planted easy trials, or said fake of everything"
+            if raters and not counted
+            else "nobody has judged an image yet"
         )
         raise ValueError(f"the study has no votes that count: {why}")
     single = [vote for vote in main if vote.form == "real-or-fake"]
@@ -184,7 +192,7 @@ def results(votes: Sequence[Vote], *, rounds: int = 400, seed: int = 0) -> Resul
     free = unlimited or single
     pairs = [vote for vote in main if vote.form == "pairs"]
     names = list(dict.fromkeys(n for vote in main for n in (vote.source, vote.other) if n and n != REAL))
-    exposures = _thresholds(timed)
+    exposures = _thresholds(timed) if staircase else {}
     strengths, gaps, effects = _preferences(pairs, names, rounds, seed)
     rows = [
         _row(name, free, pairs, strengths.get(name), exposures.get(name), rounds, seed) for name in names
@@ -218,8 +226,14 @@ def _raters(votes: Sequence[Vote]) -> list[RaterRow]:
         judged = [vote.right for vote in own if vote.role == "main" and vote.right is not None]
         errors = sum(not right for right in judged) / len(judged) if judged else None
         count = sum(vote.role == "main" for vote in own)
-        found.append(RaterRow(code, count, len(checks), passed, errors, passed >= PASS * len(checks)))
+        looked = passed >= PASS * len(checks) and not _one_key(own)
+        found.append(RaterRow(code, count, len(checks), passed, errors, looked))
     return found
+
+
+def _one_key(own: Sequence[Vote]) -> bool:
+    fake = [vote.answer == "fake" for vote in own if vote.role == "main" and vote.form == "real-or-fake"]
+    return len(fake) >= LOOKED and sum(fake) >= ONE_KEY * len(fake)
 
 
 def _with_effects(rater: RaterRow, effects: tuple[dict[str, int], RaterEffects] | None) -> RaterRow:
@@ -386,12 +400,15 @@ def _readings(found: Results) -> list[str]:
     """What the numbers say: the raters, each source, who cannot be told from whom, agreement, what is missing."""
     counted = [rater for rater in found.raters if rater.counted]
     said = [f"{found.votes:,} votes of {_many(len(counted), 'rater')}."]
-    if found.left_out:
-        said.append(
-            f"{_many(len(found.left_out), 'rater')} failed the planted easy trials (fewer than {100 * PASS:g} % right) "
-            f"and {'is' if len(found.left_out) == 1 else 'are'} left out: {', '.join(found.left_out)}."
-        )
-    elif not any(rater.checks for rater in counted):
+    failed = [rater.code for rater in found.raters if rater.passed < PASS * rater.checks]
+    for codes, why in (
+        (failed, f"failed the planted easy trials (fewer than {100 * PASS:g} % right)"),
+        ([code for code in found.left_out if code not in failed], "called nearly every image fake, real ones too,"),
+    ):
+        if codes:
+            left = f"and {'is' if len(codes) == 1 else 'are'} left out: {', '.join(codes)}."
+            said.append(f"{_many(len(codes), 'rater')} {why} {left}")
+    if not any(rater.checks for rater in found.raters):
         said.append("There were no planted easy trials: raters who did not look could not be found.")
     if any(row.exposure is not None and row.exposure.number.note == MIXED for row in found.rows):
         said.append(MIXED)

@@ -123,13 +123,14 @@ def simulate(
     crowd: Crowd | None = None,
     *,
     careless: Collection[str] = (),
+    staircase: bool = True,
     seed: int = 0,
 ) -> list[Vote]:
     """Answers of simulated raters to trials.
 
     Args:
         asked: trials, whose answers are replaced. Where they have an exposure, it becomes that of the rater's
-            staircase.
+            staircase, or stays where there is no ``staircase``.
         d_prime: by source, how easily its images are seen through; `REAL` has 0.
         crowd: how raters and images differ.
         careless: raters who answer without a look.
@@ -156,7 +157,7 @@ def simulate(
             skills[rater] = max(0.0, 1 + crowd.skill * effect("skill", rater))
             biases[rater] = crowd.bias * effect("bias", rater)
         exposure = vote.exposure
-        if exposure is not None and vote.role == "main":
+        if exposure is not None and staircase and vote.role == "main":
             exposure = clocks.setdefault(rater, START)
         seen = 1.0 if exposure is None else 1 - math.exp(-exposure / GLANCE)
 

@@ -212,7 +212,8 @@ class Closed(ValueError):
 
 def conclusions(votes: Votes) -> dict[str, Any]:
     """What the votes of a study say so far, as plain values (`results.Results`)."""
-    return results(votes.all()).to_json()
+    study = open_study(votes.path.parent)
+    return results(votes.all(), staircase=study.staircase).to_json()
 
 
 def standing(votes: Votes, study: Study) -> dict[str, Any]:

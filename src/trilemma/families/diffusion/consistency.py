@@ -52,7 +52,7 @@ STRETCH = 1.6
 """Steps end where arctan((σ/α)^(1/STRETCH)) is cut evenly: with 1, DDIM's own, the first and the last err most."""
 COARSE, FINE = 16.0, 64.0
 """The gap t - r is about t/q, with q between these, doubling as training goes on. A finer one bfloat16 could not
-tell: its rounding is a third of the difference between t and r at q = 64 and all of it at 256."""
+tell: its rounding is half of the difference between t and r at q = 64 and more than all of it at 256."""
 
 
 @dataclass(frozen=True)

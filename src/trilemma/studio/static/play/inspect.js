@@ -58,8 +58,8 @@ export function inspect(stage, image) {
       bar.start();
       try {
         const found = await parts("/api/play/rate", { run: peer.key, pixels: base64(image.pixels) }, { signal, heard: bar.heard });
-        if (found.kind === "undefined") number.append(h("span.none", {}, "undefined"));
-        else number.append(h("b", {}, `${short(found.bits)}`), h("small", {}, ` bits/dim; log p ${SIGNS[found.kind]} ${found.nats.toFixed(1)} nats`));
+        if (found.kind === "undefined") number.append(h("span.none", { "aria-hidden": "true" }, "–"));
+        else number.append(h("b", {}, `${found.kind === "bound" ? "≤ " : ""}${short(found.bits)}`), h("small", {}, ` bits/dim; log p ${SIGNS[found.kind]} ${found.nats.toFixed(1)} nats`));
         kind.replaceChildren(h("span.kind", {}, found.kind), h("small", {}, ` ${found.reason}`), found.flag ? h("p.note", {}, found.flag) : "");
         if (found.values) { map.append(surprise(found.values, found.shape)); map.append(h("small", {}, "−log₂ p of each pixel")); }
       } catch (error) {

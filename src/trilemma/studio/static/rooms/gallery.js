@@ -3,7 +3,7 @@ import { api, at, h, hue, named, poll, scored, seconds, short } from "/static/li
 
 export async function show(place) {
   const runs = await api("/api/runs");
-  const zoo = runs.filter((run) => run.zoo), own = runs.filter((run) => !run.zoo);
+  const zoo = runs.filter((run) => run.zoo).sort((a, b) => a.vector - b.vector), own = runs.filter((run) => !run.zoo);
   place.append(
     h("h1", {}, "Every family of generative model, on your images"),
     h("p.lead", {}, "Draw from a trained model, ask it what it knows, watch new ones learn side by side on your own pictures, and see where each pays: in quality, in coverage, or in speed."),
@@ -31,7 +31,7 @@ export function tile(run) {
   const step = run.snapshots[0];
   const picture = step === undefined ? h("span", {}, "no samples yet") : h("img", { src: at("/api/snapshot", { run: run.key, step }), alt: `Samples of ${run.title} after ${step} steps`, loading: "lazy" });
   const fidelity = run.scores?.mutual_fidelity;
-  return h("a.tile", { href: `#/run/${encodeURIComponent(run.key)}`, "data-key": run.key, "data-stamp": stamp(run), class: hue(run.family) },
+  return h("a.tile", { href: `#/run/${encodeURIComponent(run.key)}`, "data-key": run.key, "data-stamp": stamp(run), class: `${hue(run.family)}${run.vector ? " points" : ""}` },
     h("div.frame", {}, picture),
     h("div.spread", {}, h("b", {}, named(run.family)), run.live ? h("span.live", {}, "learning") : null),
     h("small", {}, `${run.data} · ${short(run.images)} images in ${seconds(run.seconds)}`),

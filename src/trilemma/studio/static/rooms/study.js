@@ -63,7 +63,7 @@ function make(runs, sets) {
   return h("section.card.stack.study-new", {}, h("h2", {}, "New study"),
     runs.length ? h("div.chips", { role: "group", "aria-label": "Runs" }, runs.map((run) => h("label.chip", {}, h("input", { type: "checkbox", onchange: toggle(chosen, run.key) }), named(run.family, run.key)))) : h("p.soft", {}, "There is no trained run yet."),
     own.length ? h("div", {}, h("h3", {}, "Your own images as samples"), h("div.chips", {}, own.map((set) => h("label.chip", {}, h("input", { type: "checkbox", onchange: toggle(samples, set.source) }), set.source)))) : null,
-    h("div.fields", {}, field("What is asked", kind), moment, asked, field("Real images: held-out ones of", against), field("Trials of each rater", trials, "and 6 to practise, 4 easy ones to see who pays attention"), field("Images of each source", images), field("Title, for raters", title), field("Name of the study", name)),
+    h("div.fields", {}, field("What is asked", kind), moment, asked, field("Real images: held-out ones of", against), field("Trials of each rater", trials, "and 6 to practise, 6 easy ones to see who pays attention"), field("Images of each source", images), field("Title, for raters", title), field("Name of the study", name)),
     h("label.row", {}, score, h("span", {}, "Tell raters at the end how often they were right")),
     h("p.row", {}, button("Make the study", start, { class: "primary" })), progress);
 }
