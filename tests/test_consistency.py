@@ -19,13 +19,14 @@ import trilemma
 from trilemma.data import Dataset
 from trilemma.families.diffusion import Consistency, ConsistencyConfig, ConsistencyOptions, Denoising, Diffusion, Flow
 from trilemma.families.diffusion.consistency import COARSE, FINE, MEAN, SHARES, SPREAD, STEPS
+from trilemma.families.diffusion.exchange import export_diffusers
 from trilemma.families.diffusion.flow import FlowConfig
 from trilemma.families.diffusion.model import DiffusionConfig
 from trilemma.images import Spec, to_unit
 from trilemma.noise import BatchNoise, ImageNoise
 from trilemma.run import Run
 from trilemma.sampling import sample
-from trilemma.training import distill, train
+from trilemma.training import distill, import_run, train
 
 SMALL = {"batch": 8, "log_every": 2, "pictures": 0, "warmup": 2}
 S = 0.3
@@ -336,6 +337,33 @@ def test_what_cannot_be_distilled(folders: Path, tmp_path: Path, blobs_data: Dat
     with pytest.raises(ValueError, match="no longer holds the images"):
         distill(folders / "teacher", blobs_data, out=out)
     assert not out.exists()
+
+
+def test_a_student_of_an_imported_model(tmp_path: Path, blobs_file: Path) -> None:
+    """It does not know its images, so they are named; a path from elsewhere is the student's own."""
+    pipeline = export_diffusers(ddpm(Spec((1, 8, 8)), schedule="linear", prediction="noise"), tmp_path / "pipeline")
+    teacher = import_run(pipeline, tmp_path / "teacher")
+    with pytest.raises(ValueError, match="does not know its images, as it was imported: name them after it"):
+        distill(teacher, out=tmp_path / "s")
+    run = distill(
+        teacher, blobs_file, out=tmp_path / "s", budget="2steps", settings=SMALL, device="cpu", say=lambda line: None
+    )
+    assert (run.config.model.schedule, run.config.model.prediction) == ("linear", "noise")
+    assert run.config.model.network == "ddpm" and run.config.model.timesteps == 60
+    assert sample(run, 2, options={"steps": 2}).images.shape == (2, 1, 8, 8)
+
+
+def test_a_student_of_captions(tmp_path: Path) -> None:
+    data = trilemma.load("mnist-pairs", limit=120)
+    teacher = train(
+        "flow", data, out=tmp_path / "teacher", budget="1steps", text=True, settings=SMALL, device="cpu",
+        model={"width": 16, "multipliers": (1,), "text_width": 64, "text_layers": 1}, say=lambda line: None,
+    )  # fmt: skip
+    run = distill(teacher, out=tmp_path / "s", budget="2steps", settings=SMALL, device="cpu", say=lambda line: None)
+    assert run.config.spec == teacher.config.spec and run.config.model.guidance == (1.0, 4.0)
+    caption = str(data.captions[0])  # type: ignore[index]
+    drawn = sample(run, 2, text=caption, options={"steps": 2, "guidance": 2.0})
+    assert drawn.images.shape == (2, *run.config.spec.shape)
 
 
 def test_a_teacher_that_is_gone_is_said(folders: Path, tmp_path: Path) -> None:
