@@ -77,7 +77,7 @@ async def _compare(studio: Studio, request: Request) -> Response:
     out = studio.workspace.place("comparisons", wanted.name)
     argv = ["compare", "--out", str(out), "-n", str(wanted.n)]
     for key in wanted.runs:
-        argv += ["--runs", key if key.startswith("zoo/") else str(studio.workspace.path("runs", key))]
+        argv += ["--runs", studio.workspace.words(key, studio.workspace.run(key))]
     for name in wanted.samples:
         argv += ["--samples", f"{safe_name(name)}={source_of(studio, name)}"]
     argv += ["--against", source_of(studio, wanted.against)] if wanted.against else []

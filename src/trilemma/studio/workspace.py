@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trilemma.machine import cache_folder
 from trilemma.run import ZOO, Run, is_run, zoo
 from trilemma.text import printable
 
@@ -113,7 +114,11 @@ class Workspace:
                     found["comparisons"].append(Path(folder))
                 if "study.json" in files:
                     found["studies"].append(Path(folder))
-                hidden = [name for name in inner if name.startswith(".") or Path(folder, name) == self.home]
+                apart = (
+                    self.home,
+                    cache_folder(),
+                )  # which is looked through by itself, and where copies of the zoo lie
+                hidden = [name for name in inner if name.startswith(".") or Path(folder, name) in apart]
                 inner[:] = [] if depth >= DEPTH or left <= 0 else sorted(set(inner) - set(hidden))
         newest = {kind: sorted(dict.fromkeys(paths), key=_age) for kind, paths in found.items()}
         return {kind: {self.key(path): path for path in paths} for kind, paths in newest.items()}
