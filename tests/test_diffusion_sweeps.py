@@ -341,9 +341,11 @@ def test_who_has_no_curve_and_no_guidance(tmp_path: Path) -> None:
     np.savez(tmp_path / "blobs.npz", images=images, labels=labels)
     small = {"batch": 8, "pictures": 0}
     vae = train("vae", tmp_path / "blobs.npz", out=tmp_path / "vae", budget="1steps", settings=small)
-    for question in ("curve", "guidance", "forward"):
+    for question in ("guidance", "forward"):
         with pytest.raises(ValueError, match="it needs a denoiser, which vae does not have; diffusion and flow do"):
             ask(vae, question)
+    with pytest.raises(ValueError, match="a denoiser or a student of few steps, which vae does not have"):
+        ask(vae, "curve")
     model = {"width": 16, "multipliers": [1], "timesteps": 20}
     plain = train("flow", tmp_path / "blobs.npz", out=tmp_path / "flow", budget="1steps", model=model, settings=small)
     with pytest.raises(ValueError, match="class-conditional"):

@@ -247,7 +247,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(told_file: Path, tmp_path: P
 
 
 def test_who_cannot_read_says_so(told_file: Path, blobs_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="gan reads no captions, diffusion and flow do"):
+    with pytest.raises(ValueError, match="gan reads no captions, diffusion, flow and consistency do"):
         train("gan", told_file, out=tmp_path / "gan", text=True)
     with pytest.raises(ValueError, match="no captions to condition on"):
         train("diffusion", blobs_file, out=tmp_path / "blobs", text=True)

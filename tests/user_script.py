@@ -31,6 +31,9 @@ drawn = trilemma.sample("runs/diffusion", 16, options={"steps": 20}, progress=la
 print(run, drawn, drawn.images.shape, drawn.images_per_second, spec.dims, names)
 trilemma.save_png(trilemma.grid(drawn.images, levels=drawn.spec.levels), "samples.png")
 
+student: trilemma.Run = trilemma.distill(run, out=Path("runs") / "student", budget="5m", progress="bar")
+print(trilemma.sample(student, 16, options={"steps": 4}))
+
 found = trilemma.log_likelihood(run, drawn.images.float() / 255, progress="bar")
 if found.nats is not None and found.mean is not None:
     print(found.kind, float(found.nats.mean()), found.mean[0], batches, shown)

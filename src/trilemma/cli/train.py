@@ -135,7 +135,7 @@ def _command(cls: type[Family]) -> Callable[..., None]:
     conditional
         train P(x|y) on the data's labels
     text
-        train P(x|caption) on the data's captions (diffusion, flow; extra: trilemma[text])
+        train P(x|caption) on the data's captions (diffusion, flow, consistency; extra: trilemma[text])
     resume
         continue the run in --out; its final weights equal those of an uninterrupted run
     tensorboard

@@ -232,7 +232,8 @@ def read_captions(family: str, dataset: Dataset, model: Mapping[str, Any], say: 
         ValueError: the family reads none, or there are none, in one line.
     """
     if family in FAMILIES and not FAMILIES[family].reads_text:
-        able = " and ".join(name for name, cls in FAMILIES.items() if cls.reads_text)
+        *others, last = (name for name, cls in FAMILIES.items() if cls.reads_text)
+        able = f"{', '.join(others)} and {last}"
         raise ValueError(f"{family} reads no captions, {able} do: leave --text out, or train one of them")
     if dataset.captions is None:
         why = dataset.no_captions or "put a metadata.jsonl with file_name and text beside the images"
