@@ -106,7 +106,7 @@ def test_what_has_no_distance_is_refused_in_a_line(tmp_path: Path) -> None:
     }
     for name, arrays in files.items():
         np.savez(tmp_path / f"{name}.npz", **arrays)  # type: ignore[arg-type]
-    (tmp_path / "b").mkdir()
+    folder(tmp_path / "b", 140, 2)
     (tmp_path / "b" / "x.png").write_bytes(b"\x89PNG no image")
     for source, words in (
         (few, "100 images"),

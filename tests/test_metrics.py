@@ -46,7 +46,14 @@ def test_metrics_know_images_numbers_and_the_machine_and_nothing_else() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("trilemma"):
                 assert node.module.startswith(
-                    ("trilemma.metrics", "trilemma.images", "trilemma.machine", "trilemma.files", "trilemma.number")
+                    (
+                        "trilemma.metrics",
+                        "trilemma.images",
+                        "trilemma.noise",
+                        "trilemma.machine",
+                        "trilemma.files",
+                        "trilemma.number",
+                    )
                 ), path
 
 

@@ -22,6 +22,7 @@ from trilemma.blocks import Progress
 from trilemma.data import load
 from trilemma.evaluation.answers import answers_of
 from trilemma.families import FAMILIES
+from trilemma.families.family import Denoises
 from trilemma.number import Number
 from trilemma.questions import Answer, questions
 from trilemma.run import Run
@@ -105,7 +106,10 @@ def runs(place: Path) -> dict[str, Run]:
 def fields(name: str, place: Path, run: Run) -> dict[str, Any]:
     other = "vectors.npz" if run.config.spec.vector else "other.npz"
     words = {"OTHER": str(place / other), "FACTORS": str(place / "factors.npz")}
-    return {k: words.get(v, v) if isinstance(v, str) else v for k, v in BRIEF.get(name, {}).items()}
+    brief = {k: words.get(v, v) if isinstance(v, str) else v for k, v in BRIEF.get(name, {}).items()}
+    if name == "curve" and not issubclass(FAMILIES[run.config.family], Denoises):  # a student has one sampler
+        del brief["options"]
+    return brief
 
 
 SLOW = ("guidance",)

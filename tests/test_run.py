@@ -197,8 +197,8 @@ def test_optimiser_state_lies_in_memory_of_its_own(run: Run) -> None:
 def test_weights_of_another_type_or_named_twice_are_refused(run: Run) -> None:
     weights = run.load().model
     name = next(iter(weights))
-    tamper(run, "ema.safetensors", save({**weights, name: weights[name].half()}))
-    with pytest.raises(ValueError, match=r"has type torch.float16, the config says torch.float32"):
+    tamper(run, "ema.safetensors", save({**weights, name: weights[name].double()}))
+    with pytest.raises(ValueError, match=r"has type torch.float64, the config says torch.float32"):
         run.model()
     content = save({"a": torch.zeros(1), "b": torch.zeros(1)}).replace(b'"b"', b'"a"')
     tamper(run, "ema.safetensors", content)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from trilemma.presets import VECTOR_GFLOP, configure, gflop
 from trilemma.questions.density import density_map
 from trilemma.run import Run
 from trilemma.sampling import sample
-from trilemma.training import train
+from trilemma.training import Report, train
 from trilemma.vectors import Plane, scatter
 
 RING = Spec((2,), levels=0, center=(0.0, 0.0), scale=(0.7, 0.7))
@@ -202,14 +204,17 @@ def test_a_shift_and_a_scale_of_the_data_move_the_density_by_its_volume(name: st
 def test_training_reduces_the_loss_and_resumes_bit_by_bit(name: str, tmp_path: Path) -> None:
     data, settings = load("ring", limit=2000), SMALL | {"anneal": 0.0, "lr": 3e-3}
 
-    def run(out: Path, *budgets: str) -> Run:
-        for budget in budgets:
-            trained = train(
-                name, data, out=out, budget=budget, settings=settings, resume=True, device="cpu", say=lambda line: None
-            )
-        return trained
+    def run(out: Path, last: int = 150) -> Run:
+        def stop(report: Report) -> None:
+            if report.step == last < 150:
+                os.kill(os.getpid(), signal.SIGINT)
 
-    whole, parts = run(tmp_path / "whole", "150steps"), run(tmp_path / "parts", "20steps", "150steps")
+        return train(name, data, out=out, budget="150steps", settings=settings, resume=True, device="cpu",
+                     progress=stop, say=lambda line: None)  # fmt: skip
+
+    whole = run(tmp_path / "whole")
+    assert run(tmp_path / "parts", 20).progress()["step"] == 20
+    parts = run(tmp_path / "parts")
     one, other = whole.load(), parts.load()
     assert all(torch.equal(one.model[key], other.model[key]) for key in one.model)
     if name == "gan":

@@ -129,7 +129,8 @@ class Run:
             return zoo(name)
         if not is_run(path):
             hint = "no such folder" if not path.exists() else "there is no config.json in it"
-            raise ValueError(f"{path} is not a run folder ({hint}): give the --out folder of `trilemma train`")
+            shipped = f", or zoo/{path.name}" if path.name in zoo() else ""
+            raise ValueError(f"{path} is not a run folder ({hint}): give the --out folder of `trilemma train`{shipped}")
         file = path / "config.json"
         return cls(path, RunConfig.from_dict(read_json(file), str(file)))
 

@@ -169,7 +169,8 @@ def results(folder: Path, /, *, json: Json = False) -> None:
     if json:
         print_json({"study": about, "results": found})
     else:
-        _show(f"{study.title} — {about['raters']} raters, {about['votes']} votes", found)
+        people = f"{about['raters']} {'rater' if about['raters'] == 1 else 'raters'}"
+        _show(f"{study.title} — {people}, {about['votes']} votes, practice and checks among them", found)
 
 
 def _show(title: str, found: dict[str, Any]) -> None:

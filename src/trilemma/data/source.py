@@ -119,10 +119,11 @@ def _exists(path: Path) -> bool:
 
 
 def _did_you_mean(source: str, path: Path) -> str:
-    names = [*NAMES, *MIXTURES]
+    beside: list[str] = []
     with suppress(OSError, ValueError):
-        names += [str(path.with_name(item.name)) for item in path.parent.iterdir()]
-    close = get_close_matches(source.lower(), [*NAMES, *MIXTURES], 1) or get_close_matches(str(path), names, 1)
+        beside = [item.name for item in path.parent.iterdir()]
+    close = get_close_matches(source.lower(), [*NAMES, *MIXTURES], 1)
+    close = close or [str(path.with_name(name)) for name in get_close_matches(path.name, beside, 1, 0.7)]
     if close:
         return f": did you mean {close[0]}?"
     return (

@@ -85,8 +85,15 @@ def fid(
         ValueError: no images, statistics of other features, or fewer images than features, in one line.
     """
     network = feature_network(_network(features, preprocessing), str(find_device(device)))
+    sides = [_opened(each) for each in (a, b)]
+    for name, count in ((side.name, side.law.n) if isinstance(side, Statistics) else side[:2] for side in sides):
+        if 0 < count <= network.dims:  # said before minutes of features
+            raise ValueError(
+                f"{name} holds {count:,} images, which do not determine the covariance of {network.dims:,} features: a "
+                f"distance needs more than {network.dims:,}; `trilemma evaluate A --against B` has scores for fewer"
+            )
     with told(progress, lambda bars: lambda what, done, total: bars.tell("", what, done, total)) as tell:
-        x, y = (each if isinstance(each, Statistics) else _statistics(each, network, tell) for each in (a, b))
+        x, y = (_statistics(side, network, tell) for side in sides)
     for side in (x, y):
         if side.network not in ("", network.name):
             raise ValueError(
@@ -96,11 +103,6 @@ def fid(
         if side.law.dims != network.dims:
             raise ValueError(
                 f"{side.name} has statistics of {side.law.dims} features, {network.name} has {network.dims}"
-            )
-        if 0 < side.law.n <= network.dims:
-            raise ValueError(
-                f"{side.name} holds {side.law.n:,} images, which do not determine the covariance of {network.dims:,} "
-                f"features: a distance needs more than {network.dims:,}; `trilemma evaluate` has scores for fewer"
             )
     found = estimate(x.features, y.law) if x.features is not None else Number(frechet_distance(x.law, y.law))
     return Number(
@@ -150,13 +152,24 @@ def statistics(
     """Mean and covariance of the features of a set of images, for `fid` and `save_statistics`; arguments as `fid`."""
     network = feature_network(_network(features, preprocessing), str(find_device(device)))
     with told(progress, lambda bars: lambda what, done, total: bars.tell("", what, done, total)) as tell:
-        return _statistics(source, network, tell)
+        return _statistics(_opened(source), network, tell)
 
 
-def _statistics(source: SET, network: Features, tell: Tell | None) -> Statistics:
+def _opened(source: SET | Statistics) -> Statistics | tuple[str, int, Iterator[Tensor]]:
+    """Statistics, or the name, the number and the batches of images."""
+    if isinstance(source, Statistics):
+        return source
     if isinstance(source, str | os.PathLike) and _saved(Path(source)):
         return read_statistics(source)
-    name, count, batches = _images(source)
+    return _images(source)
+
+
+def _statistics(
+    source: Statistics | tuple[str, int, Iterator[Tensor]], network: Features, tell: Tell | None
+) -> Statistics:
+    if isinstance(source, Statistics):
+        return source
+    name, count, batches = source
     moments, kept, seen = None, list[Tensor](), 0
     for images in batches:
         part = network.of(images)

@@ -20,11 +20,16 @@ from trilemma.text import printable
 WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
 
+def _threads(protocol: dict[str, Any]) -> str:
+    count = protocol.get("threads")
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
 def lead(report: dict[str, Any]) -> str:
     """What was compared, on what and with what: one sentence, as HTML."""
     data, protocol, count = report["data"], report["protocol"], len(report["families"])
     hardware = escape(protocol.get("hardware") or protocol.get("device") or "not recorded")
-    threads = f", {protocol['threads']} threads" if protocol.get("threads") else ""
+    threads = f", {_threads(protocol)}" if protocol.get("threads") else ""
     on = f"{data['train']:,} images of <b>{escape(data['name'])}</b> ({_described(data)})"
     where = f"Hardware: {hardware}{threads}."
     if protocol.get("budget"):
@@ -192,7 +197,7 @@ def method(report: dict[str, Any], distance: str) -> str:
         "Samples": f"{protocol['n']:,} for each family",
         "Features": f"{protocol['features']}, {protocol.get('dims')} dimensions",
         "Seed": protocol.get("seed"),
-        "Hardware": f"{protocol.get('hardware')}, {protocol.get('device')}, {protocol.get('threads')} threads",
+        "Hardware": f"{protocol.get('hardware')}, {protocol.get('device')}, {_threads(protocol)}",
         "Command": report.get("command"),
         "Written": f"{_date(report.get('created'))} by trilemma {report.get('version')}",
     }

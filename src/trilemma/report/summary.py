@@ -19,6 +19,8 @@ UNLEARNT = 0.15
 
 AS_GOOD = 0.9
 """A share surely above this counts as held-out images' own: the stated margin of equivalence."""
+ENOUGH = 1000
+"""Samples from which on fidelity and coverage are told of in praise: both are kinder to fewer (docs/metrics.md)."""
 
 
 CORNERS = {"mutual_fidelity": "Most faithful", "mutual_coverage": "Broadest", "images_per_second": "Fastest"}
@@ -76,6 +78,9 @@ def overall(report: dict[str, Any]) -> str:
     if both:
         named = _listed([f["title"] for f in both])
         said = f"{after}the samples of {named} are as faithful as held-out images and reach as much of the data."
+        if (n := report["protocol"].get("n") or ENOUGH) < ENOUGH:
+            said = f"{after}{named} cannot be told from held-out images by {n:,} samples"
+            return _begun(f"{said}, which is few: these scores are kind to few, so measure {ENOUGH:,}.")
         return f"{_begun(said)} {triangle(report)}".rstrip()
     none = "no family" if after else "none of these"
     said = f"{after}{none} is shown to be as faithful and as broad as held-out images. {_leaders(report)}"
@@ -89,6 +94,8 @@ def _begun(text: str) -> str:
 def triangle(report: dict[str, Any]) -> str:
     """Who breaks the triangle, by the rule of `standing.breakers`, or that none does; empty with fewer than three."""
     corners = [[_score(family, key) for family in report["families"]] for key in CORNERS]
+    if (report["protocol"].get("n") or ENOUGH) < ENOUGH:
+        return ""
     if len(report["families"]) < 3 or not all(any(score.defined for score in scores) for scores in corners):
         return ""
     quality, coverage, _ = CORNERS

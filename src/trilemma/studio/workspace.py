@@ -114,8 +114,8 @@ class Workspace:
                     found["comparisons"].append(Path(folder))
                 if "study.json" in files:
                     found["studies"].append(Path(folder))
-                # The studio's own folder is looked through by itself, and in the cache lie copies of the zoo.
-                apart = (self.home, cache_folder())
+                # The studio's own folder is looked through by itself, and the zoo, with its copies, is listed as such.
+                apart = (self.home, cache_folder(), ZOO)
                 hidden = [name for name in inner if name.startswith(".") or Path(folder, name) in apart]
                 inner[:] = [] if depth >= DEPTH or left <= 0 else sorted(set(inner) - set(hidden))
         newest = {kind: sorted(dict.fromkeys(paths), key=_age) for kind, paths in found.items()}

@@ -72,7 +72,7 @@ export async function fill(place, stage, signal) {
         not.length ? h("details", {}, h("summary.soft", {}, `${not.length} that cannot`), h("ul", {}, not.map((peer) => h("li", {}, h("b", {}, name(peer)), `: ${peer.how}`)))) : null,
         results, h("div.fields", {}, copies, seed, h("label", {}, thorough, " take all steps (ten times as long for denoising runs)"), h("label", {}, auto, " answer whenever the image changes")), h("div.row", {}, button("Complete", () => attempt(complete), { class: "primary" }), button("Stop", () => stop?.abort())))),
     strip);
-  function name(peer) { return `${title(peer.family)}${peers.filter((each) => each.family === peer.family).length > 1 ? ` (${peer.key.split("/").at(-1)})` : ""}`; }
+  function name(peer) { return `${title(peer.family)}${peers.filter((each) => each.family === peer.family).length > 1 ? ` (${peer.key})` : ""}`; }
   layout();
 
   function layout() {

@@ -49,7 +49,7 @@ export function inspect(stage, image) {
       head.textContent = "log p(x) as each run knows it: exact, a bound, or undefined. Bits per value: fewer is more probable.";
       for (const peer of peers) {
         const bar = meter(`log p of ${title(peer.family)}`), number = h("td.num"), kind = h("td", {}, bar), map = h("td.map");
-        const row = h("tr", { class: hue(peer.family) }, h("th", { scope: "row" }, h("span.named", {}, badge(peer.family), h("span", { title: peer.key }, peer.key.split("/").at(-1), peer.same ? null : h("small", {}, ` trained on ${peer.data}`)))), number, kind, map);
+        const row = h("tr", { class: hue(peer.family) }, h("th", { scope: "row" }, h("span.named", {}, badge(peer.family), h("span", {}, peer.key, peer.same ? null : h("small", {}, ` trained on ${peer.data}`)))), number, kind, map);
         rows.append(row);
         rate(peer, number, kind, map, bar);
       }

@@ -71,7 +71,7 @@ export function meter(label = "Progress") {
   const bar = h("progress", { max: 1, value: 0, "aria-label": label }), words = h("small", { "aria-live": "polite" });
   const node = h("div.meter", {}, bar, words);
   node.idle = () => { bar.style.setProperty("visibility", "hidden"); words.textContent = node.words = ""; };
-  node.heard = (share) => { bar.style.setProperty("visibility", "visible"); if (share === null) { bar.removeAttribute("value"); words.textContent = "waiting for its turn"; } else { bar.value = share; node.began ??= performance.now(); const left = share > 0.03 ? ((performance.now() - node.began) / 1000) * (1 / share - 1) : null; words.textContent = left === null || left < 1.5 ? node.words : `${Math.ceil(left)} s left`; } };
+  node.heard = (share) => { bar.style.setProperty("visibility", "visible"); if (share === null) { bar.removeAttribute("value"); words.textContent = "waiting"; } else { bar.value = share; node.began ??= performance.now(); const left = share > 0.03 ? ((performance.now() - node.began) / 1000) * (1 / share - 1) : null; words.textContent = left === null || left < 1.5 ? node.words : `${Math.ceil(left)} s left`; } };
   node.start = () => { node.began = null; node.heard(0); node.began = performance.now(); };
   node.words = "";
   node.idle();

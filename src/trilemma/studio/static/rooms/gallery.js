@@ -34,7 +34,7 @@ export function tile(run) {
   return h("a.tile", { href: `#/run/${encodeURIComponent(run.key)}`, "data-key": run.key, "data-stamp": stamp(run), class: `${hue(run.family)}${run.vector ? " points" : ""}` },
     h("div.frame", {}, picture),
     h("div.spread", {}, h("b", {}, named(run.family)), run.live ? h("span.live", {}, "learning") : null),
-    h("small", {}, `${run.data} · ${short(run.images)} images in ${seconds(run.seconds)}`),
+    h("small", {}, `${run.data} · ${short(run.images)} ${run.vector ? "points" : "images"} in ${seconds(run.seconds)}`),
     h("small", {}, run.key, fidelity?.value !== undefined && fidelity?.value !== null ? [" · fidelity ", scored(fidelity)] : null));
 }
 
