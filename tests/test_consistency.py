@@ -255,7 +255,7 @@ def train_until(teacher: Path, out: Path, steps: int) -> int:
 
     def stop(report: object) -> None:
         if getattr(report, "step", 0) >= steps:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     settings = {**SMALL, "log_every": 1}
     run = distill(

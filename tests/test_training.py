@@ -93,13 +93,13 @@ def test_average_is_what_it_says_and_copies_buffers() -> None:
 def test_resumed_run_equals_the_uninterrupted_one_bit_by_bit(name: str, blobs_data: Dataset, tmp_path: Path) -> None:
     # 160 images are about 18 batches: the interruptions are in the middle of the first epoch, at a log line and
     # between two, and in the second epoch.
-    # It is stopped as by Ctrl-C, since what a step is may depend on the share of the budget.
+    # It is stopped by a signal, since what a step is may depend on the share of the budget.
     whole = fit(name, blobs_data, tmp_path / "whole", "25steps", conditional=True)
     for last in (1, 7, 20, 25):
 
         def stop(report: Report, last: int = last) -> None:
             if report.step == last < 25:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)
 
         parts = fit(name, blobs_data, tmp_path / "parts", "25steps", conditional=True, resume=True, progress=stop)
         assert parts.progress()["step"] == last

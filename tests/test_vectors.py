@@ -207,7 +207,7 @@ def test_training_reduces_the_loss_and_resumes_bit_by_bit(name: str, tmp_path: P
     def run(out: Path, last: int = 150) -> Run:
         def stop(report: Report) -> None:
             if report.step == last < 150:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)
 
         return train(name, data, out=out, budget="150steps", settings=settings, resume=True, device="cpu",
                      progress=stop, say=lambda line: None)  # fmt: skip
