@@ -24,8 +24,9 @@ from trilemma.run import Run
 from trilemma.studio import guard, uploads
 from trilemma.studio.guard import Guard
 from trilemma.studio.jobs import Queue
+from trilemma.studio.listening import listen, loopback
 from trilemma.studio.room import Studio
-from trilemma.studio.server import application, listen, loopback
+from trilemma.studio.server import application
 from trilemma.studio.workspace import Unknown, Workspace
 
 

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browsers import launched, needs_chromium, until
 from conftest import blobs, write_blobs
 from PIL import Image
 
 import trilemma
 
 pytest.importorskip("starlette")
-playwright = pytest.importorskip("playwright.sync_api")
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +86,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as p:
-        opened = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
+    yield from launched()
 
 
 @pytest.fixture
@@ -104,15 +95,6 @@ def watched(browser: Any, address: str) -> Iterator[Watched]:
     yield seen
     assert seen.faults == []
     seen.context.close()
-
-
-def until(done: Callable[[], Any], seconds: float = 120) -> Any:
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        if found := done():
-            return found
-        time.sleep(0.2)
-    raise AssertionError("it took too long")
 
 
 def test_every_room_opens_and_asks_nobody_else(watched: Watched, address: str) -> None:

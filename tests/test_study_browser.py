@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browsers import launched, needs_chromium
 from conftest import blobs, write_blobs
 
 from trilemma.study.design import Wanted, make, open_study, trials
@@ -23,14 +23,8 @@ from trilemma.study.vote import REAL
 from trilemma.study.votes import Votes
 
 pytest.importorskip("starlette")
-playwright = pytest.importorskip("playwright.sync_api")
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 READY = (
     "() => document.querySelector('.answers button:not(:disabled):not([hidden])') || document.querySelector('.words')"
@@ -40,10 +34,7 @@ BOX = "() => JSON.stringify([...document.querySelectorAll('canvas, .answers')].m
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as p:
-        opened = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
+    yield from launched()
 
 
 class Served:

@@ -26,7 +26,7 @@ from trilemma.families.diffusion.flow_density import flow_velocity
 from trilemma.families.diffusion.ode import with_exact_divergence
 from trilemma.families.diffusion.samplers import NOISE
 from trilemma.families.family import Decodes, Denoises, Distils, Encodes, Family, Plays
-from trilemma.faults import in_words
+from trilemma.faults import bug, in_words
 from trilemma.metrics.manifold import manifold_scores
 from trilemma.metrics.spots import spots
 from trilemma.noise import BatchNoise
@@ -335,8 +335,8 @@ class Pupil:
         """Do something whose failure is this family's `error`: one must not stop the others."""
         try:
             work()
-        except Exception as error:
-            self.error = in_words(error) or f"something broke that should not: {type(error).__name__}"
+        except Exception as error:  # of whatever kind, it is of this family alone
+            self.error = in_words(error) or bug(error)
 
     @property
     def limit(self) -> Budget | None:

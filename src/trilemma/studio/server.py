@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
 import webbrowser
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.resources import files
@@ -22,6 +21,7 @@ from trilemma import __version__
 from trilemma.studio import asking, closer, comparing, gallery, lab, playing, studying, training, uploads, walking
 from trilemma.studio.guard import Guard
 from trilemma.studio.jobs import Queue
+from trilemma.studio.listening import answer, listen, loopback
 from trilemma.studio.room import Studio, device_words, families, route
 from trilemma.studio.workspace import Workspace
 
@@ -89,8 +89,6 @@ def serve(
     Raises:
         ValueError: the address cannot be listened on, in one line.
     """
-    import uvicorn
-
     listener = listen(host, port)
     port = listener.getsockname()[1]
     outside = not loopback(host)
@@ -106,38 +104,4 @@ def serve(
     if browse and not outside:
         with contextlib.suppress(Exception):
             webbrowser.open(address)
-    config = uvicorn.Config(
-        application(studio, token, names),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ws="none",
-        limit_concurrency=256,
-        timeout_keep_alive=30,
-        h11_max_incomplete_event_size=64 * 1024,
-    )
-    uvicorn.Server(config).run(sockets=[listener])
-
-
-def loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at the first free port from ``port`` on; one-line ``ValueError`` where there is none."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for each in range(port, port + 20) if port else (0,):
-        # By its protocol asyncio knows that answers must not wait for one another (TCP_NODELAY): 40 ms each otherwise.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, each))
-            listener.listen(128)
-            return listener
-        except OSError as error:
-            listener.close()
-            reason = error.strerror or str(error)
-            if error.errno != 98 and "in use" not in reason:
-                break
-    raise ValueError(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port")
+    answer(application(studio, token, names), listener)

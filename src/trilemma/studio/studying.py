@@ -31,6 +31,7 @@ from starlette.staticfiles import StaticFiles
 from trilemma.run import zoo
 from trilemma.studio.guard import Guard
 from trilemma.studio.jobs import described
+from trilemma.studio.listening import answer, listen, loopback
 from trilemma.studio.room import Handler, Studio, asked, refusal, route
 from trilemma.studio.training import source_of
 from trilemma.studio.workspace import Unknown, safe_name
@@ -178,10 +179,6 @@ def serve(
     Raises:
         ValueError: no study, or an address that cannot be listened on, in one line.
     """
-    import uvicorn
-
-    from trilemma.studio.server import listen, loopback
-
     outside = not loopback(host)
     token = secrets.token_urlsafe(18) if outside else ""
     app = alone(folder, token, names)
@@ -192,17 +189,7 @@ def serve(
     if outside:
         say("whoever has this link can take part, and what they send is not encrypted: for a network that you trust")
     say(f"votes are kept in {folder}; Ctrl-C closes the study, and the same command opens it again")
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ws="none",
-        limit_concurrency=512,
-        timeout_keep_alive=30,
-        h11_max_incomplete_event_size=64 * 1024,
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    answer(app, listener)
 
 
 def slug(folder: Path) -> str:
