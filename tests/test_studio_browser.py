@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trilemma.train("vae", str(source), out=folder / "runs" / name / "vae", budget="8steps", conditional=True,
                        settings={"batch": 16, "log_every": 1, "pictures": 4}, say=lambda line: None)  # fmt: skip
     return folder
+
+
+def train(home: Path, family: str) -> None:
+    """A run of the second set for a moment, unless it is there."""
+    trilemma.train(family, str(home / "data" / "blobs.npz"), out=home / "runs" / "blobs" / family, budget="4steps",
+                   settings={"batch": 16, "pictures": 0}, resume=True, say=lambda line: None)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +196,7 @@ def test_a_question_is_asked_by_keyboard(watched: Watched, address: str) -> None
 @pytest.mark.slow
 def test_one_plays_with_a_run_by_keyboard(watched: Watched, address: str, home: Path) -> None:
     """Samples follow the slider, a code the arrow keys; a mask is completed by whoever can; one looks closer."""
-    trilemma.train("pixelcnn", str(home / "data" / "blobs.npz"), out=home / "runs" / "blobs" / "pixelcnn",
-                   budget="4steps", settings={"batch": 16, "pictures": 0}, say=lambda line: None)  # fmt: skip
+    train(home, "pixelcnn")
     page = watched.page
     shown = "() => document.querySelector('%s').toDataURL()"
     page.goto(f"{address}#/run/runs%2Fblobs%2Fvae")
@@ -247,3 +255,108 @@ def test_points_drawn_by_keyboard_are_learnt_live(watched: Watched, address: str
     page.select_option(".lab-card:has-text('GAN') select:has(option[value=wasserstein])", "wasserstein")
     page.click("text=Read out")
     assert "GAN after" in page.inner_text(".room-lab p[role=status]")
+
+
+def drop(page: Any, file: Path) -> None:
+    """Let a file fall on the page's field, as a hand with a mouse does."""
+    carried = page.evaluate_handle(
+        """([name, text]) => {
+            const held = new DataTransfer();
+            held.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name));
+            return held;
+        }""",
+        [file.name, base64.b64encode(file.read_bytes()).decode()],
+    )
+    page.dispatch_event(".drop", "drop", {"dataTransfer": carried})
+
+
+@pytest.mark.slow
+def test_a_zip_is_dropped(watched: Watched, address: str, tmp_path: Path) -> None:
+    """Its folders are classes; what is no archive at all is said in a line, and the page goes on."""
+    images, labels = blobs(30, channels=1, height=16, width=16, seed=7)
+    with zipfile.ZipFile(tmp_path / "shapes.zip", "w") as archive:
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            picture = io.BytesIO()
+            Image.fromarray(image[..., 0] if image.ndim == 3 else image).save(picture, "PNG")
+            archive.writestr(f"shapes/kind {label}/{i}.png", picture.getvalue())
+    (tmp_path / "broken.zip").write_bytes(b"PK no archive")
+    page = watched.page
+    page.goto(f"{address}#/train")
+    page.wait_for_selector(".seen img")
+    drop(page, tmp_path / "broken.zip")
+    until(lambda: "broken.zip is not a readable zip file" in page.inner_text(".seen"))
+    drop(page, tmp_path / "shapes.zip")
+    until(lambda: page.locator("select").first.input_value() == "shapes.zip")
+    until(lambda: "3 classes" in page.inner_text(".seen"))
+
+
+@pytest.mark.slow
+def test_fingers_drag_a_code_and_paint_a_mask(browser: Any, address: str, home: Path) -> None:
+    """On a phone a drag moves the code, or takes pixels away, and does not scroll the page."""
+    train(home, "pixelcnn")
+    seen = Watched(browser, address, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = seen.page
+    finger = seen.context.new_cdp_session(page)
+
+    def drag(selector: str) -> None:
+        page.locator(selector).scroll_into_view_if_needed()
+        box = page.locator(selector).bounding_box()
+        at = lambda share: [{"x": box["x"] + share * box["width"], "y": box["y"] + share * box["height"]}]  # noqa: E731
+        finger.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": at(0.3)})
+        for share in (0.4, 0.5, 0.6, 0.7):
+            finger.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": at(share)})
+        finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    page.goto(f"{address}#/run/runs%2Fblobs%2Fvae")
+    page.wait_for_selector("button.sample:enabled")
+    page.tap("button:has-text('Latent space')")
+    until(lambda: "standard deviations" in page.inner_text(".space"))
+    page.locator(".pad").scroll_into_view_if_needed()
+    before, scrolled = page.get_attribute(".pad", "aria-valuetext"), page.evaluate("scrollY")
+    drag(".pad")
+    until(lambda: page.get_attribute(".pad", "aria-valuetext") != before)
+    assert page.evaluate("scrollY") == scrolled
+
+    time.sleep(1)  # a tap at once after a drag is taken for a part of it
+    page.tap(".ways button:has-text('Complete')")
+    page.wait_for_selector(".fill canvas")
+    shown = "() => [...document.querySelectorAll('.fill canvas')].map((each) => each.toDataURL()).join()"
+    page.locator(".fill canvas").first.scroll_into_view_if_needed()
+    before, scrolled = page.evaluate(shown), page.evaluate("scrollY")
+    drag(".fill canvas >> nth=0")
+    until(lambda: page.evaluate(shown) != before)
+    assert page.evaluate("scrollY") == scrolled
+    assert seen.faults == []
+    seen.context.close()
+
+
+@pytest.mark.slow
+def test_a_code_of_a_gan_is_searched_for(watched: Watched, address: str, home: Path) -> None:
+    """It has no encoder: the page says that it searches, and a held-out image then has a place in the plane."""
+    train(home, "gan")
+    page = watched.page
+    page.goto(f"{address}#/run/runs%2Fblobs%2Fgan")
+    page.wait_for_selector("button.sample:enabled")
+    page.click("button:has-text('Latent space')")
+    until(lambda: "standard deviations" in page.inner_text(".space"))
+    page.click("button:has-text('held-out images')")
+    until(lambda: "held-out" in (page.get_attribute(".thumbs button >> nth=0", "title") or ""))
+    page.click(".thumbs button >> nth=0")
+    until(lambda: "codes are searched for" in page.inner_text(".explore"))
+    until(lambda: "codes are searched for" not in page.inner_text(".explore"))
+    until(lambda: "standard deviations" in page.inner_text(".space"))
+    assert "held-out" in page.get_attribute(".slot >> nth=0", "title")
+
+
+@pytest.mark.slow
+def test_what_a_terminal_trains_shows_up_while_it_learns(watched: Watched, address: str, home: Path) -> None:
+    page = watched.page
+    page.goto(f"{address}#/")
+    page.wait_for_selector("h2:has-text('Your runs')")
+    words = [sys.executable, "-m", "trilemma", "train", "vae", str(home / "data" / "blobs.npz"), "--out",
+             str(home / "runs" / "terminal" / "vae"), "--budget", "12s"]  # fmt: skip
+    training = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    tile = page.locator("[data-key='runs/terminal/vae']")
+    until(lambda: tile.count() == 1 and "learning" in tile.inner_text())
+    assert training.wait(120) == 0
+    until(lambda: "learning" not in tile.inner_text() and tile.locator("img").count() == 1)
