@@ -19,8 +19,7 @@ from trilemma.comparison import Past, compare, rebuild, rows
 from trilemma.data import load
 from trilemma.evaluation import Protocol, Reference, evaluate
 from trilemma.report import overview
-from trilemma.report.page import axes_of
-from trilemma.report.scores import read
+from trilemma.report.scores import axes_of, read
 from trilemma.run import Run
 from trilemma.training import train
 

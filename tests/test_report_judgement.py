@@ -18,6 +18,7 @@ from trilemma.images import save_png
 from trilemma.report import render, table
 from trilemma.report.calibration import Rung, _spread, ladder
 from trilemma.report.figures import Point
+from trilemma.report.marks import Sign
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_models_stand_on_the_scale_of_distorted_images(report: dict[str, Any], t
 
 def test_a_model_between_two_rungs_is_drawn_between_them() -> None:
     steps = [Rung("noise", "σ 8", "weak", 2.0), Rung("noise", "σ 64", "strong", 50.0)]
-    drawn = svg(ladder(steps, [Point(0, "a model", 10.0, 0.0, 1.0)], 0.5, "Distance", "lower", 900))
+    drawn = svg(ladder(steps, [Point(0, Sign(0, 0), "a model", 10.0, 0.0, 1.0)], 0.5, "Distance", "lower", 900))
     marks = [e for e in drawn.iter() if (e.get("class") or "").startswith("drop")]
     dots = [float(e.get("cx") or 0) for e in drawn.iter() if e.get("class") == "rung"]
     here = float(re.findall(r"M([\d.]+),", marks[0].get("d") or "")[0])

@@ -20,6 +20,9 @@ FORMAT = 1
 ABSENT = Number(None)
 """What was not measured."""
 
+AXES = {"mutual_fidelity": "quality", "mutual_coverage": "coverage", "images_per_second": "speed"}
+"""Which metric stands on which axis."""
+
 
 def read(scores: Mapping[str, Any], name: str) -> Number:
     """The number ``name`` of a family's or the floor's dictionary; `ABSENT` where it is missing.
@@ -52,6 +55,13 @@ def measured(report: dict[str, Any], columns: Sequence[Metric]) -> list[Metric]:
         for column in columns
         if any(read(family["metrics"], column.name) != ABSENT for family in report["families"])
     ]
+
+
+def axes_of(report: dict[str, Any]) -> dict[str, str]:
+    """`AXES`, with the two-sample test in place of fidelity where the ladder says that fidelity cannot be trusted."""
+    if (report.get("scale") or {}).get("distrust") and any("passed" in f["metrics"] for f in report["families"]):
+        return {"passed": "quality"} | {key: axis for key, axis in AXES.items() if axis != "quality"}
+    return AXES
 
 
 def check(report: dict[str, Any]) -> None:

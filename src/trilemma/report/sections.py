@@ -10,8 +10,8 @@ from typing import Any
 
 from trilemma import number
 from trilemma.report.answers import answered
-from trilemma.report.figures import curve
-from trilemma.report.marks import badge
+from trilemma.report.figures import curve, plot
+from trilemma.report.marks import Sign
 from trilemma.report.pictures import load
 from trilemma.report.scores import columns, measured, more, read
 from trilemma.report.trust import classes, copies, flags
@@ -90,7 +90,7 @@ def columns_caption(report: dict[str, Any]) -> str:
 # -------------------------------------------------------------------------------------------------- one family
 
 
-def family_section(index: int, family: dict[str, Any], report: dict[str, Any], folder: Path) -> str:
+def family_section(index: int, sign: Sign, family: dict[str, Any], report: dict[str, Any], folder: Path) -> str:
     """Everything about one family: what it is, its pictures, its training, its settings."""
     training = family["training"]
     alarms = "".join(f"<p>{escape(alarm)}</p>" for alarm in training.get("alarms") or ())
@@ -112,16 +112,16 @@ def family_section(index: int, family: dict[str, Any], report: dict[str, Any], f
             "Paper": _linked(family["paper"]),
         }
     return (
-        f'<article id="family-{index}"><h3>{badge(index)} {escape(family["title"])} '
+        f'<article id="family-{index}" data-row="{index}"><h3>{sign.badge()} {escape(family["title"])} '
         f"{code}</h3>{alarms}{flags(family)}"
         f'<dl class="facts">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items() if v)}</dl>'
-        f"{_pictures_and_curves(index, family, report, folder)}{answered(family, folder)}"
+        f"{_pictures_and_curves(sign, family, report, folder)}{answered(family, folder)}"
         f"{copies(family, folder)}{classes(family)}"
         f"{_settings(family)}</article>"
     )
 
 
-def _pictures_and_curves(index: int, family: dict[str, Any], report: dict[str, Any], folder: Path) -> str:
+def _pictures_and_curves(sign: Sign, family: dict[str, Any], report: dict[str, Any], folder: Path) -> str:
     pictures, title = family.get("pictures") or {}, family["title"]
     samples, neighbours = load(folder, pictures.get("samples")), load(folder, pictures.get("neighbours"))
     left = right = ""
@@ -134,7 +134,7 @@ def _pictures_and_curves(index: int, family: dict[str, Any], report: dict[str, A
             f"like; identical, pair after pair, is memorising. {_nearest(family, report)}</figcaption></figure>"
         )
     missing = "" if samples or neighbours else '<p class="absent-text">There are no pictures of this family.</p>'
-    curves = "" if is_images(family) else _curves(index, family["training"])
+    curves = "" if is_images(family) else _curves(sign, family)
     return f'{missing}<div class="pair">{left}<div>{right}{curves}</div></div>'
 
 
@@ -147,13 +147,13 @@ def _nearest(family: dict[str, Any], report: dict[str, Any]) -> str:
     return f"Median distance {number.text(here.value, here.error)} {escape(here.unit)}{beside}."
 
 
-def _curves(index: int, training: dict[str, Any]) -> str:
-    curves = {name: points for name, points in (training.get("curves") or {}).items() if points}
+def _curves(sign: Sign, family: dict[str, Any]) -> str:
+    curves = {name: points for name, points in (family["training"].get("curves") or {}).items() if points}
     most_seen = max((point[0] for points in curves.values() for point in points), default=0)
-    charts = [(name, curve(points, name, index, most_seen)) for name, points in curves.items()]
+    charts = [(name, points, curve(points, name, sign, most_seen)) for name, points in curves.items()]
     figures = "".join(
-        f"<figure><figcaption>{escape(name.replace('_', ' '))}</figcaption>{chart}</figure>"
-        for name, chart in charts
+        plot(f"{family['name']}-{name}", escape(name.replace("_", " ")), chart, ["images", name], points)
+        for name, points, chart in charts
         if chart
     )
     if not figures:
@@ -169,7 +169,10 @@ def _settings(family: dict[str, Any]) -> str:
     if not settings:
         return ""
     rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in settings.items())
-    return f'<details><summary>All settings</summary><div class="scroll"><table>{rows}</table></div></details>'
+    return (
+        '<details class="settings"><summary>All settings</summary>'
+        f'<div class="scroll"><table>{rows}</table></div></details>'
+    )
 
 
 def _linked(text: str) -> str:
