@@ -6,6 +6,8 @@ from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
 
+from trilemma.report import schema
+
 
 def metric(value: float | None, error: float | None = None, better: str = "higher", **other: Any) -> dict[str, Any]:
     empty = {"unit": "", "n": 2000, "kind": None, "note": "", "flag": None}
@@ -133,3 +135,13 @@ class Page(HTMLParser):
 
 def svg(text: str) -> ElementTree.Element:
     return ElementTree.fromstring(text)  # raises where the markup is not well formed
+
+
+def valid(report: dict[str, Any]) -> dict[str, Any]:
+    """The same report, held to the published schema where there is a validator."""
+    try:
+        import jsonschema
+    except ImportError:
+        return report
+    jsonschema.Draft202012Validator(schema()).validate(report)
+    return report

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import blobs, write_blobs
+from report_example import valid
 from tiny import call
 
 import trilemma
@@ -44,8 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def report_of(page: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(page.with_suffix(".json").read_text())
-    return found
+    return valid(json.loads(page.with_suffix(".json").read_text()))
 
 
 def files(folder: Path) -> dict[Path, int]:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_example import Page, example, svg
 
+from trilemma.families import FAMILIES
 from trilemma.number import error_text, text
 from trilemma.report import render
-from trilemma.families import FAMILIES
 from trilemma.report.figures import Point, Scale, curve, scatter, speed_scale, triangle
 from trilemma.report.marks import HUES, Sign, sign, signs
 from trilemma.report.scores import compact, distance_name

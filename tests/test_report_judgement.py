@@ -39,13 +39,13 @@ def rungs(metrics: dict[str, list[float]]) -> list[dict[str, Any]]:
 
 
 def test_models_stand_on_the_scale_of_distorted_images(report: dict[str, Any], tmp_path: Path) -> None:
-    assert "looks like" not in Page(render(report, tmp_path)).text
+    assert "look like" not in Page(render(report, tmp_path)).text
     report["ladder"] = rungs({"frechet": [5.0, 60.0], "precision": [0.9, 0.1]})
     save_png(torch.zeros(1, 6, 18, dtype=torch.uint8), tmp_path / "ladder" / "noise-8.png")
     report["ladder"][0]["picture"] = "ladder/noise-8.png"
     html = render(report, tmp_path)
     page = Page(html)
-    assert "What a Fréchet distance looks like" in page.text
+    assert "What the scores look like" in page.text
     assert len(page.all("image")) == 2  # the wide and the narrow drawing
     assert all((image["href"] or "").startswith("data:image/png;base64,") for image in page.all("image"))
     drawings = [svg(text) for text in re.findall(r'<svg class="scatter ladder".*?</svg>(?=</div>)', html, re.DOTALL)]
@@ -55,6 +55,23 @@ def test_models_stand_on_the_scale_of_distorted_images(report: dict[str, Any], t
         names = [e.text for e in drawn.iter() if (e.get("class") or "").startswith("name")]
         assert len(names) == 3
         assert "q 50" in {e.text for e in drawn.iter()}
+
+
+def test_the_scale_is_drawn_where_there_are_too_few_images_for_a_distance(
+    report: dict[str, Any], tmp_path: Path
+) -> None:
+    report["ladder"] = rungs({"frechet": [5.0, 60.0], "precision": [0.9, 0.1], "kernel": [0.1, 2.0]})
+    for rung in report["ladder"]:
+        rung["metrics"]["frechet"]["value"] = None
+    for item in report["families"]:
+        item["metrics"]["frechet"] = metric(None, None, "lower", flag="refused: 33 images do not determine it")
+        item["metrics"]["kernel"] = metric(1.0, 0.1, "lower")
+    save_png(torch.zeros(1, 6, 18, dtype=torch.uint8), tmp_path / "ladder" / "noise-8.png")
+    report["ladder"][0]["picture"] = "ladder/noise-8.png"
+    html = render(report, tmp_path)
+    open_part = html.split('id="scale"')[1].split("<details>")[0]
+    assert 'data-name="scale-kernel"' in open_part and 'data-name="scale-precision"' not in open_part
+    assert open_part.count("<image ") == 2  # with its pictures, wide and narrow
 
 
 def test_a_model_between_two_rungs_is_drawn_between_them() -> None:

@@ -44,11 +44,12 @@ class Rung:
 def calibration(report: dict[str, Any], folder: Path) -> str:
     """The section's content: the first score with thumbnails, the others behind a click; empty without a ladder.
 
-    The first is the distance, or where that could not be computed the next that was.
+    The first is the Fréchet distance, where it could not be computed the kernel distance, which needs fewer images.
     """
     rungs = report.get("ladder") or []
     features = report["protocol"]["features"]
-    ordered = sorted((*columns(), *more()), key=lambda column: column.name != "frechet")
+    first_of = {"frechet": 0, "kernel": 1}
+    ordered = sorted((*columns(), *more()), key=lambda column: first_of.get(column.name, 2))
     first, others = "", ""
     for column in ordered:
         name = distance_name(features) if column.name == "frechet" else column_head(column, features)
@@ -59,9 +60,9 @@ def calibration(report: dict[str, Any], folder: Path) -> str:
     others = f"<details><summary>The same scale for the other scores</summary>{others}</details>" if others else ""
     return (
         '<p class="caption scale-intro">The same held-out real images, made worse on purpose and then scored exactly '
-        "as the samples are. Follow a model’s line down: the pictures to its left score better than it does, those to "
-        "its right worse. The dashed line is the same images untouched. Scores that agree need not look alike: each "
-        f"kind of damage is its own row.</p>{first}{others}"
+        "as the samples are. Follow a model’s line down: the pictures on the side marked better score better than it "
+        "does, those on the other worse. The dashed line is the same images untouched. Scores that agree need not look "
+        f"alike: each kind of damage is its own row.</p>{first}{others}"
     )
 
 

@@ -59,6 +59,7 @@ def render(report: dict[str, Any], folder: Path) -> str:
     """
     check(report)
     title = escape(report["title"])
+    points = ' class="points"' if report["data"].get("levels") == 0 else ""
     body = "\n".join(
         (
             f"<header><h1>{title}</h1></header>",
@@ -85,7 +86,7 @@ def render(report: dict[str, Any], folder: Path) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="color-scheme" content="light dark"><link rel="icon" href="{ICON}">\n'
-        f"<style>\n{STYLE}</style></head>\n<body><main>\n{body}\n</main><script>{SCRIPT}</script></body></html>\n"
+        f"<style>\n{STYLE}</style></head>\n<body><main{points}>\n{body}\n</main><script>{SCRIPT}</script></body></html>\n"
     )
 
 
@@ -137,7 +138,7 @@ def _bar(report: dict[str, Any]) -> str:
     options = {"": "order of the report", **axes_of(report), "frechet": distance_name(report["protocol"]["features"])}
     orders = "".join(f'<option value="{key}">{words}</option>' for key, words in options.items())
     return (
-        '<details class="bar" hidden><summary>Sort, find, hide</summary><div>'
+        '<details class="chooser" hidden><summary>Sort, find, hide</summary><div>'
         f'<label>Sort by <select id="sort">{orders}</select></label>'
         '<label>Find <input type="search" id="find" size="12"></label>'
         f'<fieldset><legend class="unseen">Shown</legend>{choices}</fieldset></div></details>'
@@ -146,10 +147,8 @@ def _bar(report: dict[str, Any]) -> str:
 
 def _scale(report: dict[str, Any], folder: Path) -> str:
     """Real images made worse on purpose, with the models beside them; nothing where there is no ladder."""
-    what = f"What a {distance_name(report['protocol']['features'])} looks like"
-    return _part(
-        "scale", what, "real images made worse on purpose, with the models beside them", calibration(report, folder)
-    )
+    about = "real images made worse on purpose, with the models beside them"
+    return _part("scale", "What the scores look like", about, calibration(report, folder))
 
 
 def _answers(report: dict[str, Any]) -> str:
@@ -178,16 +177,14 @@ def _pictures(report: dict[str, Any], folder: Path) -> str:
         picture = load(folder, (family.get("pictures") or {}).get("samples"))
         image = picture.html(f"Samples of {family['title']}, a grid") if picture else _absent("No sample grid")
         link = f'<a href="#family-{i}">{escape(family["title"])}</a>'
-        detail = f"gives up: {escape(family['gives_up'])}" if family["gives_up"] else "images from elsewhere"
-        cards.append(_card(image, f'<span class="named">{sign.badge()}{link}</span>', detail, f' data-row="{i}"'))
+        cards.append(_card(image, f'<span class="named">{sign.badge()}{link}</span>', "", f' data-row="{i}"'))
     caption = (
-        "Nothing is picked by hand: every model shows its first images, drawn from the same seeds"
-        + (" for the same labels in the same places. " if report["data"].get("conditional") else ". ")
+        "Not picked: the first images of each, from the same seeds"
+        + (" and for the same labels. " if report["data"].get("conditional") else ". ")
         + columns_caption(report)
     )
-    points = ' class="points"' if report["data"].get("levels") == 0 else ""
     return (
-        f'<section id="pictures"{points}><h2>The samples</h2><div class="hero">{"".join(cards)}</div>'
+        f'<section id="pictures"><h2>The samples</h2><div class="hero">{"".join(cards)}</div>'
         f'<p class="caption">{caption}</p></section>'
     )
 

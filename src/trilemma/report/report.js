@@ -59,7 +59,7 @@ document.addEventListener("click", (event) => { if (told && !tip.contains(event.
 const rows = all("[data-row]");
 const off = new Set();
 const find = document.getElementById("find"), by = document.getElementById("sort");
-const boxes = all(".bar input[type=checkbox]");
+const boxes = all(".chooser input[type=checkbox]");
 const show = () => {
   off.clear();
   for (const box of boxes) {
@@ -97,7 +97,7 @@ for (const head of all("th[data-key]")) {
   button.addEventListener("click", () => sort(head.dataset.key, order.key === head.dataset.key ? !order.up : lowest(head.dataset.key)));
   way.replaceWith(button);
 }
-for (const bar of all(".bar")) bar.hidden = false;
+for (const chooser of all(".chooser")) chooser.hidden = false;
 by?.addEventListener("change", () => sort(by.value, by.value ? lowest(by.value) : true));
 find?.addEventListener("input", show);
 for (const box of boxes) box.addEventListener("change", show);

@@ -6,8 +6,10 @@ flagged is treated alike everywhere.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 from trilemma import number
@@ -62,6 +64,12 @@ def axes_of(report: dict[str, Any]) -> dict[str, str]:
     if (report.get("scale") or {}).get("distrust") and any("passed" in f["metrics"] for f in report["families"]):
         return {"passed": "quality"} | {key: axis for key, axis in AXES.items() if axis != "quality"}
     return AXES
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of ``report.json``, of the version `FORMAT`."""
+    found: dict[str, Any] = json.loads(files("trilemma.report").joinpath("schema.json").read_text(encoding="utf-8"))
+    return found
 
 
 def check(report: dict[str, Any]) -> None:

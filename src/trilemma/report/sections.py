@@ -14,6 +14,7 @@ from trilemma.report.figures import curve, plot
 from trilemma.report.marks import Sign
 from trilemma.report.pictures import load
 from trilemma.report.scores import columns, measured, more, read
+from trilemma.report.summary import spoken
 from trilemma.report.trust import classes, copies, flags
 from trilemma.text import printable
 
@@ -28,23 +29,18 @@ def _threads(protocol: dict[str, Any]) -> str:
 def lead(report: dict[str, Any]) -> str:
     """What was compared, on what and with what: one sentence, as HTML."""
     data, protocol, count = report["data"], report["protocol"], len(report["families"])
-    hardware = escape(protocol.get("hardware") or protocol.get("device") or "not recorded")
-    threads = f", {_threads(protocol)}" if protocol.get("threads") else ""
-    on = f"{data['train']:,} images of <b>{escape(data['name'])}</b> ({_described(data)})"
-    where = f"Hardware: {hardware}{threads}."
+    what = "vectors" if data["levels"] == 0 else "images"
+    on = f"{data['train']:,} {what} of <b>{escape(data['name'])}</b> ({_described(data)})"
+    judged = f"judged by {protocol['n']:,} samples each"
     if protocol.get("budget"):
-        families = f"{_many(count, 'family', 'families')} of deep generative model"
         trained = "trained" if count == 1 else "each trained"
-        spent = _spoken(protocol["budget"])
-        return (
-            f"{families}, {trained} for {spent} on {on}, then judged by {protocol['n']:,} samples on one scale. {where}"
-        )
+        spent = escape(spoken(protocol["budget"]))
+        return f"{_many(count, 'family', 'families')}, {trained} for {spent} on {on}, {judged}."
     images = sum(is_images(family) for family in report["families"])
     parts = [_many(count - images, "trained model", "trained models")] if count > images else []
     parts += [_many(images, "set of images", "sets of images")] if images else []
-    first, *rest = parts
-    what = " and ".join([first, *(part.lower() for part in rest)])
-    return f"{what}, judged on one scale against {on}, by {protocol['n']:,} samples each or all there are. {where}"
+    rows = " and ".join(part if i == 0 else part.lower() for i, part in enumerate(parts)) or "Nothing"
+    return f"{rows}, beside {on}, {judged} or all there are."
 
 
 def _many(count: int, one: str, several: str) -> str:
@@ -54,15 +50,6 @@ def _many(count: int, one: str, several: str) -> str:
 def is_images(family: dict[str, Any]) -> bool:
     """Whether a row is of images of which nobody said what model made them."""
     return family.get("family") == ""
-
-
-def _spoken(budget: Any) -> str:
-    """``75s`` as ``75 seconds``; anything else as it stands."""
-    match = re.fullmatch(r"([\d.]+)\s*([smh])", str(budget))
-    if not match:
-        return escape(str(budget))
-    unit = {"s": "second", "m": "minute", "h": "hour"}[match[2]]
-    return f"{match[1]} {unit}{'' if match[1] == '1' else 's'}"
 
 
 def _described(data: dict[str, Any]) -> str:

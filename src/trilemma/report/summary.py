@@ -37,11 +37,11 @@ def sentence(family: dict[str, Any]) -> str:
         what = "is far from the data" if family.get("family") == "" else "has not learnt these images"
         parts.append(f"{what}: {_share(fidelity)} of the fidelity of held-out ones")
     else:
-        parts.append(f"draws images {_worth(fidelity, 'as faithful as held-out ones')}")
+        parts.append(f"is {_worth(fidelity, 'as faithful as held-out images')}")
         if coverage.defined and coverage.value is not None:
             parts.append(f"reaches {_worth(coverage, 'as much of the data')}")
     if speed.defined and speed.value is not None:
-        parts.append(f"{number.text(speed.value, digits=2)} images a second")
+        parts.append(f"{number.text(speed.value, digits=2)} images/s")
     copied = _score(family, "memorised")
     if copied.flag and copied.value:
         parts.append(f"{100 * copied.value:.2g} % copies of training images")
