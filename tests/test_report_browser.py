@@ -14,10 +14,12 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from browsers import launched, needs_chromium
+from PIL import Image
 from report_example import example, family, metric
 from test_report import contrast
 from test_report_judgement import difference, rungs
 
+from trilemma.drawing import save, words
 from trilemma.images import save_png
 from trilemma.report import write
 
@@ -44,6 +46,7 @@ def report() -> dict[str, Any]:
     found["ladder"] = rungs({"frechet": [5.0, 60.0], "precision": [0.9, 0.1]})
     names = [entry["name"] for entry in found["families"]]
     found["differences"] = [difference(a, b, False) for i, a in enumerate(names) for b in names[:i]]
+    found["families"][0]["asked"] = [{"title": "A question", "figures": {"a": "asked.png"}, "folder": "vae"}]
     found["scale"] = {"distrust": ["fidelity rises from 0.2 to 0.9 (blur)"]}
     return found
 
@@ -53,6 +56,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     for name in ("real.png", "vae/samples.png"):
         save_png(torch.randint(0, 255, (3, 90, 120), dtype=torch.uint8), folder / name)
+    (folder / "vae" / "samples.svg").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" width="120" height="90" onload="alert(3)"><script>alert(4)</script>'
+        '<image href="http://elsewhere.test/x.png" width="9" height="9"/></svg>'
+    )
+    drawing = words(["a drawing"], width=120)
+    for kind in ("png", "svg"):
+        save(drawing, folder / "vae" / f"asked.{kind}")
     return write(report(), folder)
 
 
@@ -150,6 +160,25 @@ def test_every_word_has_the_contrast_of_wcag_aa(browser: Any, page: Path, scheme
         assert not [pair for pair in pairs if contrast(pair[0], pair[1]) < 4.5]
         paper = seen.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, paper[4:-1].split(","))) < 150) == (scheme == "dark")
+
+
+def corner(page: Any, what: str) -> int:
+    """The grey level at the upper left of an image, as it is shown."""
+    image = Image.open(io.BytesIO(page.locator(what).last.screenshot()))
+    return int(image.convert("L").getpixel((8, 8)))  # type: ignore[arg-type]
+
+
+def test_plots_on_white_paper_are_dark_on_a_dark_page(browser: Any, page: Path, tmp_path: Path) -> None:
+    ring = example()
+    ring["data"].update(levels=0, shape=[2])
+    save_png(torch.full((3, 90, 120), 255, dtype=torch.uint8), tmp_path / "one" / "samples.png")
+    plain = write(ring, tmp_path)
+    for scheme, least, most in (("light", 250, 255), ("dark", 10, 60)):
+        with Read(browser, page, color_scheme=scheme) as seen:
+            unfold(seen)
+            assert least <= corner(seen, "#family-0 .closest img") <= most  # of a question: its drawing as SVG
+        with Read(browser, plain, color_scheme=scheme) as seen:
+            assert least <= corner(seen, "#pictures img") <= most  # vectors: pixels
 
 
 def titles(page: Any) -> list[str]:

@@ -128,7 +128,7 @@ const drawn = (figure) => {
   });
   document.documentElement.classList.remove("paper");
   const across = Math.min(4, cards.length), room = cards[0].title ? 24 : 0, gap = cards.length > 1 ? 30 : 0;
-  const wide = cards[0].width + gap, high = cards[0].height + room + gap;
+  const wide = Math.max(cards[0].width, ...cards.map(({ title }) => 8 * (title ?? "").length)) + gap, high = cards[0].height + room + gap;
   const parts = cards.map(({ copy, title }, i) => {
     const x = (i % across) * wide, y = Math.floor(i / across) * high;
     copy.setAttribute("x", x); copy.setAttribute("y", y + room);
