@@ -47,7 +47,7 @@ class OverviewRow:
     """One row of a comparison.
 
     Attributes:
-        index: its number, which gives it colour and marker.
+        index: its place.
         name: what tells it from the others, and ``title`` for people.
         family: "" for images from elsewhere.
         run: its run folder as it was written down; None for images.
