@@ -99,6 +99,26 @@ def example() -> dict[str, Any]:
     }
 
 
+def rungs(metrics: dict[str, list[float]]) -> list[dict[str, Any]]:
+    found = []
+    for name, strengths in (("noise", (8.0, 64.0)), ("jpeg", (50.0, 97.0)), ("dropped classes", (0.1, 0.9))):
+        for i, strength in enumerate(strengths):
+            text = (
+                f"{round(10 * strength)} of 10 classes missing" if name == "dropped classes" else f"{name} {strength}"
+            )
+            values = {key: {"value": each[i], "error": 0.1} for key, each in metrics.items()}
+            found.append({"name": name, "strength": strength, "text": text, "metrics": values})
+    return found
+
+
+def difference(a: str, b: str, real: bool, metric_name: str = "frechet", note: str = "") -> dict[str, Any]:
+    p = 0.001 if real else 0.41
+    return {
+        "metric": metric_name, "a": a, "b": b, "difference": -8.0, "error": 5.0, "p": p, "real": real,
+        "paired": False, "note": note,
+    }  # fmt: skip
+
+
 class Page(HTMLParser):
     """Checks that tags nest, and gathers the text, the elements and every address that a browser would fetch."""
 
@@ -145,3 +165,14 @@ def valid(report: dict[str, Any]) -> dict[str, Any]:
         return report
     jsonschema.Draft202012Validator(schema()).validate(report)
     return report
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from report_example import Page, example, family, metric
+from report_example import Page, contrast, example, family, metric
 from rich.console import Console
 
 from trilemma.images import save_png
@@ -193,17 +193,6 @@ def test_the_terminal_table_fits_eighty_columns(report: dict[str, Any]) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- readability
-
-
-def luminance(colour: str) -> float:
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(a: str, b: str) -> float:
-    low, high = sorted((luminance(a), luminance(b)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])

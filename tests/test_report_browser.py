@@ -15,9 +15,7 @@ import pytest
 import torch
 from browsers import launched, needs_chromium
 from PIL import Image
-from report_example import example, family, metric
-from test_report import contrast
-from test_report_judgement import difference, rungs
+from report_example import contrast, difference, example, family, metric, rungs
 
 from trilemma.drawing import save, words
 from trilemma.images import save_png

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_example import Page, example, metric, svg
+from report_example import Page, difference, example, metric, rungs, svg
 from rich.console import Console
 
 from trilemma.images import save_png
@@ -24,18 +24,6 @@ from trilemma.report.marks import Sign
 @pytest.fixture
 def report() -> dict[str, Any]:
     return example()
-
-
-def rungs(metrics: dict[str, list[float]]) -> list[dict[str, Any]]:
-    found = []
-    for name, strengths in (("noise", (8.0, 64.0)), ("jpeg", (50.0, 97.0)), ("dropped classes", (0.1, 0.9))):
-        for i, strength in enumerate(strengths):
-            text = (
-                f"{round(10 * strength)} of 10 classes missing" if name == "dropped classes" else f"{name} {strength}"
-            )
-            values = {key: {"value": each[i], "error": 0.1} for key, each in metrics.items()}
-            found.append({"name": name, "strength": strength, "text": text, "metrics": values})
-    return found
 
 
 def test_models_stand_on_the_scale_of_distorted_images(report: dict[str, Any], tmp_path: Path) -> None:
@@ -96,14 +84,6 @@ def test_thumbnails_keep_their_order_and_do_not_overlap(pairs: list[tuple[float,
     assert moved[0] >= widths[0] / 2 - 1e-6
     if sum(widths) + 3 * len(widths) < 600:
         assert moved[-1] <= 600 - widths[-1] / 2 + 1e-6
-
-
-def difference(a: str, b: str, real: bool, metric_name: str = "frechet", note: str = "") -> dict[str, Any]:
-    p = 0.001 if real else 0.41
-    return {
-        "metric": metric_name, "a": a, "b": b, "difference": -8.0, "error": 5.0, "p": p, "real": real,
-        "paired": False, "note": note,
-    }  # fmt: skip
 
 
 def test_what_cannot_be_told_apart_is_said_and_shares_the_lead(report: dict[str, Any], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from html import escape
 from typing import Any
 
 from trilemma import number
+from trilemma.drawing import steps
 from trilemma.report.exports import csv_text
 from trilemma.report.marks import Sign
 
@@ -115,20 +116,13 @@ class Scale:
         return self.start + (value - low) / (high - low) * (self.stop - self.start)
 
     def ticks(self, count: int = 5) -> list[float]:
-        return _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high, count)
+        return _log_ticks(self.low, self.high) if self.log else steps(self.low, self.high, count)
 
 
-def _linear_ticks(low: float, high: float, count: int) -> list[float]:
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
-    return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def _log_ticks(low: float, high: float, steps: Sequence[int] = (1, 2, 5)) -> list[float]:
+def _log_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = steps if high / low < 300 else (1,)
-    return [m * 10.0**d for d in decades for m in steps if low * 0.999 <= m * 10.0**d <= high * 1.001]
+    shown = (1, 2, 5) if high / low < 300 else (1,)
+    return [m * 10.0**d for d in decades for m in shown if low * 0.999 <= m * 10.0**d <= high * 1.001]
 
 
 def scatter(points: Sequence[Point], floor: float | None, name: str, width: int = 900, height: int = 400) -> str:
