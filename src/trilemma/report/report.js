@@ -11,8 +11,12 @@ const reveal = (id) => {
   for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
   target.scrollIntoView();
 };
-addEventListener("hashchange", () => reveal(decodeURIComponent(location.hash.slice(1))));
-reveal(decodeURIComponent(location.hash.slice(1)));
+addEventListener("hashchange", () => reveal(location.hash.slice(1)));
+reveal(location.hash.slice(1));
+document.addEventListener("click", (event) => {
+  const link = event.target.closest('a[href^="#"]');
+  if (link && !event.defaultPrevented) reveal(link.hash.slice(1)); // also where the address does not change
+});
 let closed = [];
 addEventListener("beforeprint", () => {
   closed = all("details:not([open])");
