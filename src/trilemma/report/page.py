@@ -14,10 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from trilemma import number
-from trilemma.evaluation.standing import leaders
 from trilemma.files import write_text
-from trilemma.number import Number
 from trilemma.report.calibration import calibration
 from trilemma.report.corners import corners
 from trilemma.report.exports import EXPORTS, REAL
@@ -30,7 +27,7 @@ from trilemma.report.sections import columns_caption, family_section, is_images,
 from trilemma.report.spectra import spectra
 from trilemma.report.summary import distrust, undertrained, verdict
 from trilemma.report.tables import answers, comparison
-from trilemma.report.verdicts import told_apart, verdicts
+from trilemma.report.verdicts import verdicts
 
 STYLE, SCRIPT = (
     files("trilemma.report").joinpath(f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
@@ -223,40 +220,8 @@ def _distances(report: dict[str, Any]) -> str:
     return plot("speed-distance", "Speed against distance from the data", drawing, heads, rows, caption)
 
 
-FINDINGS = {
-    "frechet": ("Closest to the data", ""),
-    "mutual_fidelity": ("Most faithful", ""),
-    "mutual_coverage": ("Best coverage", ""),
-    "bits_per_dim": ("Best likelihood", " bits/dim"),
-    "images_per_second": ("Fastest sampler", " images/s"),
-}
-"""Columns whose leader is named, in what words and with what unit."""
-
-
-def _findings(report: dict[str, Any]) -> str:
-    """The leader of a few columns, in words; nothing where nothing can be compared."""
-    tiles, marks = [], signs(report["families"])
-    for key, (words, unit) in FINDINGS.items():
-        scores = [read(family["metrics"], key) for family in report["families"]]
-        floor = read(report.get("floor") or {}, key)
-        best = sorted(leaders(scores, told_apart(report, column(key)), floor))
-        names = "".join(f"<b>{marks[i].named(report['families'][i]['title'])}</b>" for i in best)
-        values = " · ".join(("≤ " if scores[i].kind == "bound" else "") + _said(scores[i]) + unit for i in best)
-        real = f"<span>real images {number.text(floor.value, floor.error)}</span>" if floor.value is not None else ""
-        if best:
-            tiles.append(f"<li><span>{words}</span>{names}<span>{values}</span>{real}</li>")
-    return f'<ul class="findings">{"".join(tiles)}</ul>' if tiles else ""
-
-
-def _said(score: Number) -> str:
-    if not score.defined or score.value is None:
-        return "no value"
-    error = number.error_text(score.value, score.error)
-    return number.text(score.value, score.error) + (f" <small>{error}</small>" if error else "")
-
-
 def _numbers(report: dict[str, Any]) -> str:
-    return _findings(report) + comparison(report) + READING + verdicts(report) + _distances(report) + spectra(report)
+    return comparison(report) + READING + verdicts(report) + _distances(report) + spectra(report)
 
 
 READING = (
