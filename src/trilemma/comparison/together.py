@@ -283,7 +283,7 @@ def _real(data: Real | None, runs: Sequence[Run], past: Past | None, beside: boo
             own = run.config
             if own.data != first and not (known and own.data_fingerprint == known):
                 raise ValueError(
-                    f"{run.path} was trained on {printable(own.data.source)}, others on {printable(first.source)}, or "
+                    f"{run.title} was trained on {printable(own.data.source)}, others on {printable(first.source)}, or "
                     "on other images of it: say with --against which real images to measure them by"
                 )
         return load(first)
