@@ -1,5 +1,6 @@
 // Draw a mask or scribble, and every run that can completes it, side by side.
 import { api, at, attempt, badge, button, field, h, hue, say, slider, title } from "/static/lib.js";
+import { pick } from "/static/play/draw.js";
 import { inspect } from "/static/play/inspect.js";
 import { base64, choose, meter, paint, parts, picture, pixelsOf, shapeOf } from "/static/play/parts.js";
 import { picker } from "/static/play/picker.js";
@@ -62,7 +63,8 @@ export async function fill(place, stage, signal) {
   const setColour = (hex) => { tool.colour = [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)); if (tool.kind !== "scribble") tools.children[2].click(); };
   const tools = choose("What the brush does", [["erase", "take away", "What is painted over is to be drawn"], ["keep", "keep", "What is painted over is kept, as it was"], ["scribble", "scribble", "What is painted is kept, in the chosen colour"]], "erase", (to) => { tool.kind = to; });
   const strip = picker(stage, signal, (each) => take(each), { held: true, ready: (images) => { take(images[0]); preset("lower half"); } });
-  function take(each) { original = each.pixels.slice(); image = original.slice(); hand.fill(0); draw(); soon(); }
+  const classes = run.classes.length ? pick([["", "of any class"], ...run.classes.map((name) => [name, name])], () => soon()) : null;
+  function take(each) { if (classes) classes.value = run.classes[each.label] ?? each.truly ?? ""; original = each.pixels.slice(); image = original.slice(); hand.fill(0); draw(); soon(); }
 
   place.append(
     h("div.fill", {},
@@ -70,7 +72,7 @@ export async function fill(place, stage, signal) {
         h("div.row", {}, field("to be drawn", h("select", { onchange: (e) => { if (e.target.value) preset(e.target.value); } }, Object.keys(PRESETS).map((name) => h("option", { value: name }, name))))), button("Undo the scribble", () => { fresh(); soon(); }, { class: "quiet" })),
       h("section.stack", { "aria-label": "Completions" }, h("div.chips", { role: "group", "aria-label": "Who completes" }, able.map((peer) => h("label.chip", { class: hue(peer.family), title: peer.key }, chosen.get(peer.key), badge(peer.family), h("span", {}, name(peer))))),
         not.length ? h("details", {}, h("summary.soft", {}, `${not.length} that cannot`), h("ul", {}, not.map((peer) => h("li", {}, h("b", {}, name(peer)), `: ${peer.how}`)))) : null,
-        results, h("div.fields", {}, copies, seed, h("label", {}, thorough, " take all steps (ten times as long for denoising runs)"), h("label", {}, auto, " answer whenever the image changes")), h("div.row", {}, button("Complete", () => attempt(complete), { class: "primary" }), button("Stop", () => stop?.abort())))),
+        results, h("div.fields", {}, classes ? field("class", classes, "p(unknown | known, class), for the runs that know it") : null, copies, seed, h("label", {}, thorough, " take all steps (ten times as long for denoising runs)"), h("label", {}, auto, " answer whenever the image changes")), h("div.row", {}, button("Complete", () => attempt(complete), { class: "primary" }), button("Stop", () => stop?.abort())))),
     strip);
   function name(peer) { return `${title(peer.family)}${peers.filter((each) => each.family === peer.family).length > 1 ? ` (${peer.key})` : ""}`; }
   layout();
@@ -93,7 +95,7 @@ export async function fill(place, stage, signal) {
     if (known.every(Boolean)) { say("take something away first"); return; }
     stop?.abort();
     sizes();
-    const mine = (stop = new AbortController()), asked = { pixels: base64(image), known: base64(known), copies: copies.input.valueAsNumber, seed: seed.input.valueAsNumber, thorough: thorough.checked };
+    const mine = (stop = new AbortController()), asked = { pixels: base64(image), known: base64(known), label: classes?.value ?? "", copies: copies.input.valueAsNumber, seed: seed.input.valueAsNumber, thorough: thorough.checked };
     await Promise.all(able.filter((peer) => chosen.get(peer.key).checked).map(async (peer) => {
       const { bar, said, tiles } = cards.get(peer.key);
       bar.start();

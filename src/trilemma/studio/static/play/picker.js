@@ -24,7 +24,7 @@ export function picker(stage, signal, onpick, { held = false, only = false, read
       if (kind === "held") {
         const found = await parts(at("/api/play/held", { run: run.key, start, count: SHOWN }), null, { signal });
         stage.classNames = found.classes;
-        images = found.held.map((row, i) => ({ pixels: pixelsOf(found, i).slice(), held: row, label: null, words: `${found.what} image ${row}${found.labels[i] ? `, ${found.labels[i]}` : ""}` }));
+        images = found.held.map((row, i) => ({ pixels: pixelsOf(found, i).slice(), held: row, label: null, truly: found.labels[i] ?? "", words: `${found.what} image ${row}${found.labels[i] ? `, ${found.labels[i]}` : ""}` }));
       } else {
         bar.start();
         const found = await samplesOf(stage, { signal, heard: bar.heard });
