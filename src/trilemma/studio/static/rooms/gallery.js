@@ -3,13 +3,14 @@ import { api, at, h, hue, named, poll, scored, seconds, short } from "/static/li
 
 export async function show(place) {
   const runs = await api("/api/runs");
-  const zoo = runs.filter((run) => run.zoo).sort((a, b) => a.vector - b.vector), own = runs.filter((run) => !run.zoo);
+  const zoo = runs.filter((run) => run.zoo), points = zoo.filter((run) => run.vector), own = runs.filter((run) => !run.zoo);
   place.append(
     h("h1", {}, "Every family of generative model, on your images"),
     h("p.lead", {}, "Draw from a trained model, ask it what it knows, watch new ones learn side by side on your own pictures, and see where each pays: in quality, in coverage, or in speed."),
     h("p.row", {}, h("a.button.primary", { href: "#/train" }, "Train on your images"), h("a.button", { href: "#/lab" }, "Learn on 2-D points")),
   );
-  if (zoo.length) place.append(h("h2", {}, "Trained already: the zoo"), h("div.runs", {}, zoo.map(tile)));
+  if (zoo.length) place.append(h("h2", {}, "Trained already: the zoo"), h("div.runs", {}, zoo.filter((run) => !run.vector).map(tile)));
+  if (points.length) place.append(h("h3", {}, "Points on a ring of eight Gaussians"), h("div.runs.small", {}, points.map(tile)));
   place.append(h("h2", {}, "Your runs"));
   const list = h("div.runs");
   place.append(own.length ? list : h("p.soft", {}, "None yet. What is trained here, or with ", h("code", {}, "trilemma train"), " in a folder that the studio looks at, appears here while it learns."));

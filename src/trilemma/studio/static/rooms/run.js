@@ -16,7 +16,7 @@ export async function show(place, key) {
   };
   tabs.append(...Object.entries(rooms).map(([name, [words]]) => h("button", { type: "button", role: "tab", "data-name": name, "aria-selected": "false", onclick: () => open(name) }, words)));
   place.classList.add(hue(run.family));
-  place.append(h("h1", {}, named(run.family)), h("p.soft", {}, `${run.key} · ${run.data}, ${run.shape.join(" × ")}${run.classes.length ? `, ${run.classes.length} classes` : ""}${run.captions ? ", captions" : ""} · ${short(run.images)} images in ${seconds(run.seconds)} · size ${run.size}, seed ${run.seed}`), tabs, panel);
+  place.append(h("h1", {}, named(run.family)), h("p.soft", {}, `${run.key} · ${run.data}, ${run.vector ? `${run.shape[0]} values` : run.shape.join(" × ")}${run.classes.length ? `, ${run.classes.length} classes` : ""}${run.captions ? ", captions" : ""} · ${short(run.images)} ${run.vector ? "points" : "images"} in ${seconds(run.seconds)} · size ${run.size}, seed ${run.seed}`), tabs, panel);
   await open(run.trained ? "play" : "log");
 }
 
