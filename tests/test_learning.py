@@ -31,8 +31,7 @@ NOTHING = Number(None)
 
 
 def snapshot(step: int, loss: float | None = None, distance: float | None = None) -> Snapshot:
-    numbers = [Number(value) for value in (loss, distance)]
-    return Snapshot(step, 8 * step, 1.0 * step, 0.01, 64, *numbers, NOTHING, NOTHING, NOTHING)
+    return Snapshot(step, 8 * step, 1.0 * step, 0.01, 64, Number(loss), Number(distance), NOTHING, NOTHING, NOTHING)
 
 
 def held_out(share: float) -> TrainConfig:

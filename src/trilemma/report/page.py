@@ -17,6 +17,7 @@ from trilemma import number
 from trilemma.evaluation.standing import HIGH, NEAR, leaders
 from trilemma.files import write_text
 from trilemma.number import Number
+from trilemma.report import seeds
 from trilemma.report.calibration import calibration
 from trilemma.report.figures import Point, Scale, scatter, speed_scale, triangle, triangle_key
 from trilemma.report.marks import badge, named
@@ -287,14 +288,13 @@ def _findings(report: dict[str, Any]) -> str:
 
 
 def _numbers(report: dict[str, Any]) -> str:
-    return comparison(report) + _reading() + verdicts(report) + spectra(report)
+    return comparison(report) + _reading(report) + verdicts(report) + seeds.section(report) + spectra(report)
 
 
-def _reading() -> str:
+def _reading(report: dict[str, Any]) -> str:
     return (
         '<p class="caption">± is one standard error. <strong>Bold</strong>: the best of a column and all that cannot '
         "be told from it at this N; flagged and undefined values are left out. Nothing is bold where no family is "
         "told from another, where all are at the bottom of the scale, or above what held-out real images score, which "
-        "is a warning and no win. ≤ marks an upper bound on the true value. The errors cover the finite number of "
-        "images and not another training with another seed.</p>"
+        f"is a warning and no win. ≤ marks an upper bound on the true value. {escape(seeds.sentence(report))}</p>"
     )

@@ -373,7 +373,7 @@ class Real:
             vectors = network.of(shown[2]), nearness(own, network.of(shown[2]))
         else:
             images, others = shrunk(shown[2]), shrunk(shown[1])
-            # Held-out images alone are the null: of few images, those that the components were found from are no fair one.
+            # Held-out images alone are the null: the components were found from the others, which are no fair one.
             alike = Alike(Whitened(images), others, images[:0])
         return cls(network, real, own, (floor.fidelity, floor.coverage), k, alike, vectors, time.perf_counter() - began)
 
