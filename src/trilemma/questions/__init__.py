@@ -37,7 +37,7 @@ def questions() -> dict[str, type[Question]]:
 ORDER = (
     "likelihood", "ode", "terms", "classify", "ood", "surprise", "complete", "causality", "receptive", "posterior",
     "interpolate", "traverse", "manifold", "arithmetic", "downstream", "disentangle", "codes", "rates", "annealed",
-    "density", "forward", "reverse", "invert", "curve", "guidance", "gradients",
+    "density", "forward", "reverse", "invert", "curve", "guidance", "gradients", "learning",
 )  # fmt: skip
 """How they are listed; a name that is not here comes after them."""
 

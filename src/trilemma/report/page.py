@@ -18,6 +18,7 @@ from trilemma import number
 from trilemma.evaluation.standing import leaders
 from trilemma.files import write_text
 from trilemma.number import Number
+from trilemma.report import seeds
 from trilemma.report.calibration import calibration
 from trilemma.report.corners import corners
 from trilemma.report.exports import EXPORTS, REAL
@@ -256,16 +257,24 @@ def _said(score: Number) -> str:
 
 
 def _numbers(report: dict[str, Any]) -> str:
-    return _findings(report) + comparison(report) + READING + verdicts(report) + _distances(report) + spectra(report)
+    return (
+        _findings(report)
+        + comparison(report)
+        + _reading(report)
+        + verdicts(report)
+        + seeds.section(report)
+        + _distances(report)
+        + spectra(report)
+    )
 
 
-READING = (
-    '<p class="caption">± is one standard error. <strong>Bold</strong>: the best of a column and all that cannot '
-    "be told from it at this N; flagged and undefined values are left out. Nothing is bold where no family is "
-    "told from another, where all are at the bottom of the scale, or above what held-out real images score, which "
-    "is a warning and no win. ≤ marks an upper bound on the true value. The errors cover the finite number of "
-    "images and not another training with another seed.</p>"
-)
+def _reading(report: dict[str, Any]) -> str:
+    return (
+        '<p class="caption">± is one standard error. <strong>Bold</strong>: the best of a column and all that cannot '
+        "be told from it at this N; flagged and undefined values are left out. Nothing is bold where no family is "
+        "told from another, where all are at the bottom of the scale, or above what held-out real images score, which "
+        f"is a warning and no win. ≤ marks an upper bound on the true value. {escape(seeds.sentence(report))}</p>"
+    )
 
 
 def _take(report: dict[str, Any]) -> str:
