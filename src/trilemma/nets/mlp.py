@@ -88,19 +88,19 @@ def waves(x: Tensor) -> list[Tensor]:
 
 
 class VectorGenerator(nn.Module):
-    """``[B, latent]`` and labels to vectors ``[B, D]``: hidden layers with batch norm and ReLU, a linear end.
+    """``[B, latent]`` and labels to vectors ``[B, D]``: hidden layers with batch norm (or none) and ReLU, a linear end.
 
     The kind of network in which mode collapse is studied on 2-D mixtures (Srivastava et al. 2017, VEEGAN; Lin et al.
     2018, PacGAN, section 4.1).
     """
 
-    def __init__(self, dims: int, width: int, depth: int, latent: int, classes: int = 0) -> None:
+    def __init__(self, dims: int, width: int, depth: int, latent: int, classes: int = 0, *, norm: bool = True) -> None:
         super().__init__()
         self.label = label_embedding(classes, width, std=0.1)
         sizes = [latent + (width if classes else 0), *[width] * depth]
         layers: list[nn.Module] = []
         for below, above in pairwise(sizes):
-            layers += [nn.Linear(below, above, bias=False), nn.BatchNorm1d(above), nn.ReLU()]
+            layers += [nn.Linear(below, above, bias=not norm), *([nn.BatchNorm1d(above)] if norm else []), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(width, dims))
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:

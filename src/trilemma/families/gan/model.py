@@ -24,7 +24,8 @@ from trilemma.families.family import Density, Family, Likelihood, Loss, Objectiv
 from trilemma.families.gan.losses import PROBABILITIES, discriminator_loss, generator_loss
 from trilemma.families.gan.options import GANConfig
 from trilemma.families.gan.packing import by_class, filled, packed
-from trilemma.families.gan.penalties import gradient_penalty, squared_slope
+from trilemma.families.gan.penalties import gradient_penalty, slopes, squared
+from trilemma.families.observation import at_least_float32
 from trilemma.images import Spec
 from trilemma.metrics.modes import nearest_distance
 from trilemma.nets.dcgan import Discriminator, Generator
@@ -56,19 +57,37 @@ class GANOptions:
     """`GAN.sample` has no options."""
 
 
+@dataclass(frozen=True)
+class Played:
+    """What D's step leaves for G's, where D's slope at generated images was needed anyway.
+
+    Attributes:
+        z, labels: what the images were made of.
+        loss: G's.
+        direction: its derivative with respect to every pixel of every pack.
+    """
+
+    z: Tensor
+    labels: Tensor | None
+    loss: Tensor
+    direction: Tensor
+
+
 class GAN(Family, Observes, Plays):
     """DCGAN's generator and discriminator; with labels, G gets an embedding beside z and D a projection.
 
     Logs: ``D(x)`` and ``D(G(z))``, the mean probabilities that D gives to real and to generated images; ½ both when
     it cannot tell them apart. Under a loss whose D is a critic they are ``critic(x)`` and ``critic(G(z))``, mean
-    values on no fixed scale; with the wasserstein loss their difference estimates the Wasserstein distance.
+    values on no fixed scale; with the wasserstein loss their difference estimates the Wasserstein distance. With the
+    relativistic one ``pairs told`` is the share of pairs of which D knows the real one, ½ when it cannot tell.
     ``diversity`` is how far a generated image is from the nearest other one in its batch, in pixels, as a share of the
     same for real images: about 1, and near 0 when modes collapse.
     """
 
     name: ClassVar[str] = "gan"
     known_as: ClassVar[Mapping[str, str]] = {
-        "dcgan": "",
+        "dcgan": "--model.loss nonsaturating",
+        "r3gan": "",
         "wgan": "--model.loss wasserstein",
         "lsgan": "--model.loss least-squares",
     }
@@ -95,8 +114,11 @@ class GAN(Family, Observes, Plays):
         super().__init__(config, spec)
         self.generator: VectorGenerator | Generator
         self.discriminator: VectorDiscriminator | Discriminator
+        self._played: Played | None = None
         if spec.vector:
-            self.generator = VectorGenerator(spec.dims, config.width, VECTOR_DEPTH, config.latent, spec.classes)
+            self.generator = VectorGenerator(
+                spec.dims, config.width, VECTOR_DEPTH, config.latent, spec.classes, norm=config.generator_norm != "none"
+            )
             self.discriminator = VectorDiscriminator(
                 spec.dims,
                 config.discriminator_width or config.width,
@@ -190,16 +212,27 @@ class GAN(Family, Observes, Plays):
         if labels is not None and config.pack > 1:
             order = by_class(labels)
             x, labels = x[order], labels[order]
+        z = noise.normal(config.latent).to(self._dtype)
         with torch.no_grad():
-            fake = self.generator(noise.normal(config.latent).to(self._dtype), labels)
+            fake = self.generator(z, labels)
         real = self.spec.to_unit(x).to(self._dtype)
         logs = {"diversity": (nearest_distance(fake) + 1e-6) / (nearest_distance(real) + 1e-6)}
-        real, fake, labels = self._packs(real), self._packs(fake), self._pack_labels(labels)
-        if config.r1:
-            real.requires_grad_()
-        # Two batches, not one: batch norm must not show D the two kinds side by side.
-        real_answers = self.discriminator(real, labels)
-        fake_answers = self.discriminator(fake, labels)
+        real, fake, judged = self._packs(real), self._packs(fake), self._pack_labels(labels)
+        gamma1, gamma2 = config.slopes
+        if gamma2:
+            # Without batch norm nothing couples the images, and D's slope at generated ones is known: one pass for both
+            # kinds, one for both penalties, and G needs D no more.
+            both = torch.cat([real, fake]).requires_grad_()
+            answers = self.discriminator(both, judged if judged is None else torch.cat([judged, judged]))
+            slope = slopes(answers, both)
+            real_answers, fake_answers = answers.tensor_split(2)
+            self._played = self._game(z, labels, real_answers, fake_answers, slope[len(real) :])
+        else:
+            if gamma1:
+                real.requires_grad_()
+            # Two batches, not one: batch norm must not show D the two kinds side by side.
+            real_answers, fake_answers = self.discriminator(real, judged), self.discriminator(fake, judged)
+            slope = slopes(real_answers, real) if gamma1 else real.new_zeros(())
         terms = {
             "discriminator": discriminator_loss(
                 real_answers,
@@ -209,24 +242,52 @@ class GAN(Family, Observes, Plays):
                 targets=config.targets,
             )
         }
-        if config.r1:
-            terms["R1"] = config.r1 / 2 * squared_slope(real_answers, real).mean()
+        if gamma1:
+            terms["R1"] = gamma1 / 2 * squared(slope[: len(real)]).mean()
+        if gamma2:
+            terms["R2"] = gamma2 / 2 * squared(slope[len(real) :]).mean()
         if config.penalty_weight:
             epsilon = noise.uniform()[: len(real)]
-            penalty = gradient_penalty(lambda between: self.discriminator(between, labels), real, fake, epsilon)
+            penalty = gradient_penalty(lambda between: self.discriminator(between, judged), real, fake, epsilon)
             terms["gradient penalty"] = config.penalty_weight * penalty
         return Loss(terms, self._answers(real_answers, fake_answers) | logs)
+
+    def _game(
+        self, z: Tensor, labels: Tensor | None, real_answers: Tensor, fake_answers: Tensor, slope: Tensor
+    ) -> Played:
+        """What G learns of a step of D: by the chain rule its loss moves with an image as with D's answer to it, times
+        D's slope there."""
+        fake_answers = at_least_float32(fake_answers.detach()).requires_grad_()
+        loss = generator_loss(fake_answers, self.config.loss, real=real_answers.detach(), targets=self.config.targets)
+        (weight,) = torch.autograd.grad(loss, fake_answers)
+        direction = weight.view(-1, *[1] * (slope.ndim - 1)) * slope.detach()
+        return Played(z, labels, loss.detach(), direction)
 
     @torch.no_grad()
     def _answers(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """D's mean answers, by the name of what they are."""
         if self.config.loss in PROBABILITIES:
             return {"D(x)": real.float().sigmoid().mean(), "D(G(z))": fake.float().sigmoid().mean()}
-        return {"critic(x)": real.float().mean(), "critic(G(z))": fake.float().mean()}
+        answers = {"critic(x)": real.float().mean(), "critic(G(z))": fake.float().mean()}
+        if self.config.loss == "relativistic":
+            answers["pairs told"] = (real > fake).float().mean()
+        return answers
 
     def _generator_loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
+        if played := self._played:
+            self._played = None
+            fake = self._packs(self.generator(played.z, played.labels))
+            moved = (fake * played.direction).sum()
+            return Loss({"generator": played.loss + moved - moved.detach()})
+        config = self.config
+        real = None
+        if config.loss == "relativistic":
+            with torch.no_grad():
+                order = slice(None) if labels is None or config.pack == 1 else by_class(labels)
+                packs = self._packs(self.spec.to_unit(x[order]).to(self._dtype))
+                real = self.discriminator(packs, self._pack_labels(labels if labels is None else labels[order]))
         answers = self.judge_samples(noise, labels)
-        return Loss({"generator": generator_loss(answers, self.config.loss, targets=self.config.targets)})
+        return Loss({"generator": generator_loss(answers, config.loss, real=real, targets=config.targets)})
 
     def judge_samples(self, noise: Noise, labels: Tensor | None) -> Tensor:
         """D's answers ``[packs]`` to images drawn from ``noise``, which can be differentiated with respect to G."""
