@@ -158,7 +158,8 @@ def make_config(
     spec = dataset.spec(conditional)
     if tokens:
         spec = replace(spec, vocabulary=tokens.vocabulary, length=tokens.length)
-    model_config, train_config = configure(family, size, spec, model, settings)
+    suited = FAMILIES[family].suited(spec, len(dataset.train)) if family in FAMILIES else {}
+    model_config, train_config = configure(family, size, spec, {**suited, **(model or {})}, settings)
     return RunConfig(
         family=family,
         size=size,

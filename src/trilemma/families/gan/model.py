@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from trilemma.blocks import Progress
 from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Observes, Plays
+from trilemma.families.gan.augment import Change, adapt
 from trilemma.families.gan.losses import PROBABILITIES, discriminator_loss, generator_loss
 from trilemma.families.gan.options import GANConfig
 from trilemma.families.gan.packing import by_class, filled, packed
@@ -48,6 +49,9 @@ sound the same alarm as lost ones, and vectors off the modes hide a loss: on rin
 GRACE = 500
 """Steps of training in which a generator may still draw one grey image."""
 
+FEW = 5_000
+"""Training images below which D would learn them by heart within minutes."""
+
 VECTOR_DEPTH = 3
 """Hidden layers of both networks for vectors."""
 
@@ -63,12 +67,14 @@ class Played:
 
     Attributes:
         z, labels: what the images were made of.
+        change: how D saw them.
         loss: G's.
         direction: its derivative with respect to every pixel of every pack.
     """
 
     z: Tensor
     labels: Tensor | None
+    change: Change | None
     loss: Tensor
     direction: Tensor
 
@@ -81,7 +87,8 @@ class GAN(Family, Observes, Plays):
     values on no fixed scale; with the wasserstein loss their difference estimates the Wasserstein distance. With the
     relativistic one ``pairs told`` is the share of pairs of which D knows the real one, ½ when it cannot tell.
     ``diversity`` is how far a generated image is from the nearest other one in its batch, in pixels, as a share of the
-    same for real images: about 1, and near 0 when modes collapse.
+    same for real images: about 1, and near 0 when modes collapse. ``augmentation`` is the probability of each change of
+    what D sees.
     """
 
     name: ClassVar[str] = "gan"
@@ -115,6 +122,9 @@ class GAN(Family, Observes, Plays):
         self.generator: VectorGenerator | Generator
         self.discriminator: VectorDiscriminator | Discriminator
         self._played: Played | None = None
+        self.augmentation: Tensor | None
+        augment = config.augment == "adaptive" and not spec.vector
+        self.register_buffer("augmentation", torch.zeros(()) if augment else None)
         if spec.vector:
             self.generator = VectorGenerator(
                 spec.dims, config.width, VECTOR_DEPTH, config.latent, spec.classes, norm=config.generator_norm != "none"
@@ -152,6 +162,10 @@ class GAN(Family, Observes, Plays):
             activation=config.discriminator_activation,
             spectral=config.spectral_norm,
         )
+
+    @classmethod
+    def suited(cls, spec: Spec, images: int) -> Mapping[str, Any]:
+        return {"augment": "adaptive"} if images < FEW and not spec.vector else {}
 
     @classmethod
     def least_batch(cls, config: GANConfig) -> int:
@@ -217,7 +231,8 @@ class GAN(Family, Observes, Plays):
             fake = self.generator(z, labels)
         real = self.spec.to_unit(x).to(self._dtype)
         logs = {"diversity": (nearest_distance(fake) + 1e-6) / (nearest_distance(real) + 1e-6)}
-        real, fake, judged = self._packs(real), self._packs(fake), self._pack_labels(labels)
+        judged, change = self._pack_labels(labels), self._change(noise)
+        real, fake = self._shown(real, self._change(noise)), self._shown(fake, change).to(real.dtype)
         gamma1, gamma2 = config.slopes
         if gamma2:
             # Without batch norm nothing couples the images, and D's slope at generated ones is known: one pass for both
@@ -226,7 +241,8 @@ class GAN(Family, Observes, Plays):
             answers = self.discriminator(both, judged if judged is None else torch.cat([judged, judged]))
             slope = slopes(answers, both)
             real_answers, fake_answers = answers.tensor_split(2)
-            self._played = self._game(z, labels, real_answers, fake_answers, slope[len(real) :])
+            direction, value = self._game(real_answers, fake_answers, slope[len(real) :])
+            self._played = Played(z, labels, change, value, direction)
         else:
             if gamma1:
                 real.requires_grad_()
@@ -250,18 +266,26 @@ class GAN(Family, Observes, Plays):
             epsilon = noise.uniform()[: len(real)]
             penalty = gradient_penalty(lambda between: self.discriminator(between, judged), real, fake, epsilon)
             terms["gradient penalty"] = config.penalty_weight * penalty
+        if self.augmentation is not None:
+            adapt(self.augmentation, real_answers, fake_answers, config.loss == "relativistic")
+            logs["augmentation"] = self.augmentation.clone()
         return Loss(terms, self._answers(real_answers, fake_answers) | logs)
 
-    def _game(
-        self, z: Tensor, labels: Tensor | None, real_answers: Tensor, fake_answers: Tensor, slope: Tensor
-    ) -> Played:
-        """What G learns of a step of D: by the chain rule its loss moves with an image as with D's answer to it, times
-        D's slope there."""
-        fake_answers = at_least_float32(fake_answers.detach()).requires_grad_()
-        loss = generator_loss(fake_answers, self.config.loss, real=real_answers.detach(), targets=self.config.targets)
-        (weight,) = torch.autograd.grad(loss, fake_answers)
-        direction = weight.view(-1, *[1] * (slope.ndim - 1)) * slope.detach()
-        return Played(z, labels, loss.detach(), direction)
+    def _game(self, real: Tensor, fake: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """What G learns of D's answers: by the chain rule its loss moves with an image as with D's answer to it, times
+        D's slope there. Its derivative for every pixel of every pack, and the loss."""
+        fake = at_least_float32(fake.detach()).requires_grad_()
+        loss = generator_loss(fake, self.config.loss, real=real.detach(), targets=self.config.targets)
+        (weight,) = torch.autograd.grad(loss, fake)
+        return weight.view(-1, *[1] * (slope.ndim - 1)) * slope.detach(), loss.detach()
+
+    def _change(self, noise: Noise) -> Change | None:
+        """How D sees a batch; None as it is."""
+        return None if self.augmentation is None else Change.draw(noise, self.augmentation, self.spec.image_shape)
+
+    def _shown(self, x: Tensor, change: Change | None) -> Tensor:
+        """``[B, C, …]`` as D sees them, ``[packs, pack * C, …]``."""
+        return packed(x if change is None else change(x).to(x.dtype), self.config.pack)
 
     @torch.no_grad()
     def _answers(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
@@ -276,40 +300,39 @@ class GAN(Family, Observes, Plays):
     def _generator_loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
         if played := self._played:
             self._played = None
-            fake = self._packs(self.generator(played.z, played.labels))
+            fake = self._shown(self.generator(played.z, played.labels), played.change)
             moved = (fake * played.direction).sum()
             return Loss({"generator": played.loss + moved - moved.detach()})
-        config = self.config
-        real = None
+        config, real = self.config, None
         if config.loss == "relativistic":
+            order = torch.arange(len(x)) if labels is None or config.pack == 1 else by_class(labels)
+            given = labels if labels is None else self._pack_labels(labels[order])
             with torch.no_grad():
-                order = slice(None) if labels is None or config.pack == 1 else by_class(labels)
-                packs = self._packs(self.spec.to_unit(x[order]).to(self._dtype))
-                real = self.discriminator(packs, self._pack_labels(labels if labels is None else labels[order]))
-        answers = self.judge_samples(noise, labels)
+                shown = self._shown(self.spec.to_unit(x[order]).to(self._dtype), self._change(noise))
+                real = self.discriminator(shown, given)
+        answers = self._judge(noise, labels, self._change(noise))
         return Loss({"generator": generator_loss(answers, config.loss, real=real, targets=config.targets)})
 
     def judge_samples(self, noise: Noise, labels: Tensor | None) -> Tensor:
         """D's answers ``[packs]`` to images drawn from ``noise``, which can be differentiated with respect to G."""
+        return self._judge(noise, labels, None)
+
+    def _judge(self, noise: Noise, labels: Tensor | None, change: Change | None) -> Tensor:
         if labels is not None and self.config.pack > 1:
             labels = labels[by_class(labels)]
         fake = self.generator(noise.normal(self.config.latent).to(self._dtype), labels)
-        answers: Tensor = self.discriminator(self._packs(fake), self._pack_labels(labels))
+        answers: Tensor = self.discriminator(self._shown(fake, change), self._pack_labels(labels))
         return answers
 
     def judge(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         pack = self.config.pack
         real = self.spec.to_unit(x).to(self._dtype).repeat_interleave(pack, 0)
         given = None if labels is None else self._pack_labels(labels.repeat_interleave(pack))
-        answers: Tensor = self.discriminator(self._packs(real), given)
+        answers: Tensor = self.discriminator(packed(real, pack), given)
         return answers
 
-    def _packs(self, x: Tensor) -> Tensor:
-        """``[B, C, …]`` as the discriminator takes them, ``[packs, pack * C, …]``."""
-        return packed(x, self.config.pack)
-
     def _pack_labels(self, labels: Tensor | None) -> Tensor | None:
-        """The labels ``[packs * pack]`` of the images of `_packs`."""
+        """The labels ``[packs * pack]`` of the images of `_shown`."""
         return None if labels is None else filled(labels, self.config.pack)
 
     @torch.no_grad()

@@ -46,6 +46,9 @@ class GANConfig:
     """Divide every weight of D by its largest singular value."""
     pack: Count = 1
     """Images that D judges at once, as a remedy for mode collapse (PacGAN)."""
+    augment: Literal["none", "adaptive"] = "none"
+    """Mirror, turn, shift, scale and tint what D sees, by chance and without a trace in what G draws (ADA); adaptive:
+    the more often, the better D knows the training images. By default where these are fewer than 5,000."""
     strided: bool = True
     """Strided convolutions; without, D pools by maxima and G repeats pixels."""
     fully_connected: bool = False
