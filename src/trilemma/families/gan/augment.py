@@ -90,7 +90,8 @@ class Change:
 
 def normal(u: Tensor) -> Tensor:
     """Uniform values as standard normal ones, at most 3 from 0."""
-    return torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)).clamp(-3, 3)
+    z: Tensor = torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))
+    return z.clamp(-3, 3)
 
 
 @torch.no_grad()

@@ -122,6 +122,7 @@ class GAN(Family, Observes, Plays):
         self.generator: VectorGenerator | Generator
         self.discriminator: VectorDiscriminator | Discriminator
         self._played: Played | None = None
+        self._spent = 0.0
         self.augmentation: Tensor | None
         augment = config.augment == "adaptive" and not spec.vector
         self.register_buffer("augmentation", torch.zeros(()) if augment else None)
@@ -136,6 +137,7 @@ class GAN(Family, Observes, Plays):
                 spec.classes,
                 pack=config.pack,
                 spectral=config.spectral_norm,
+                octaves=config.octaves,
             )
             return
         self.generator = Generator(
@@ -214,6 +216,10 @@ class GAN(Family, Observes, Plays):
     def generator_losses(self, logits: Tensor) -> Mapping[str, Tensor]:
         return {name: generator_loss(logits, name) for name in PROBABILITIES}
 
+    def begin(self, spent: float) -> float:
+        self._spent = min(spent, 1.0)
+        return 1.0
+
     def objectives(self) -> list[Objective]:
         steps = self.config.discriminator_steps
         return [
@@ -233,7 +239,7 @@ class GAN(Family, Observes, Plays):
         logs = {"diversity": (nearest_distance(fake) + 1e-6) / (nearest_distance(real) + 1e-6)}
         judged, change = self._pack_labels(labels), self._change(noise)
         real, fake = self._shown(real, self._change(noise)), self._shown(fake, change).to(real.dtype)
-        gamma1, gamma2 = config.slopes
+        gamma1, gamma2 = (gamma * config.penalty_end**self._spent for gamma in config.slopes)
         if gamma2:
             # Without batch norm nothing couples the images, and D's slope at generated ones is known: one pass for both
             # kinds, one for both penalties, and G needs D no more.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from trilemma.families.gan.losses import PROBABILITIES, LossName, Targets
-from trilemma.validate import Count, Limits, NotNegative, check_limits
+from trilemma.validate import Amount, Count, Limits, NotNegative, check_limits
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class GANConfig:
     Published with the nonsaturating one: 10."""
     r2: NotNegative | None = None
     """The same at generated images."""
+    penalty_end: Annotated[float, Limits(above=0, most=1)] = 1.0
+    """What γ of R1 and R2 falls to by the end of the budget, as a share, evenly in its logarithm: D is smooth while
+    modes are found, sharp in the end."""
+    octaves: Amount = 0
+    """Frequencies in which D sees each value of vectors, beside the value itself."""
     spectral_norm: bool = False
     """Divide every weight of D by its largest singular value."""
     pack: Count = 1
