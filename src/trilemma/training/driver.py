@@ -169,7 +169,8 @@ def make_config(
     spec = dataset.spec(conditional)
     if tokens:
         spec = replace(spec, vocabulary=tokens.vocabulary, length=tokens.length)
-    model_config, train_config = configure(family, size, spec, model, settings)
+    suited = FAMILIES[family].suited(spec, len(dataset.train)) if family in FAMILIES else {}
+    model_config, train_config = configure(family, size, spec, {**suited, **(model or {})}, settings)
     if train_config.stop == "early" and not train_config.validation:
         train_config = replace(train_config, validation=VALIDATION)
     return RunConfig(
