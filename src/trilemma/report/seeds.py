@@ -38,8 +38,8 @@ def section(report: dict[str, Any]) -> str:
         return ""
     return (
         '<h3 class="subhead">Over training seeds</h3><p class="caption">The value of each seed; one standard error '
-        "over images; and one over seeds, the spread of the values over the root of their number. The root of the sum of "
-        "their squares is the error that stands in the tables.</p>"
+        "over images; and one over seeds, the spread of the values over the root of their number. The root of the sum "
+        "of their squares is the error that stands in the tables.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Training seeds">'
         '<table class="verdicts"><thead><tr><th></th><th scope="col">score</th><th scope="col">seeds</th>'
         '<th scope="col">over images</th>'
