@@ -17,8 +17,9 @@ from trilemma.data import Dataset
 from trilemma.evaluation import FORMAT
 from trilemma.families import FAMILIES
 from trilemma.images import NotFinite
-from trilemma.run import ZOO, Run, damage, names_run, read_weights
+from trilemma.run import Run, damage, names_run, read_weights
 from trilemma.sampling import sample
+from trilemma.shipped import ZOO
 from trilemma.training import train
 
 NAMES = trilemma.zoo()

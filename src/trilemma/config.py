@@ -64,6 +64,11 @@ class TrainConfig:
         log_every: steps between two lines of the training log.
         save_every: seconds between two checkpoints.
         pictures: sample grids drawn along the run.
+        validation: share of the training images that is held out from them, to watch the training by: its held-out
+            loss, distance, fidelity, coverage and copies, which `query learning` shows, and the checkpoint `best`. 0
+            for none.
+        stop: when the training ends: at the end of its budget, or early, once it is twice as long as at its best by the
+            images of validation, a tenth unless something else is said.
     """
 
     batch: Count = 64
@@ -78,6 +83,8 @@ class TrainConfig:
     log_every: Annotated[int, Limits(1)] = 20
     save_every: Positive = 60.0
     pictures: Amount = 4
+    validation: Annotated[float, Limits(0, most=0.5)] = 0.0
+    stop: Literal["budget", "early"] = "budget"
 
     def __post_init__(self) -> None:
         check_limits(self, "train.")

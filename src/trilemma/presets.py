@@ -48,7 +48,8 @@ class Preset:
     """The model fields of each size, the training settings of a family, and what is scaled with the data.
 
     ``width`` names the field that is scaled, in multiples of ``step``; the arithmetic grows with its square. For
-    vectors ``vector`` and ``vector_train`` replace what the row of the size and ``train`` say.
+    vectors ``vector`` and ``vector_train`` replace what the row of the size and ``train`` say. A row may be written for
+    one value of a field, ``kind``; with another one ``otherwise`` is the row.
     """
 
     width: str
@@ -60,6 +61,15 @@ class Preset:
     train: Mapping[str, Any]
     vector: Mapping[str, Any] = field(default_factory=dict)
     vector_train: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = ""
+    otherwise: Preset | None = None
+
+    def row(self, size: str, model: Mapping[str, Any] | None) -> Preset:
+        """This one, or the one for what is asked for."""
+        usual = getattr(self, size).get(self.kind)
+        if self.otherwise and (model or {}).get(self.kind, usual) != usual:
+            return self.otherwise
+        return self
 
 
 CODES = Preset(
@@ -88,6 +98,19 @@ DENOISER = Preset(
 )
 """Diffusion and flow matching differ in path and loss, not in their network."""
 
+DCGAN = Preset(
+    width="width",
+    step=4,
+    tiny=dict(width=80, latent=64),
+    small=dict(width=160, latent=100),
+    base=dict(width=320, latent=100),
+    large=dict(width=640, latent=100),
+    train=dict(batch=64, lr=5e-4, betas=(0.5, 0.999), warmup=100, clip=0.0),
+    vector=dict(width=128, latent=2),
+    vector_train=dict(batch=128, lr=5e-4, precision="fp32"),
+)
+"""A GAN of the losses before the relativistic one."""
+
 PRESETS: dict[str, Preset] = {
     "autoencoder": CODES,
     "vae": CODES,
@@ -112,13 +135,15 @@ PRESETS: dict[str, Preset] = {
     "gan": Preset(
         width="width",
         step=4,
-        tiny=dict(width=80, latent=64),
-        small=dict(width=160, latent=100),
-        base=dict(width=320, latent=100),
-        large=dict(width=640, latent=100),
-        train=dict(batch=64, lr=5e-4, betas=(0.5, 0.999), warmup=100, clip=0.0),
-        vector=dict(width=128, latent=2),
-        vector_train=dict(batch=128, lr=5e-4, precision="fp32"),
+        tiny=dict(width=68, latent=64, loss="relativistic"),
+        small=dict(width=140, latent=100, loss="relativistic"),
+        base=dict(width=280, latent=100, loss="relativistic"),
+        large=dict(width=560, latent=100, loss="relativistic"),
+        train=dict(batch=32, lr=2e-3, betas=(0.0, 0.99), warmup=100, clip=0.0),
+        vector=dict(width=128, latent=2, generator_norm="none"),
+        vector_train=dict(batch=128, lr=1e-3, betas=(0.0, 0.99), precision="fp32"),
+        kind="loss",
+        otherwise=DCGAN,
     ),
     "diffusion": DENOISER,
     "flow": DENOISER,
@@ -142,7 +167,7 @@ def configure(
         ValueError: an unknown family, size or field, or a value of the wrong type, in one line.
     """
     check_fields(family, size, model, train)
-    preset, cls = PRESETS.get(family, UNKNOWN), FAMILIES[family].Config
+    preset, cls = PRESETS.get(family, UNKNOWN).row(size, model), FAMILIES[family].Config
     settings = decode(
         TrainConfig,
         {**to_dict(TrainConfig()), **preset.train, **(preset.vector_train if spec.vector else {}), **(train or {})},
@@ -174,7 +199,7 @@ def check_fields(
         raise ValueError(f"unknown family {family!r}; there are {', '.join(FAMILIES)}")
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
-    preset = PRESETS.get(family, UNKNOWN)
+    preset = PRESETS.get(family, UNKNOWN).row(size, model)
     decode(TrainConfig, {**preset.train, **(train or {})}, f"training settings of {family}")
     decode(FAMILIES[family].Config, {**getattr(preset, size), **(model or {})}, f"model settings of {family}")
 

@@ -4,10 +4,12 @@
       config.json               what the run is (`RunConfig`)
       tokenizer.json words.txt  how captions are read, and the words among them, where it is trained on captions
       metrics.jsonl             the training log, one line each few steps
+      learning.jsonl            what snapshots of the training reached on images held out from it, where some were
       metrics.json              the last evaluation, with its pictures samples.png and neighbours.png
       samples/step-00000500.png sample grids from fixed seeds
       checkpoints/step-00000500/
         weights.safetensors  ema.safetensors  optimizers.pt  state.json  checksums.json
+      checkpoints/best/         the weights of the snapshot that was best on those images
 
 A checkpoint is written to a temporary folder, flushed to disk, compared with what the disk gives back and renamed, and
 only then is an older one removed; the last two are kept. Whatever moment a process dies at, a whole checkpoint stands.
@@ -32,7 +34,6 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, overload
 
@@ -42,14 +43,14 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from trilemma import shipped
 from trilemma.config import RunConfig, to_dict
 from trilemma.data import Dataset
 from trilemma.data.captions import TOKEN_FILES, Tokens
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
-from trilemma.files import PARTIAL, confirm, new_folder, partial, remove, sweep, write_json, write_text
+from trilemma.files import PARTIAL, confirm, new_folder, sweep, write_json, write_text
 from trilemma.images import NotFinite
-from trilemma.machine import cache_folder
 from trilemma.noise import derive_seed
 from trilemma.preview import picture_html, shape_text, short
 from trilemma.text import printable
@@ -58,11 +59,14 @@ from trilemma.validate import read_json
 KEPT = 2
 """Checkpoints kept."""
 
+LAST, BEST = "last", "best"
+"""The names of checkpoints that can be asked for."""
+
+LEARNING = "learning.jsonl"
+"""The file of what was measured of snapshots of a training."""
+
 LOCK = "lock"
 """The file by which a process holds a run folder."""
-
-ZOO = Path(__file__).with_name("zoo")
-"""The runs that ship with the package, a folder each; `benchmarks/zoo.py` makes them."""
 
 if TYPE_CHECKING:
     from trilemma.questions import Answer
@@ -91,6 +95,13 @@ class Run:
         self.config = config
         self.stopped = 0
         """The signal that stopped its training in this process; 0 if none did."""
+        self.which = LAST
+        """The checkpoint whose weights are meant: see `at`."""
+
+    @property
+    def title(self) -> str:
+        """What it is called where it is spoken of: its path, or ``zoo/NAME``."""
+        return shipped.title(self.path)
 
     def __repr__(self) -> str:
         config, spec = self.config, self.config.spec
@@ -99,7 +110,7 @@ class Run:
             parts.append(f"{spec.classes} classes" if spec.classes else "captions")
         if done := self.counters():
             parts.append(f"{done['step']:,} steps, {short(done['images'])} images")
-        return f"Run({printable(self.path)!r}: {', '.join(parts)})"
+        return f"Run({printable(self.title)!r}: {', '.join(parts)})"
 
     def _repr_html_(self) -> str:
         """The newest sample grid of its training, for a notebook."""
@@ -125,12 +136,12 @@ class Run:
     def open(cls, path: str | os.PathLike[str]) -> Run:
         """Open a run folder, or ``zoo/NAME``; one-line ``ValueError`` if it is none, or from a newer version."""
         path = Path(path)
-        if (name := _zoo_name(path)) is not None:
-            return zoo(name)
+        if (name := shipped.asked_for(path)) is not None:
+            path = shipped.folder(name)
         if not is_run(path):
             hint = "no such folder" if not path.exists() else "there is no config.json in it"
-            shipped = f", or zoo/{path.name}" if path.name in zoo() else ""
-            raise ValueError(f"{path} is not a run folder ({hint}): give the --out folder of `trilemma train`{shipped}")
+            of_zoo = f", or zoo/{path.name}" if path.name in shipped.names() else ""
+            raise ValueError(f"{path} is not a run folder ({hint}): give the --out folder of `trilemma train`{of_zoo}")
         file = path / "config.json"
         return cls(path, RunConfig.from_dict(read_json(file), str(file)))
 
@@ -199,8 +210,32 @@ class Run:
     def _checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def at(self, checkpoint: str = BEST) -> Run:
+        """The same run with the weights of another checkpoint; its evaluation and answers lie in a folder of their own.
+
+        Args:
+            checkpoint: ``last``, or ``best``: the snapshot that was best on images held out from the training images.
+
+        Raises:
+            ValueError: there is no such checkpoint, in one line.
+        """
+        if checkpoint not in (LAST, BEST):
+            raise ValueError(f"there is no checkpoint {checkpoint!r}: choose {LAST} or {BEST}")
+        if checkpoint == BEST and not (self._checkpoints / BEST).is_dir():
+            raise ValueError(
+                f"{self.path} has no checkpoint {BEST}: nothing was held out to choose it by, or no snapshot could be "
+                "afforded; train with --train.validation 0.1"
+            )
+        found = Run(self.path, self.config)
+        found.which = checkpoint
+        return found
+
     def checkpoint(self) -> Path:
-        """The newest whole checkpoint; damaged ones are named in a warning and passed over."""
+        """The newest whole checkpoint; damaged ones are named in a warning and passed over. Or the `best`: see `at`."""
+        if self.which == BEST:
+            if fault := damage(self._checkpoints / BEST):
+                raise ValueError(f"checkpoint {self._checkpoints / BEST} is damaged ({fault}): use the last one")
+            return self._checkpoints / BEST
         folders = sorted(self._checkpoints.glob("step-*"), reverse=True)
         for folder in folders:
             if fault := damage(folder):
@@ -243,7 +278,7 @@ class Run:
         if bad := not_finite(weights):
             raise NotFinite(f"{bad} of {self.path} is too large for half precision")
         with new_folder(path) as folder:
-            for name in ("config.json", "metrics.jsonl", *TOKEN_FILES):
+            for name in ("config.json", "metrics.jsonl", LEARNING, *TOKEN_FILES):
                 with contextlib.suppress(FileNotFoundError):
                     shutil.copyfile(self.path / name, folder / name)
             if (self.path / "samples").is_dir():
@@ -297,6 +332,24 @@ class Run:
             shutil.rmtree(folder)
         return final
 
+    def keep_best(self, weights: Mapping[str, Tensor], counters: Mapping[str, float]) -> Path:
+        """Keep the weights of a snapshot as the checkpoint ``best``, in the place of the one before.
+
+        Raises:
+            NotFinite: weights are not numbers; nothing was written.
+            OSError: it could not be written whole; the one before it stands.
+        """
+        if bad := not_finite(weights):
+            raise NotFinite(f"{bad} is not finite after step {counters['step']}")
+        self._checkpoints.mkdir(exist_ok=True)
+        with new_folder(self._checkpoints / BEST) as folder:
+            sums = {
+                "weights.safetensors": _write(folder / "weights.safetensors", _packed(weights)),
+                "state.json": _write(folder / "state.json", json.dumps(dict(counters)).encode()),
+            }
+            _write(folder / "checksums.json", json.dumps(sums).encode())
+        return self._checkpoints / BEST
+
     def load(self) -> State:
         """The state in the newest whole checkpoint; nothing in it is unpickled."""
         folder = self.checkpoint()
@@ -347,9 +400,28 @@ class Run:
 
     def rewind_logs(self, step: int) -> None:
         """Drop log lines after ``step``, which a resumed run will write again."""
-        if (self.path / "metrics.jsonl").exists():
-            kept = [json.dumps(record) for record in self.logs() if record["step"] <= step]
-            write_text(self.path / "metrics.jsonl", "".join(line + "\n" for line in kept))
+        for name, records in (("metrics.jsonl", self.logs()), (LEARNING, self.learning())):
+            if (self.path / name).exists():
+                kept = [json.dumps(record) for record in records if record["step"] <= step]
+                write_text(self.path / name, "".join(line + "\n" for line in kept))
+
+    def note_learning(self, record: Mapping[str, Any]) -> None:
+        """Append what was measured of a snapshot of the training."""
+        with (self.path / LEARNING).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def learning(self) -> list[dict[str, Any]]:
+        """What was measured of snapshots of the training, in order; lines that are damaged are left out."""
+        with contextlib.suppress(FileNotFoundError):
+            lines = (self.path / LEARNING).read_text(encoding="utf-8", errors="replace").splitlines()
+            found = [record for line in lines if (record := _counted(line)) is not None]
+            return sorted(found, key=lambda record: record["step"])
+        return []
+
+    @property
+    def place(self) -> Path:
+        """The folder of the evaluation and the answers of the checkpoint that is meant."""
+        return self.path if self.which == LAST else self.path / self.which
 
     def picture(self, step: int) -> Path:
         """Where the sample grid of a step belongs."""
@@ -363,16 +435,16 @@ class Run:
     @property
     def evaluation(self) -> Path:
         """Where the last evaluation belongs."""
-        return self.path / "metrics.json"
+        return self.place / "metrics.json"
 
     def figure(self, name: str) -> Path:
         """Where a picture of the last evaluation belongs."""
-        return self.path / f"{name}.png"
+        return self.place / f"{name}.png"
 
     @property
     def answers(self) -> Path:
         """The folder of the answers that were asked for."""
-        return self.path / "queries"
+        return self.place / "queries"
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run folder for writing; ``ValueError`` at once if another process holds it."""
@@ -400,49 +472,7 @@ def zoo(name: str | None = None, /) -> Run | list[str]:
     Raises:
         ValueError: there is no such run, or the cache folder cannot be written, in one line.
     """
-    names = sorted(folder.name for folder in ZOO.iterdir() if is_run(folder)) if ZOO.is_dir() else []
-    if name is None:
-        return names
-    if name not in names:
-        near = get_close_matches(name, names, 1)
-        raise ValueError(
-            f"there is no run zoo/{name}: "
-            + (f"did you mean zoo/{near[0]}?" if near else f"there are {', '.join(names)}")
-        )
-    return Run.open(_copied(ZOO / name))
-
-
-def _zoo_name(path: Path) -> str | None:
-    """NAME, where a path is ``zoo/NAME`` and nothing is there; a folder of the user's own is meant first."""
-    return path.parts[1] if len(path.parts) == 2 and path.parts[0] == ZOO.name and not path.exists() else None
-
-
-def _copied(folder: Path) -> Path:
-    """The copy of a run of the zoo in the cache, made if need be. It is the copy of these very files."""
-    known = ("config.json", "metrics.json", "checkpoints/*/checksums.json")
-    told = [file.read_bytes() for pattern in known for file in sorted(folder.glob(pattern))]
-    place = cache_folder() / ZOO.name / hashlib.sha256(b"".join(told)).hexdigest()[:12] / folder.name
-    if is_run(place):
-        return place
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = partial(place)
-        for file in (file for file in folder.rglob("*") if file.is_file()):
-            copy = fresh / file.relative_to(folder)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)  # not its permissions: an installation may be read-only
-        try:
-            fresh.rename(place)
-        except OSError:
-            remove(fresh)
-            if not is_run(place):  # another process was quicker
-                raise
-    except OSError as error:
-        raise ValueError(
-            f"zoo/{folder.name} is copied to the cache before it is opened, and {place.parent} cannot be written "
-            f"({error.strerror}): set TRILEMMA_CACHE to another folder"
-        ) from None
-    return place
+    return shipped.names() if name is None else Run.open(shipped.folder(name))
 
 
 @contextlib.contextmanager
@@ -521,7 +551,7 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 
 def names_run(path: str | os.PathLike[str]) -> bool:
     """Whether `Run.open` finds a run by this name: a run folder, or ``zoo/NAME`` of one that ships with the package."""
-    return is_run(path) or _zoo_name(Path(path)) in zoo()
+    return is_run(path) or shipped.asked_for(Path(path)) in shipped.names()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -644,11 +674,17 @@ def _counters(folder: Path) -> dict[str, float]:
 
 def _log_line(line: str) -> dict[str, Any] | None:
     """A line of the training log, or None if it is damaged: counters, numbers by name, and alarms in words."""
+    record = _counted(line)
+    known = (isinstance(v, str) if k == "alarm" else type(v) in (int, float) for k, v in (record or {}).items())
+    return record if all(known) else None
+
+
+def _counted(line: str) -> dict[str, Any] | None:
+    """A line with a step and a number of images, or None if it is damaged."""
     with contextlib.suppress(ValueError, RecursionError):
         record = json.loads(line)
         if isinstance(record, dict) and all(type(record.get(name)) is int for name in ("step", "images")):
-            known = (isinstance(v, str) if k == "alarm" else type(v) in (int, float) for k, v in record.items())
-            return record if all(known) else None
+            return record
     return None
 
 

@@ -36,11 +36,18 @@ trilemma compare --runs runs/vae runs/gan --out page
 trilemma compare --runs runs/vae --samples mine=generated/ other=x.npz --against photos/ --out page
 ```
 
+Several training seeds, so that a difference is one of recipes and not of two trainings:
+
+```
+trilemma compare mnist --families vae,gan --seeds 3 --out report
+```
+
 A comparison that is there, with one more family, or with all its families trained once more:
 
 ```
 trilemma compare report/ --families flow
 trilemma compare report/ --seed 1
+trilemma compare report/ --seeds 5
 ```
 """,
     help_format="markdown",
@@ -60,6 +67,7 @@ def compare(
     budget: str | None = None,
     size: Size | None = None,
     seed: int | None = None,
+    seeds: int | None = None,
     conditional: Annotated[bool, Parameter(negative=())] = False,
     protocol: Annotated[SeedlessFlags | None, Parameter(name="*", group="Protocol")] = None,
     images: Annotated[DataFlags | None, Parameter(name="*", group="Images")] = None,
@@ -93,6 +101,9 @@ def compare(
         [default: tiny]
     seed
         decides weights, batches, noise and subsets [default: 0]
+    seeds
+        train each family with so many seeds, from --seed on; its numbers are means over them, with the error over seeds
+        beside that over images, and what is called different would be so after another training too [default: 1]
     conditional
         train on the labels: log p(x|y), and every grid drawn from the same classes
     """
@@ -122,6 +133,7 @@ def compare(
             budget=budget,
             size=size,
             seed=seed,
+            seeds=seeds,
             conditional=conditional or None,
             protocol=wanted,
             device=device,

@@ -14,7 +14,7 @@ from rich.text import Text
 from trilemma import number
 from trilemma.bars import Bars
 from trilemma.cli.errors import refuse_unknown
-from trilemma.cli.flags import DataFlags, Device, Json, data_config, given, print_json
+from trilemma.cli.flags import Checkpoint, DataFlags, Device, Json, data_config, given, print_json
 from trilemma.cli.protocol import ProtocolFlags
 from trilemma.config import parse_text
 from trilemma.evaluation import evaluate as measure
@@ -64,6 +64,7 @@ def evaluate(
     *,
     against: str | None = None,
     out: Path | None = None,
+    checkpoint: Checkpoint = "last",
     protocol: Annotated[ProtocolFlags | None, Parameter(name="*", group="Protocol")] = None,
     images: Annotated[DataFlags | None, Parameter(name="*", group="Images")] = None,
     device: Device = "auto",
@@ -90,17 +91,21 @@ def evaluate(
     """
     refuse_unknown("evaluate", app, options)
     chosen: Any = None
+    asked: str | Run = subject
     if names_run(subject):
-        family = FAMILIES[Run.open(subject).config.family]
+        asked = Run.open(subject).at(checkpoint)
+        family = FAMILIES[asked.config.family]
         chosen = parse_text(family.Options, options, family.name)
     elif options:
         raise ValueError(f"{subject} is not a run folder, so it has no option --{next(iter(options))}")
+    elif checkpoint != "last":
+        raise ValueError(f"{subject} is not a run folder, so it has no checkpoint {checkpoint}")
     wanted = given(protocol)
     protocol_of(wanted)  # refused before anything is loaded
     real = None if against is None else data_config(against, images)
     with join(device) as where, Bars() as bars:
         record = measure(
-            subject,
+            asked,
             real,
             protocol=wanted,
             options=chosen,

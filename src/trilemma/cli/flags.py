@@ -18,6 +18,10 @@ from trilemma.validate import field_texts
 
 Size = Literal["tiny", "small", "base", "large"]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps")]
+Checkpoint = Annotated[
+    Literal["last", "best"],
+    Parameter(help="whose weights: the last, or the best by images held out from the training images"),
+]
 Json = Annotated[bool, Parameter(negative=(), help="print the result as JSON on standard output, for programs")]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from trilemma import drawing
 from trilemma.bars import Bars
 from trilemma.cli.errors import refuse_unknown
-from trilemma.cli.flags import Device, Json, options_text, print_json
+from trilemma.cli.flags import Checkpoint, Device, Json, options_text, print_json
 from trilemma.config import parse_text
 from trilemma.data import load
 from trilemma.families import FAMILIES
@@ -73,6 +73,7 @@ def sample(
     labels: str | None = None,
     text: list[str] | None = None,
     out: Path | None = None,
+    checkpoint: Checkpoint = "last",
     device: Device = "auto",
     json: Json = False,
     **options: str,
@@ -104,10 +105,10 @@ def sample(
     """
     refuse_unknown("sample", app, options)
     n = n if n is not None else 8 * len(text) if text else 64
-    opened = Run.open(run)
+    opened = Run.open(run).at(checkpoint)
     family = FAMILIES[opened.config.family]
     chosen: Any = parse_text(family.Options, options, family.name)
-    out = out or opened.path / f"samples-{seed}.png"
+    out = out or opened.place / f"samples-{seed}.png"
     kind = kind_of(out)
     vector = opened.config.spec.vector
     if vector and kind == "folder":
@@ -134,7 +135,7 @@ def sample(
     if vector and kind == "png":
         save_png(scatter(drawn.images, _real(opened, max(n, 2000))), out)
     else:
-        made = {"run": str(run), "n": n, "seed": seed, "options": dataclasses.asdict(chosen)}
+        made = {"run": str(run), "checkpoint": checkpoint, "n": n, "seed": seed, "options": dataclasses.asdict(chosen)}
         write(drawn, out, opened.config.class_names, made)
     record = {"out": str(out), "n": n, "seed": seed, "images_per_second": round(drawn.images_per_second, 3)}
     if json:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 from cyclopts import App, Parameter
 
@@ -31,6 +31,7 @@ trilemma train pixelcnn mnist --binarize dynamic --out runs/pixelcnn --budget 20
 trilemma train gan fashion-mnist --conditional --out runs/gan --model.discriminator-steps 2 --train.lr 1e-4
 trilemma train diffusion emoji.zip --text --image-size 32 --out runs/emoji --budget 20m
 trilemma train vae --out runs/vae --budget 10m --resume
+trilemma train flow photos/ --out runs/flow --budget 2h --stop early
 torchrun --nproc-per-node 4 -m trilemma train diffusion photos/ --out runs/photos
 ```
 """,
@@ -70,6 +71,7 @@ def _command(cls: type[Family]) -> Callable[..., None]:
         seed: int | None = None,
         conditional: Annotated[bool | None, Parameter(negative=())] = None,
         text: Annotated[bool | None, Parameter(negative=())] = None,
+        stop: Optional[Literal["budget", "early"]] = None,  # noqa: UP045
         resume: Annotated[bool, Parameter(negative=())] = False,
         tensorboard: Annotated[bool, Parameter(negative=())] = False,
         config: Path | None = None,
@@ -100,6 +102,7 @@ def _command(cls: type[Family]) -> Callable[..., None]:
                 text=file.text if text is None else text,
                 model=file.model | given(model),
                 settings=file.train | given(training),
+                stop=stop,
                 resume=resume,
                 tensorboard=tensorboard,
                 device=device,
@@ -136,6 +139,9 @@ def _command(cls: type[Family]) -> Callable[..., None]:
         train P(x|y) on the data's labels
     text
         train P(x|caption) on the data's captions (diffusion, flow, consistency; extra: trilemma[text])
+    stop
+        early: end once the run is twice as long as at its best, by images held out from the training images
+        (--train.validation, a tenth by default); the best is kept as --checkpoint best
     resume
         continue the run in --out; its final weights equal those of an uninterrupted run
     tensorboard

@@ -30,7 +30,7 @@ class Past:
         data: the real images; None where that was not written down and no run says it.
         protocol: of its evaluations.
         budget: of training, of all its rows; None where they were trained otherwise.
-        size, seed, conditional, settings: of training, as `compare` takes them.
+        size, seed, seeds, conditional, settings: of training, as `compare` takes them.
     """
 
     folder: Path
@@ -40,6 +40,7 @@ class Past:
     budget: str | None
     size: str | None
     seed: int
+    seeds: int
     conditional: bool
     settings: Mapping[str, Any]
 
@@ -65,6 +66,7 @@ class Past:
             recipe.get("budget"),
             recipe.get("size"),
             int(recipe.get("seed") or 0),
+            int(recipe.get("seeds") or 1),
             bool(recipe.get("conditional")),
             recipe.get("settings") or {},
         )
@@ -145,7 +147,8 @@ def _row(entry: Mapping[str, Any], folder: Path) -> Row:
     run = _run(entry, folder)
     place = folder / entry["place"] if entry.get("place") else place_of(name, folder, run)
     if run is not None:
-        return Row(name, title, place, run)
+        more = [_row({**entry, **each, "seeds": []}, folder) for each in (entry.get("seeds") or [])[1:]]
+        return Row(name, title, place, run, more=more)
     source = entry.get("source")
     if entry.get("run") or not source:
         what = f"its run {entry['run']} is" if entry.get("run") else "its images came from memory and are"

@@ -14,7 +14,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,15 @@ from trilemma import __version__
 from trilemma.config import to_dict
 from trilemma.evaluation import FORMAT, Reference, Source, describe_protocol, evaluate, subject_of
 from trilemma.evaluation.answers import FOLDER
+from trilemma.evaluation.seeds import pooled
 from trilemma.families import FAMILIES
 from trilemma.files import write_json
+from trilemma.images import NotFinite
 from trilemma.parallel import ranks
 from trilemma.run import Run, is_run
 from trilemma.text import printable
+
+Say = Callable[[str], None]
 
 ROWS = "rows"
 """The folder of evaluations of what lies elsewhere."""
@@ -53,6 +57,7 @@ class Row:
         run: the run, where it is one.
         source: where its images come from, where it is none.
         alarms: what went wrong.
+        more: the same recipe trained with other seeds, a row each, whose evaluations are pooled with its own.
     """
 
     name: str
@@ -61,6 +66,43 @@ class Row:
     run: Run | None = None
     source: Source | None = None
     alarms: list[str] = field(default_factory=list)
+    more: list[Row] = field(default_factory=list)
+
+    @property
+    def every(self) -> list[Row]:
+        """It and those of other seeds, each by itself."""
+        return [replace(self, more=[]), *self.more]
+
+
+def grouped(rows: Sequence[Row], out: Path) -> list[Row]:
+    """Rows with those that differ in the training seed alone as one, at the place and by the name of the first.
+
+    Only runs that lie in the folder of the comparison by the names that training there gives them are taken together.
+    """
+    heads: dict[str, Row] = {}
+    found: list[Row] = []
+    for row in rows:
+        run = row.run
+        name = f"{run.config.family}" if run is not None else ""
+        if run is None or row.place.resolve() != (out / seed_folder(row.place.name, name)).resolve():
+            found.append(row)
+            continue
+        recipe = repr(replace(run.config, seed=0, version=""))
+        if recipe not in heads:
+            heads[recipe] = replace(row, more=[])
+            found.append(heads[recipe])
+        else:
+            heads[recipe].more.append(row)
+            heads[recipe].alarms += [f"seed {run.config.seed}: {alarm}" for alarm in row.alarms]
+    for head in heads.values():
+        if head.more and head.run is not None:
+            head.title = FAMILIES[head.run.config.family].title
+    return found
+
+
+def seed_folder(folder: str, family: str) -> str:
+    """The name of a folder where it is that of a family, or of one of its seeds; else empty."""
+    return folder if re.fullmatch(rf"{re.escape(family)}(-seed--?\d+)?", folder) else ""
 
 
 def run_rows(runs: Sequence[tuple[str | None, Run]], out: Path, taken: Iterable[str] = ()) -> list[Row]:
@@ -144,6 +186,27 @@ def free_name(name: str, used: set[str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------ measuring
+
+
+def measure_all(
+    row: Row, real: Reference, device: str, tell: Callable[[Row], Callable[[str, int, int], None] | None], say: Say
+) -> dict[str, Any]:
+    """The evaluation of a row over all its seeds, as one; empty where none could be measured.
+
+    Args:
+        tell: gives what is told of the progress of one of them.
+        say: told of weights that are not numbers.
+    """
+    records: dict[int, dict[str, Any]] = {}
+    for each in row.every:
+        seed = each.run.config.seed if each.run is not None else 0
+        try:
+            records[seed] = measure(each, real, device, tell(each))
+        except NotFinite as error:  # of every process alike; it gets a row that says so, the others their report
+            say(f"{each.name}: {error}")
+            row.alarms.append(str(error) if not row.more else f"seed {seed}: {error}")
+            records[seed] = {}
+    return pooled(records) | ({"each": records} if row.more else {})
 
 
 def measure(

@@ -24,7 +24,7 @@ import numpy as np
 from trilemma import __version__
 from trilemma.bars import told
 from trilemma.comparison.past import Past, is_comparison, runs_in, study_of
-from trilemma.comparison.rows import Row, free_name, measure, place_of, run_rows, sample_rows
+from trilemma.comparison.rows import Row, free_name, grouped, measure_all, place_of, run_rows, sample_rows
 from trilemma.config import to_dict
 from trilemma.data import DataConfig, Dataset, load
 from trilemma.data.memory import SOURCE as MEMORY
@@ -44,7 +44,7 @@ from trilemma.evaluation import (
 )
 from trilemma.evaluation.answers import FOLDER, answers_of
 from trilemma.families import FAMILIES
-from trilemma.images import NotFinite, grid, save_png
+from trilemma.images import grid, save_png
 from trilemma.noise import philox
 from trilemma.parallel import ranks
 from trilemma.report import write
@@ -52,7 +52,11 @@ from trilemma.run import Run, is_run
 from trilemma.text import printable
 from trilemma.training import Budget, Diverged, Progress, Report, make_config, train
 from trilemma.training.budget import budget_text
+from trilemma.training.driver import ended_early
+from trilemma.training.learning import trained_on
 from trilemma.vectors import scatter
+
+MOST_SEEDS = 100
 
 Tell = Callable[[str, str, float, float, str], None]
 """Called as ``tell(row, what, done, total, detail)``; the row is "" for what all share."""
@@ -82,6 +86,7 @@ def compare(
     budget: str | float | timedelta | None = None,
     size: str | None = None,
     seed: int | None = None,
+    seeds: int | None = None,
     conditional: bool | None = None,
     protocol: Protocol | Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -106,6 +111,8 @@ def compare(
         budget: of each family: ``75s``, ``5000steps``, ``1Mimages``, a number of seconds, or a ``timedelta``; 2m.
         size: the preset; tiny.
         seed: of everything; 0.
+        seeds: how many seeds each family is trained with, from ``seed`` on; 1. Its row is the mean over them, and its
+            errors and the rule of differences hold what another training would give (`trilemma.evaluation.difference`).
         conditional: train P(x|y) on the labels, and draw every grid from the same classes.
         protocol: how to evaluate, a `Protocol` or a dictionary of its fields; by default with the accuracy and the
             modes that a classifier sees, where there are labels.
@@ -126,7 +133,7 @@ def compare(
     with told(progress, lambda bars: bars.tell) as tell:
         plan = _plan(
             data if against is None else against, out, _names(families), runs, samples or {},
-            None if budget is None else budget_text(budget), size, seed, conditional, protocol, settings,
+            None if budget is None else budget_text(budget), size, seed, seeds, conditional, protocol, settings,
         )  # fmt: skip
         return _compare(plan, device, tell, say)
 
@@ -144,7 +151,7 @@ class Plan:
         train: what will be trained, family and seed by the name of the row and of its folder.
         protocol: of the evaluations.
         budget, size, conditional, settings: of training.
-        seed: of the comparison.
+        seed: of the comparison, and ``seeds`` how many each family is trained with.
         equal: whether every row was trained, or will be, by this budget.
         alike: whether every row draws the same classes in the same places.
     """
@@ -157,6 +164,7 @@ class Plan:
     budget: str
     size: str
     seed: int
+    seeds: int
     conditional: bool
     settings: Mapping[str, Any]
     equal: bool
@@ -172,10 +180,13 @@ def _plan(
     budget: str | None,
     size: str | None,
     seed: int | None,
+    seeds: int | None,
     conditional: bool | None,
     protocol: Protocol | Mapping[str, Any] | None,
     settings: Mapping[str, Any] | None,
 ) -> Plan:
+    if seeds is not None and not 1 <= seeds <= MOST_SEEDS:
+        raise ValueError(f"seeds must be from 1 to {MOST_SEEDS}, not {seeds}")
     if protocol is not None:
         protocol_of(protocol)  # refused before anything is loaded
     if budget is not None:
@@ -184,17 +195,26 @@ def _plan(
     folder = _folder(out, past)
     beside = bool(given or samples or past)
     own = seed if seed is not None else past.seed if past else 0
-    if past and not families and own != past.seed:  # once more
+    once = past is not None and seed is not None and own != past.seed and seeds is None  # one seed more
+    count = 1 if once else seeds or (past.seeds if past else 1)
+    if past and not families and (own != past.seed or count > past.seeds):  # once more
         families = list(dict.fromkeys(row.run.config.family for row in past.rows if row.run))
     if beside and not families:
-        idle = {"budget": budget, "size": size, "conditional": conditional or None, "settings": settings}
+        idle = {"budget": budget, "size": size, "conditional": conditional or None, "settings": settings,
+                "seeds": seeds}  # fmt: skip
         if wrong := next((name for name, value in idle.items() if value is not None), None):
             raise ValueError(f"--{wrong} trains nothing here: name what to train with --families, or leave it out")
     dataset = _real(data, [run for _, run in given], past, beside)
     if not beside and not families:  # all that can be compared
         families = [name for name, cls in FAMILIES.items() if cls.vectors or not dataset.vector]
-    train_in = {name if not past or own == past.seed else f"{name}-seed-{own}": (name, own) for name in families}
-    rows = [replace(row, place=place_of(row.name, folder, row.run)) for row in past.rows] if past else []
+    base = past.seed if past else own
+    train_in = {
+        name if each == base else f"{name}-seed-{each}": (name, each)
+        for name in families
+        for each in range(own, own + count)
+    }
+    flat = [each for row in past.rows for each in row.every] if past else []
+    rows = [replace(row, place=place_of(row.name, folder, row.run)) for row in flat]
     kept = [row.name for row in rows]
     rows += run_rows(given, folder, [*kept, *train_in])
     rows += sample_rows(samples, folder, [*[row.name for row in rows], *train_in])
@@ -203,8 +223,8 @@ def _plan(
             check_alike(row.run, dataset)
         elif families and isinstance(row.source, str | os.PathLike):  # refused before hours of training
             load(dataset.config.like(dataset.spec(), str(row.source)), split=False)
-    base = past.protocol if past else Protocol(seed=own, metrics=standard_metrics(dataset))
-    chosen = protocol if isinstance(protocol, Protocol) else protocol_of(asdict(base) | dict(protocol or {}))
+    usual = past.protocol if past else Protocol(seed=own, metrics=standard_metrics(dataset))
+    chosen = protocol if isinstance(protocol, Protocol) else protocol_of(asdict(usual) | dict(protocol or {}))
     limit = budget or (past.budget if past else None) or "2m"
     preset = size or (past.size if past else None) or "tiny"
     old = past is not None and kept == [row.name for row in rows] and (past.budget, past.size) == (limit, preset)
@@ -217,7 +237,8 @@ def _plan(
         chosen,
         limit,
         preset,
-        own if past is None else past.seed,
+        base,
+        max(count, past.seeds if past else 1),
         of_classes,
         settings if settings is not None else past.settings if past else {},
         equal=not rows or old,
@@ -283,7 +304,7 @@ def _real(data: Real | None, runs: Sequence[Run], past: Past | None, beside: boo
             own = run.config
             if own.data != first and not (known and own.data_fingerprint == known):
                 raise ValueError(
-                    f"{run.path} was trained on {printable(own.data.source)}, others on {printable(first.source)}, or "
+                    f"{run.title} was trained on {printable(own.data.source)}, others on {printable(first.source)}, or "
                     "on other images of it: say with --against which real images to measure them by"
                 )
         return load(first)
@@ -315,17 +336,16 @@ def _compare(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], No
         for loss in dataset.losses:
             say(printable(f"{dataset.name}: {loss}"))
     rows = _together(plan.rows, _train(plan, device, tell, say))
+    if plan.seeds > 1:
+        rows = grouped(rows, out)
     if not ranks(device).first:
         tell = None
     real = Reference.prepare(dataset, plan.protocol, device, _evaluating(tell, "") if tell else None)
-    records: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        try:
-            records[row.name] = measure(row, real, device, _evaluating(tell, row.name) if tell else None)
-        except NotFinite as error:  # of every process alike; it gets a row that says so, the others their report
-            say(f"{row.name}: {error}")
-            row.alarms.append(str(error))
-            records[row.name] = {}
+
+    def told_of(row: Row) -> Callable[[str, int, int], None] | None:
+        return _evaluating(tell, row.name) if tell else None
+
+    records = {row.name: measure_all(row, real, device, told_of, say) for row in rows}
     if not ranks(device).first:
         return out / "report.html"
     conditional = plan.alike and dataset.labels is not None
@@ -354,6 +374,7 @@ def _compare(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], No
             "budget": plan.budget if plan.equal else None,
             "size": plan.size if plan.equal else None,
             "seed": plan.seed,
+            "seeds": plan.seeds,
             "conditional": plan.conditional,
             "settings": dict(plan.settings),
         },
@@ -383,11 +404,11 @@ def _train(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], None
         )
         if is_run(plan.out / name):
             Run.open(plan.out / name)
-        wanted[name] = fitting(plan.settings, config.train.batch, len(plan.dataset.train), ranks(device).size)
+        count = len(trained_on(plan.dataset, config.train))
+        wanted[name] = fitting(plan.settings, config.train.batch, count, ranks(device).size)
         if wanted[name] != plan.settings:
             batch = wanted[name]["batch"]
-            count = f"{len(plan.dataset.train):,} in all"
-            say(f"{name}: batches of {batch} images instead of {config.train.batch}, of {count}")
+            say(f"{name}: batches of {batch} images instead of {config.train.batch}, of {count:,} in all")
     rows = []
     for name, (family, seed) in plan.train.items():
         title = FAMILIES[family].title
@@ -412,7 +433,7 @@ def _train(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], None
             row.alarms.append(str(error))
             row.run = Run.open(plan.out / name)
         else:
-            if limit.spent(Progress(**_integers(row.run.progress()))) < 1:
+            if limit.spent(Progress(**_integers(row.run.progress()))) < 1 and not ended_early(row.run):
                 raise Stopped(f"stopped while training {name}; it is saved", row.run.stopped)
         rows.append(row)
     return rows
@@ -467,6 +488,7 @@ def describe_row(row: Row, record: Mapping[str, Any], out: Path) -> dict[str, An
         "title": row.title,
         **(_described_run(row, row.run, subject) if row.run is not None else _described_images(row, subject)),
         "place": os.path.relpath(row.place, out),
+        "seeds": [_described_seed(each, record["each"], out) for each in row.every] if "each" in record else [],
         "metrics": record.get("metrics", {}),
         "flags": record.get("flags", []),
         "memorisation": {k: v for k, v in record.get("memorisation", {}).items() if k != "pairs"},
@@ -477,6 +499,21 @@ def describe_row(row: Row, record: Mapping[str, Any], out: Path) -> dict[str, An
             for each in (answers_of(row.run, row.place / FOLDER) if record and row.run is not None else [])
         ],
         "pictures": {name: os.path.relpath(row.place / file, out) for name, file in record.get("pictures", {}).items()},
+    }
+
+
+def _described_seed(row: Row, records: Mapping[int, Mapping[str, Any]], out: Path) -> dict[str, Any]:
+    """One of several seeds of a recipe: where its run is, and its own numbers."""
+    assert row.run is not None
+    seed = row.run.config.seed
+    return {
+        "seed": seed,
+        "name": row.place.name,
+        "title": f"{FAMILIES[row.run.config.family].title} (seed {seed})",
+        "run": str(row.run.path),
+        "place": os.path.relpath(row.place, out),
+        "metrics": records.get(seed, {}).get("metrics", {}),
+        "alarms": list(row.alarms),
     }
 
 

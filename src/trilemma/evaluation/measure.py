@@ -128,7 +128,10 @@ def _place(subject: object, out: str | os.PathLike[str] | None) -> Path | None:
             raise ValueError(f"{place} is a file: choose a folder for --out")
         place.mkdir(parents=True, exist_ok=True)
         return place
-    return subject.path if isinstance(subject, Run) else None
+    if isinstance(subject, Run):
+        subject.place.mkdir(exist_ok=True)
+        return subject.place
+    return None
 
 
 def _named(subject: object) -> str:

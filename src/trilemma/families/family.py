@@ -101,6 +101,7 @@ class Family(nn.Module, ABC):
         known_as: what others call it, with the flags of ``train`` that make it that.
         reads_text: whether its condition may be a caption.
         vectors: whether it also learns ``float32 [N, D]`` vectors.
+        steady: whether the loss of its one objective says the same all along the budget, so that it can be followed.
         Config: its frozen dataclass of hyperparameters; every field has a default and a comment-docstring.
         Options: its frozen dataclass of sampling options (may be empty).
     """
@@ -114,6 +115,7 @@ class Family(nn.Module, ABC):
     known_as: ClassVar[Mapping[str, str]] = {}
     reads_text: ClassVar[bool] = False
     vectors: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
     Config: ClassVar[type]
     Options: ClassVar[type]
 
@@ -200,6 +202,11 @@ class Family(nn.Module, ABC):
             what the learning rate is multiplied by; 1 by default.
         """
         return 1.0
+
+    @classmethod
+    def suited(cls, spec: Spec, images: int) -> Mapping[str, Any]:
+        """Fields of the config that suit a training set of so many images, where nothing else is asked for."""
+        return {}
 
     @classmethod
     def least_batch(cls, config: Any) -> int:

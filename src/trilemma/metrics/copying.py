@@ -37,7 +37,7 @@ class Copies:
 
     Attributes:
         share: estimated share of samples that are copies: the excess of samples over held-out images in the tail
-            that gives the verdict.
+            that gives the verdict, or where that is more below the most suspicious twentieth of held-out images.
         p_value: probability of as much evidence or more, if the samples had the law of the held-out images.
         exact: samples at distance 0 from a training image.
         exact_held_out: held-out images at distance 0 from one: duplicates in the data.
@@ -123,13 +123,26 @@ def verdict(
         plain: where the nearness is another than by distance, that by distance, in which 0 is an exact copy.
     """
     p_value, place = scan(*_one_for_each_training_image(samples, held_out))
-    share = max(0.0, (samples.ratio <= place).double().mean().item() - (held_out.ratio <= place).double().mean().item())
+    share = _share(samples.ratio, held_out.ratio, place)
     by_distance = plain or (samples, held_out)
     exact, exact_held_out = (int((near.distance == 0).sum()) for near in by_distance)
     order = samples.ratio.sort(stable=True).indices[:pairs].tolist()
     found = tuple(Pair(i, int(samples.index[i]), samples.distance[i].item(), samples.ratio[i].item()) for i in order)
     text = _in_words(p_value, share, exact, len(samples.ratio), exact_held_out, len(by_distance[1].distance))
     return Copies(share, p_value, exact, exact_held_out, found, text)
+
+
+def _share(a: Tensor, b: Tensor, place: float) -> float:
+    """The share of copies among a: its excess over b up to ``place``, or that below the lowest `TAIL` of b's.
+
+    The first ends where the scan does, which looks at the lowest `TAIL` of all: of a model that copies always it sees a
+    tenth. The second sees all of them; two standard errors are taken off, so that it speaks for large shares only.
+    """
+    tail = (a <= place).double().mean().item() - (b <= place).double().mean().item()
+    limit = b.sort().values[int(TAIL * len(b))] if len(b) else torch.tensor(-math.inf)
+    own, chance = (a < limit).double().mean().item(), (b < limit).double().mean().item()
+    spread = math.sqrt(TAIL * (1 - TAIL) * (1 / max(len(a), 1) + 1 / max(len(b), 1)))
+    return max(0.0, tail, (own - chance) / (1 - chance) - 2 * spread)
 
 
 def _one_for_each_training_image(a: Nearness, b: Nearness) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trilemma.files import write_text
+from trilemma.report import seeds
 from trilemma.report.calibration import calibration
 from trilemma.report.corners import corners
 from trilemma.report.exports import EXPORTS, REAL
@@ -221,16 +222,17 @@ def _distances(report: dict[str, Any]) -> str:
 
 
 def _numbers(report: dict[str, Any]) -> str:
-    return comparison(report) + READING + verdicts(report) + _distances(report) + spectra(report)
+    parts = (comparison, _reading, verdicts, seeds.section, _distances, spectra)
+    return "".join(part(report) for part in parts)
 
 
-READING = (
-    '<p class="caption">± is one standard error. <strong>Bold</strong>: the best of a column and all that cannot '
-    "be told from it at this N; flagged and undefined values are left out. Nothing is bold where no family is "
-    "told from another, where all are at the bottom of the scale, or above what held-out real images score, which "
-    "is a warning and no win. ≤ marks an upper bound on the true value. The errors cover the finite number of "
-    "images and not another training with another seed.</p>"
-)
+def _reading(report: dict[str, Any]) -> str:
+    return (
+        '<p class="caption">± is one standard error. <strong>Bold</strong>: the best of a column and all that cannot '
+        "be told from it at this N; flagged and undefined values are left out. Nothing is bold where no family is "
+        "told from another, where all are at the bottom of the scale, or above what held-out real images score, which "
+        f"is a warning and no win. ≤ marks an upper bound on the true value. {escape(seeds.sentence(report))}</p>"
+    )
 
 
 def _take(report: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from trilemma import number
 from trilemma.evaluation.metric import Metric
 from trilemma.evaluation.standing import beyond_real, leaders
 from trilemma.number import Number
+from trilemma.report import seeds
 from trilemma.report.exports import REAL
 from trilemma.report.marks import ANSWER_MARKS, answer_mark, signs
 from trilemma.report.scores import ABSENT, check, column_head, columns, compact, measured, more, read, sample_size
@@ -216,7 +217,8 @@ def table(report: dict[str, Any]) -> Group:
     real = [_terminal_cell(read(floor, c.name), False, notes) if floor.get(c.name) else Text() for c in first]
     drawn.add_row(Text("real images"), *real)
     explained = [Text(f"{i}: {text}", style="dim") for i, text in enumerate(notes.texts, 1)]
-    return Group(drawn, *explained, *(Text(printable(line)) for line in lines(report)))
+    said = [*lines(report), *seeds.lines(report)]
+    return Group(drawn, *explained, *(Text(printable(line)) for line in said))
 
 
 def _terminal_cell(score: Number, leads: bool, notes: Notes, floor: Number | None = None) -> Text:

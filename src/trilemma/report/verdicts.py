@@ -8,6 +8,7 @@ from typing import Any
 
 from trilemma import number
 from trilemma.evaluation.metric import Metric
+from trilemma.report import seeds
 from trilemma.report.marks import Sign, signs
 from trilemma.report.scores import column_head, columns, measured, more, read
 
@@ -45,10 +46,22 @@ def verdicts(report: dict[str, Any]) -> str:
         '<p class="caption">A difference between two models is real '
         "when its two-sided p-value is below 5 %, after Holm’s correction for the number of pairs: z is the difference "
         "over its standard error, taken image by image where both were asked about the same images, else from both "
-        "errors. It speaks of these trained models and another draw of images, not of another training with another "
-        'seed.</p><table class="verdicts"><thead><tr><th></th><th scope="col">told apart</th>'
+        f"errors. {escape(_scope(report))}</p>"
+        '<table class="verdicts"><thead><tr><th></th><th scope="col">told apart</th>'
         f'<th scope="col">cannot be told apart at this N</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
         "</details>"
+    )
+
+
+def _scope(report: dict[str, Any]) -> str:
+    """What a difference that is real would survive."""
+    if seeds.count(report) == 1:
+        return (
+            "It speaks of these trained models and another draw of images, not of another training with another seed."
+        )
+    return (
+        "Of rows trained with several seeds the error holds their spread too, and p is of Student\u2019s t: such a "
+        "difference is one of recipes and would outlast another training. Of other rows, it is of these trained models."
     )
 
 

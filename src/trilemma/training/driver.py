@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -27,14 +27,18 @@ from trilemma.nets.pretrained import newest
 from trilemma.noise import ImageNoise
 from trilemma.parallel import Ranks, ranks
 from trilemma.presets import check_fields, configure
-from trilemma.run import PACKED, Run, check_new, is_run, lock, not_finite
+from trilemma.run import PACKED, Run, check_new, is_run, lock, names_run, not_finite
 from trilemma.text import printable
 from trilemma.training.budget import Budget, Progress, budget_text
+from trilemma.training.learning import Snapshot, Watcher, over, snapshots, trained_on
 from trilemma.training.loop import Diverged, Learner, diverged, steps
 from trilemma.training.recorder import Board, Recorder, Report, tensorboard_writer
 from trilemma.training.stop import Stop
 from trilemma.validate import decode
 from trilemma.vectors import scatter
+
+VALIDATION = 0.1
+"""Share of the training images that early stopping holds out where nothing else is said."""
 
 IMPORTED = "imported"
 """The size of a run that was made of another's weights."""
@@ -52,6 +56,7 @@ def train(
     text: bool | None = None,
     model: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    stop: Literal["budget", "early"] | None = None,
     resume: bool = False,
     tensorboard: bool = False,
     device: str = "auto",
@@ -75,6 +80,8 @@ def train(
         text: train P(x|caption) on the data's captions.
         model: fields of the family's config that differ from the preset.
         settings: fields of `TrainConfig` that differ from the preset.
+        stop: ``early`` ends the training once it is twice as long as at its best by images held out from the training
+            images (see `trilemma.training.learning`); ``budget``, the default, never before its budget.
         resume: continue the run in ``out`` if there is one; its final weights equal those of an uninterrupted run.
         tensorboard: write the training log for TensorBoard too, into the run folder.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
@@ -90,9 +97,13 @@ def train(
         OSError: the run folder cannot be written; the last checkpoint stands.
     """
     limit = Budget.parse(budget_text(budget))
+    settings = dict(settings or {}) | ({"stop": stop} if stop else {})
     board = tensorboard_writer(Path(out) / "tensorboard") if tensorboard else None
     where = ranks(device)
     check_fields(family, size or "tiny", model, settings)  # before minutes of reading images
+    source = data.source if isinstance(data, DataConfig) else data
+    if isinstance(source, str | os.PathLike) and names_run(source):
+        raise ValueError(f"{source} is a run, and {family} learns from images: give a folder of them, a file or a name")
     again = resume and is_run(out)
     tokens: Tokens | None = None
     if again:
@@ -158,7 +169,10 @@ def make_config(
     spec = dataset.spec(conditional)
     if tokens:
         spec = replace(spec, vocabulary=tokens.vocabulary, length=tokens.length)
-    model_config, train_config = configure(family, size, spec, model, settings)
+    suited = FAMILIES[family].suited(spec, len(dataset.train)) if family in FAMILIES else {}
+    model_config, train_config = configure(family, size, spec, {**suited, **(model or {})}, settings)
+    if train_config.stop == "early" and not train_config.validation:
+        train_config = replace(train_config, validation=VALIDATION)
     return RunConfig(
         family=family,
         size=size,
@@ -180,7 +194,7 @@ def refuse_changes(run: Run, typed: Mapping[str, Any], model: Mapping[str, Any],
     if config.size == IMPORTED:
         raise ValueError(f"{run.path} was imported: what it was trained with is not known, so it cannot be trained on")
     if run.packed:
-        raise ValueError(f"{run.path} {PACKED}; `trilemma train {config.family} --out RUN` trains one of your own")
+        raise ValueError(f"{run.title} {PACKED}; `trilemma train {config.family} --out RUN` trains one of your own")
     conditional, text = config.spec.classes > 0, config.spec.vocabulary > 0
     old: dict[str, Any] = {
         "family": config.family, "size": config.size, "seed": config.seed, "conditional": conditional, "text": text
@@ -260,11 +274,11 @@ def settled(config: RunConfig, where: Ranks) -> RunConfig:
 
 def check_batch(config: RunConfig, dataset: Dataset, where: Ranks) -> None:
     """Refuse a batch that the data or the processes cannot fill."""
-    batch = config.train.batch
-    if len(dataset.train) < batch:
+    batch, count = config.train.batch, len(trained_on(dataset, config.train))
+    if count < batch:
         raise ValueError(
-            f"{dataset.name} has {len(dataset.train)} training images, fewer than one batch of {batch}: "
-            f"add images or set --train.batch {max(1, len(dataset.train) // 2)}"
+            f"{dataset.name} has {count} training images, fewer than one batch of {batch}: "
+            f"add images or set --train.batch {max(1, count // 2)}"
         )
     if batch % where.size:
         raise ValueError(f"--train.batch {batch} cannot be shared by {where.size} processes: use a multiple of it")
@@ -300,10 +314,15 @@ def _drive(
     recorder = Recorder(run, learner, where, say, board() if board else None)
     saved = time.monotonic()
     pictures = run.config.train.pictures
+    watcher = Watcher(run, dataset, limit) if where.first and run.config.train.validation else None
     with Stop() as stop:
         loop = steps(learner, dataset, run.config, progress, where, limit)
-        # The budget is checked by agreement: clocks differ between processes, decisions must not.
-        while not where.agree(limit.spent(progress) >= 1) and not where.any(stop.asked):
+
+        def ended() -> bool:
+            return limit.spent(progress) >= 1 or ended_early(run, watcher.record if watcher else [])
+
+        # The end is agreed on: clocks differ between processes, decisions must not.
+        while not where.agree(ended()) and not where.any(stop.asked):
             drawn = int(limit.spent(progress) * pictures)
             started = time.perf_counter()
             try:
@@ -321,18 +340,29 @@ def _drive(
                 listen(report)
             if int(limit.spent(progress) * pictures) > drawn:
                 _good(draw, run, learner, dataset, progress)
+            if watcher:
+                _good(watcher.look, learner.shown, progress)
             if time.monotonic() - saved > run.config.train.save_every:
                 _good(run.save, learner.state(progress))
                 saved = time.monotonic()
         if stop.asked:
             say("stopping after this step; saving …")
         recorder.flush(progress)
+        if watcher and ended():
+            _good(watcher.look, learner.shown, progress, True)
         if where.first:
             _good(run.save, learner.state(progress))
+        if watcher and limit.spent(progress) < 1 and ended():
+            say(f"{run.path.name} has been no better for half of its time: stopped early, and its best is kept")
         number = max(where.gather(stop.number))
-        run.stopped = number if where.agree(limit.spent(progress) < 1) else 0
+        run.stopped = 0 if where.agree(ended()) else number
     where.wait()
     return run
+
+
+def ended_early(run: Run, record: Sequence[Snapshot] | None = None) -> bool:
+    """Whether a run is one that stops early, and has come to its end."""
+    return run.config.train.stop == "early" and over(snapshots(run) if record is None else record)
 
 
 def taught(run: Run, learner: Learner) -> None:
@@ -376,7 +406,7 @@ def draw(run: Run, learner: Learner, dataset: Dataset, progress: Progress) -> No
     Raises:
         NotFinite: the weights are not numbers; nothing is drawn.
     """
-    model = learner.ema if learner.ema is not None else learner.model
+    model = learner.shown
     if bad := not_finite(model.state_dict()):
         raise NotFinite(f"{bad} is not finite after step {progress.step}")
     training = model.training

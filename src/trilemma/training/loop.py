@@ -26,6 +26,7 @@ from trilemma.noise import BatchNoise, Noise, derive_seed
 from trilemma.parallel import Ranks
 from trilemma.run import Run, State, fitting, load_weights
 from trilemma.training.budget import Budget, Progress
+from trilemma.training.learning import trained_on
 
 
 class Diverged(RuntimeError):
@@ -104,6 +105,11 @@ class Learner:
         statistics = [b for name, b in model.named_buffers() if name in kept and b.is_floating_point()]
         return cls(model, ema, objectives, optimizers, modules, statistics, run.tokens())
 
+    @property
+    def shown(self) -> Family:
+        """The model whose samples are looked at: the averaged one, where there is one."""
+        return self.model if self.ema is None else self.ema
+
     def state(self, progress: Progress) -> State:
         return State(
             model=self.model.state_dict(),
@@ -143,7 +149,7 @@ def steps(
         Diverged: a loss or a gradient is not finite; the optimiser of that objective has not been run.
     """
     settings, spec = config.train, config.spec
-    batches = Batches(data.train, derive_seed(config.seed, "batches"))
+    batches = Batches(trained_on(data, settings), derive_seed(config.seed, "batches"))
     rows = where.share(settings.batch)
     draws = max(objective.repeats for objective in learner.objectives)
     captions = learner.tokens.rows(data.captions or []) if learner.tokens else None  # [N, length], of all images

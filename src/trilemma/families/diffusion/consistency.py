@@ -169,6 +169,7 @@ class Consistency(Family, Completes, Distils):
     }
     gives_up = "likelihood"
     reads_text = True
+    steady = False
     Config = ConsistencyConfig
     Options = ConsistencyOptions
     CompletionOptions = ConsistencyCompletionOptions
