@@ -13,10 +13,12 @@ from rich.console import Console
 from trilemma.bars import Bars
 from trilemma.cli.flags import DataFlags, Device, Json, Size, data_config, given, print_json
 from trilemma.cli.protocol import SeedlessFlags
-from trilemma.comparison import as_run, is_comparison, runs_in
+from trilemma.comparison import as_run, compare_sizes, is_comparison, runs_in
 from trilemma.comparison import compare as run_comparison
+from trilemma.comparison.sizes import Found
 from trilemma.evaluation import protocol_of
 from trilemma.parallel import join
+from trilemma.questions import Table
 from trilemma.report import table
 
 app = App(
@@ -40,6 +42,12 @@ Several training seeds, so that a difference is one of recipes and not of two tr
 
 ```
 trilemma compare mnist --families vae,gan --seeds 3 --out report
+```
+
+How many images does it take, and does it copy?
+
+```
+trilemma compare photos/ --families flow --data-sizes 100,300,1000,3000 --budget 10m --out sizes
 ```
 
 A comparison that is there, with one more family, or with all its families trained once more:
@@ -68,6 +76,7 @@ def compare(
     size: Size | None = None,
     seed: int | None = None,
     seeds: int | None = None,
+    data_sizes: str = "",
     conditional: Annotated[bool, Parameter(negative=())] = False,
     protocol: Annotated[SeedlessFlags | None, Parameter(name="*", group="Protocol")] = None,
     images: Annotated[DataFlags | None, Parameter(name="*", group="Images")] = None,
@@ -104,11 +113,28 @@ def compare(
     seeds
         train each family with so many seeds, from --seed on; its numbers are means over them, with the error over seeds
         beside that over images, and what is called different would be so after another training too [default: 1]
+    data_sizes
+        train each family on so many images of the set, 100,300,1000, each for the whole budget, and say what more
+        images would change and below how many it copies: data-sizes.png, .svg, .csv and .json in --out
     conditional
         train on the labels: log p(x|y), and every grid drawn from the same classes
     """
     wanted = given(protocol)
     protocol_of(wanted)  # refused before anything is loaded
+    if data_sizes:
+        if runs or samples or against or len(sources) > 1:
+            raise ValueError("--data-sizes trains on parts of one data set: leave out runs, samples and --against")
+        source = data_config(sources[0] if sources else "mnist", images)
+        named = [name.strip() for name in families.split(",") if name.strip()]
+        with join(device) as where, Bars() as bars:
+            found = compare_sizes(
+                source, _sizes(data_sizes), out=out or Path("comparison"), families=named, budget=budget or "2m",
+                size=size or "tiny", seed=seed or 0, seeds=seeds or 1, conditional=conditional, protocol=wanted,
+                device=device, progress=bars.tell, say=bars.say,
+            )  # fmt: skip
+        if where.first:
+            print_json(found.record) if json else print("\n".join(_shown(found)))
+        return
     models = [source for source in sources if is_comparison(source) or runs_in(source) or as_run(source)]
     data = [source for source in sources if source not in models]
     if len(data) > 1:
@@ -148,6 +174,20 @@ def compare(
     else:
         Console().print(table(report))
         print(f"\nThe report: {page.resolve().as_uri()}")
+
+
+def _sizes(text: str) -> list[int]:
+    """``100,300,1000`` to numbers."""
+    try:
+        return [int(part) for part in text.replace("_", "").split(",") if part.strip()]
+    except ValueError:
+        raise ValueError(f"--data-sizes {text!r} is not understood: write numbers such as 100,300,1000") from None
+
+
+def _shown(found: Found) -> list[str]:
+    """The table, what it says, and where the picture is."""
+    head, *rows = found.rows()
+    return [*Table(head, tuple(rows)).lines(), "", *found.lines(), "", str(found.folder / "data-sizes.png")]
 
 
 def _is_named(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from trilemma.comparison.past import Past, is_comparison, rebuild, runs_in
 from trilemma.comparison.rows import Row, as_run
+from trilemma.comparison.sizes import compare_sizes
 from trilemma.comparison.together import Real, Stopped, Tell, compare, fitting, standard_metrics
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Tell",
     "as_run",
     "compare",
+    "compare_sizes",
     "fitting",
     "is_comparison",
     "rebuild",

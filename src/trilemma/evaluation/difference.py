@@ -12,14 +12,14 @@ rule too. With s² the variance over the seeds of a model, and e its error over 
     error² = e_a² + e_b² + s_a²/S_a + s_b²/S_b,
 
 the first two terms being that of the differences image by image where there is one. The errors over images are not
-divided by S: every seed draws from the same noise, and answers on the same images, so that they may err together (where they
-do not, s² holds them once more, and the rule is on the safe side). s² is known from few values: p is of Student's t with
-Welch's degrees of freedom (1947) for the seeds alone, (Σ s²/S)² / Σ (s²/S)²/(S − 1). The errors over images, which are
-known well, give none: with Satterthwaite's sum over all four terms an s² that is small by chance passes for a small
-one, and equal recipes are told apart in up to 19 % of comparisons instead of 5 %.
+divided by S: every seed draws from the same noise and answers on the same images, so that they may err together (where
+they do not, s² holds them once more, and the rule is on the safe side). s² is known from few values, so that p is of
+Student's t with Welch's degrees of freedom (1947) for the seeds alone, (Σ s²/S)² / Σ (s²/S)²/(S − 1). The errors over
+images, which are known well, give none: with Satterthwaite's sum over all four terms an s² that is small by chance
+passes for a small one, and equal recipes are told apart in up to 19 % of comparisons instead of 5 %.
 
-Of a model that was trained once the errors are over images alone: what a second training with another seed would give is
-not in them.
+Of a model that was trained once the errors are over images alone: what a second training with another seed would give
+is not in them.
 """
 
 from __future__ import annotations

@@ -38,15 +38,14 @@ def section(report: dict[str, Any]) -> str:
     ]
     if not rows:
         return ""
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("score", "seeds", "over images", "over seeds"))
     return (
         f"<details><summary>Over training seeds: up to {count(report)} of a row</summary>"
-        '<p class="caption">The value of each seed; one standard error '
-        "over images; and one over seeds, the spread of the values over the root of their number. The root of the sum "
-        "of their squares is the error that stands in the tables.</p>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Training seeds">'
-        '<table class="verdicts"><thead><tr><th></th><th scope="col">score</th><th scope="col">seeds</th>'
-        '<th scope="col">over images</th>'
-        f'<th scope="col">over seeds</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div></details>'
+        '<p class="caption">The value of each seed; one standard error over images; and one over seeds, the spread of '
+        "the values over the root of their number. The root of the sum of their squares is the error that stands in the "
+        "tables.</p>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Training seeds"><table class="verdicts">'
+        f"<thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
     )
 
 
