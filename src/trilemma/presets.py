@@ -79,7 +79,7 @@ CODES = Preset(
     small=dict(width=96, depth=1, latent=32),
     base=dict(width=144, depth=2, latent=64),
     large=dict(width=272, depth=2, latent=128),
-    train=dict(batch=64, lr=2e-3, warmup=50),
+    train=dict(batch=64, lr=2e-3, warmup=50, anneal=0.5),
     vector=dict(width=128, depth=3, latent=4),
     vector_train=dict(batch=256, lr=1e-3, anneal=0.3, precision="fp32"),
 )
@@ -92,7 +92,7 @@ DENOISER = Preset(
     small=dict(width=96, multipliers=(1, 1, 2), patch=2),
     base=dict(width=192, multipliers=(1, 1, 2), patch=2),
     large=dict(width=192, multipliers=(1, 1, 2), patch=1),
-    train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50),
+    train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50, anneal=0.5),
     vector=dict(width=128, blocks=3),
     vector_train=dict(batch=256, lr=1e-3, anneal=0.3, precision="fp32"),
 )
@@ -121,7 +121,7 @@ PRESETS: dict[str, Preset] = {
         small=dict(features=32, layers=6, kernel=5, head=64),
         base=dict(features=56, layers=8, kernel=5, head=128),
         large=dict(features=112, layers=8, kernel=5, head=256),
-        train=dict(batch=16, lr=1e-2, betas=(0.9, 0.99), warmup=50),
+        train=dict(batch=16, lr=1e-2, betas=(0.9, 0.99), warmup=50, anneal=0.5),
     ),
     "pixelrnn": Preset(
         width="features",
@@ -130,7 +130,7 @@ PRESETS: dict[str, Preset] = {
         small=dict(features=52, layers=2, head=64),
         base=dict(features=108, layers=2, head=128),
         large=dict(features=176, layers=3, head=256),
-        train=dict(batch=16, lr=5e-3, betas=(0.9, 0.99), warmup=50),
+        train=dict(batch=16, lr=5e-3, betas=(0.9, 0.99), warmup=50, anneal=0.5),
     ),
     "gan": Preset(
         width="width",
