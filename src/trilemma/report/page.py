@@ -26,7 +26,7 @@ from trilemma.report.pictures import load
 from trilemma.report.scores import axes_of, check, column, distance_name, read
 from trilemma.report.sections import columns_caption, family_section, is_images, lead, method
 from trilemma.report.spectra import spectra
-from trilemma.report.summary import distrust, undertrained, verdict
+from trilemma.report.summary import coming, distrust, undertrained, verdict
 from trilemma.report.tables import answers, comparison
 from trilemma.report.verdicts import verdicts
 
@@ -79,11 +79,12 @@ def render(report: dict[str, Any], folder: Path) -> str:
             _part("take", "Take it along", "the table as CSV, Markdown or LaTeX, and what to cite", _take(report)),
         )
     )
+    refresh = '<meta http-equiv="refresh" content="20">' if report.get("coming") else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark"><link rel="icon" href="{ICON}">\n'
+        f'<meta name="color-scheme" content="light dark"><link rel="icon" href="{ICON}">{refresh}\n'
         f"<style>\n{STYLE}</style></head>\n<body><main{points}>\n{body}\n</main><script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -122,7 +123,7 @@ def _verdict(report: dict[str, Any]) -> str:
     said += f'<p class="leaders">{escape(more)}</p>' if more else ""
     warned = undertrained(report) if first else ""
     return (
-        f'<section id="verdict">{said}{distrust(report)}{warned}{_bar(report)}{corners(report)}'
+        f'<section id="verdict">{said}{coming(report)}{distrust(report)}{warned}{_bar(report)}{corners(report)}'
         f'<p class="lead">{lead(report)}</p></section>'
     )
 

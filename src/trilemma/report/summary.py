@@ -129,6 +129,17 @@ def undertrained(report: dict[str, Any]) -> str:
     )
 
 
+def coming(report: dict[str, Any]) -> str:
+    """What will still be added to the page."""
+    names = report.get("coming") or []
+    if not names:
+        return ""
+    return (
+        f'<aside class="alarm"><b>Still learning: {escape(_listed(names))}.</b> This is what has been measured so far; '
+        "the page loads itself anew until all are here.</aside>"
+    )
+
+
 def distrust(report: dict[str, Any]) -> str:
     """A banner where ruined real images did not score as ruined."""
     reasons = (report.get("scale") or {}).get("distrust") or []
