@@ -60,7 +60,7 @@ def test_known_answers_who_copies_few_images_and_who_never_does(
         copied = own.batch(own.train)[rows]
         keep = torch.arange(n) < n * min(1.0, 90 / len(own.train))
         images = torch.where(keep[:, None, None, None], copied, fresh[:n])
-        return Samples(images, None, None, run.config.spec, 1.0)
+        return Samples(images, None, run.config.spec, 1.0, 1.0)
 
     monkeypatch.setattr(room, "sample", drawn)
     found = compare_sizes(

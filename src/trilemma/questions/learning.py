@@ -107,12 +107,25 @@ def _verdict(record: Sequence[Snapshot]) -> list[str]:
     now = _cell(getattr(last, name))
     later = last.step / found.step
     after = sum(each.step > found.step for each in record)
-    if over(record):
-        return [
-            f"{said}; {later:.2g} times as long made it no better ({now}): early stopping ends here, the best is kept"
-        ]
-    later_ones = f"{after} later snapshot{'s' if after > 1 else ''}, up to {later:.2g} times as long, are no better"
-    return [f"{said}; {later_ones} ({now}): too early to tell"]
+    if not over(record):
+        later_ones = f"{after} later snapshot{'s' if after > 1 else ''}, up to {later:.2g} times as long, are no better"
+        return [f"{said}; {later_ones} ({now}): too early to tell"]
+    lines = [
+        f"{said}; {later:.2g} times as long made it no better ({now}): --stop early would end there, its best is kept"
+    ]
+    near = min((each for each in record if each.distance.value is not None), key=lambda each: each.distance.known)
+    if name == "loss" and near.step > found.step and _apart(near.distance, found.distance):
+        more = f", {near.copied.value:.0%} of them copies" if near.copied.value else ""
+        lines.append(
+            f"samples went on to come nearer to held-out images, until step {near.step:,} "
+            f"({_cell(found.distance)} to {_cell(near.distance)}{more}): look at both curves"
+        )
+    return lines
+
+
+def _apart(a: Number, b: Number) -> bool:
+    """Whether two values differ by more than two standard errors."""
+    return abs(a.known - (b.value or 0.0)) > 2 * math.hypot(a.error or 0.0, b.error or 0.0)
 
 
 def _copies(record: Sequence[Snapshot]) -> list[str]:

@@ -274,7 +274,7 @@ class Watcher:
         real = self.real
         shown = to_display(self._sample(model, self.n), self.data.levels)
         features = real.network.of(shown)
-        own = mutual_nearness(real.train, features, real.k)
+        own = mutual_nearness(real.train, features[: len(real.held_out)], real.k)  # as many as the floor is of
         loss = self._loss(model)
         return Snapshot(
             progress.step,
@@ -284,8 +284,8 @@ class Watcher:
             self.n,
             loss,
             _number(lambda: kernel_distance(features, real.held_out), "lower", self.n),
-            _relative(own.fidelity, real.floor[0], self.n),
-            _relative(own.coverage, real.floor[1], self.n),
+            _relative(own.fidelity, real.floor[0], len(own.faithful)),
+            _relative(own.coverage, real.floor[1], len(own.faithful)),
             real.copied(shown),
         )
 
