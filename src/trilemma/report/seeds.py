@@ -42,8 +42,7 @@ def section(report: dict[str, Any]) -> str:
     return (
         f"<details><summary>Over training seeds: up to {count(report)} of a row</summary>"
         '<p class="caption">The value of each seed; one standard error over images; and one over seeds, the spread of '
-        "the values over the root of their number. The root of the sum of their squares is the error that stands in the "
-        "tables.</p>"
+        "the values over the root of their number. The root of the sum of their squares is the error in the tables.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Training seeds"><table class="verdicts">'
         f"<thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
     )
