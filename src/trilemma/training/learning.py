@@ -45,6 +45,7 @@ from trilemma.metrics import (
     verdict,
 )
 from trilemma.metrics.features import VectorFeatures
+from trilemma.metrics.whitened import ENOUGH
 from trilemma.noise import ImageNoise, derive_seed
 from trilemma.number import Number
 from trilemma.run import Run, not_finite
@@ -286,7 +287,7 @@ class Watcher:
             _number(lambda: kernel_distance(features, real.held_out), "lower", self.n),
             _relative(own.fidelity, real.floor[0], len(own.faithful)),
             _relative(own.coverage, real.floor[1], len(own.faithful)),
-            real.copied(shown),
+            real.copied(shown, features, own.faithful),
         )
 
     def _sample(self, model: Family, n: int) -> Tensor:
@@ -343,7 +344,8 @@ class Real:
         floor: fidelity and coverage of held-out images.
         k: neighbours that they are measured by.
         alike: what copies are looked for with, in images.
-        vectors: training and held-out vectors in units of their spread, where the data are vectors.
+        few: features of all training images, where these are too few to say by pixels, or are vectors; how near
+            held-out ones come to them, and which of those are faithful.
         prepared: seconds that all this took.
     """
 
@@ -353,7 +355,7 @@ class Real:
     floor: tuple[Number, Number]
     k: int
     alike: Alike | None
-    vectors: tuple[Tensor, Nearness] | None
+    few: tuple[Tensor, Nearness, Tensor] | None
     prepared: float
 
     @classmethod
@@ -368,27 +370,37 @@ class Real:
         real, own = network.of(shown[0]), network.of(shown[1])
         k = min(NEIGHBOURS, len(real) - 1)
         floor = mutual_nearness(real, own[:n], k)
-        alike, vectors = None, None
-        if data.vector:
-            vectors = network.of(shown[2]), nearness(own, network.of(shown[2]))
+        alike, by_features = None, None
+        if data.vector or len(many) < ENOUGH:
+            trained = network.of(shown[2])
+            near = nearness(own[:n], trained)
+            by_features = trained, near, floor.faithful | torch.tensor(data.vector)
         else:
             images, others = shrunk(shown[2]), shrunk(shown[1])
             # Held-out images alone are the null: the components were found from the others, which are no fair one.
             alike = Alike(Whitened(images), others, images[:0])
-        return cls(network, real, own, (floor.fidelity, floor.coverage), k, alike, vectors, time.perf_counter() - began)
+        took = time.perf_counter() - began
+        return cls(network, real, own, (floor.fidelity, floor.coverage), k, alike, by_features, took)
 
-    def copied(self, images: Tensor) -> Number:
-        """The share of samples that are copies, 0 unless they are found: the test of `trilemma evaluate` by pixels."""
-        if self.vectors is not None:
-            train, own = self.vectors
-            found = verdict(nearness(self.network.of(images), train), own)
-        else:
-            assert self.alike is not None
-            found = verdict(*self.alike.judge(shrunk(images)))
+    def copied(self, images: Tensor, features: Tensor, faithful: Tensor) -> Number:
+        """The share of samples that are copies, 0 unless they are found: the tests of `trilemma evaluate`, of which one
+        is made: by pixels, or where training images are few by features, of samples that are faithful.
+        """
         n = len(images)
+        if self.few is None:
+            assert self.alike is not None
+            found = verdict(*self.alike.judge(shrunk(images)), distinct=False)
+        else:
+            train, null, fair = self.few
+            judged = faithful | torch.tensor(images.ndim == 2)
+            own = nearness(features[: len(judged)][judged], train) if judged.any() else None
+            if own is None or not fair.any():
+                return Number(0.0, share_of(0, n).error, "", "lower", n, note="no sample is near enough to be a copy")
+            null = Nearness(null.distance[fair], null.index[fair], null.ratio[fair])
+            found, n = verdict(own, null), len(judged)
+            found = replace(found, share=found.share * int(judged.sum()) / n)
         share = found.share if found.found else 0.0
-        note = f"p = {found.p_value:.2g}"
-        return Number(share, share_of(share * n, n).error, "", "lower", n, note=note)
+        return Number(share, share_of(share * n, n).error, "", "lower", n, note=f"p = {found.p_value:.2g}")
 
 
 def shrunk(images: Tensor) -> Tensor:
