@@ -129,7 +129,7 @@ def verdict(
         distinct: whether the held-out images are of different ones, and none is the same blurred.
     """
     p_value, place = scan(*_one_for_each_training_image(samples, held_out))
-    if distinct and 4 * len(torch.cat([samples.index, held_out.index]).unique()) < len(samples.ratio) + len(
+    if distinct and 4 * len(torch.unique(torch.cat([samples.index, held_out.index]))) < len(samples.ratio) + len(
         held_out.ratio
     ):
         # Of few training images those that samples copy hide the held-out ones, so that the scan may see none of these.
@@ -163,7 +163,7 @@ def _nearer(a: Nearness, b: Nearness) -> float:
     that a's win is a sum of independent coins of n/(n + m). Ties are b's. Those that repeat each other win less often,
     which is safe of a's only.
     """
-    rows = torch.cat([a.index, b.index]).unique()
+    rows = torch.unique(torch.cat([a.index, b.index]))
     place = {int(row): i for i, row in enumerate(rows)}
     count, lowest = torch.zeros(2, len(rows)), torch.full((2, len(rows)), math.inf, dtype=torch.float64)
     for side, near in enumerate((a, b)):

@@ -259,7 +259,7 @@ def excess(looks: Tensor, scores: Tensor, like: tuple[Tensor, Tensor], image: Te
     says, int64 [N], which are of one image: none is compared with itself, however blurred, as no sample is.
     """
     values, found = _spread(like[1]), []
-    for rows in torch.arange(len(looks)).split(256):
+    for rows in torch.split(torch.arange(len(looks)), 256):
         part, own = looks[rows], _spread(scores[rows])
         apart = torch.cdist(part, like[0])
         if image is not None:
