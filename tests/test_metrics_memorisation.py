@@ -249,3 +249,23 @@ def test_an_index_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="trilemma\\[index\\]"):
         closest(torch.zeros(2, 3), torch.ones(4, 3), index=True)
+
+
+def test_a_model_that_copies_few_images_always_is_said_to_and_fresh_samples_are_not() -> None:
+    """Its copies of every training image leave no held-out image that is nearest to one."""
+    train = normal(60, 8, 0)
+    copier = train[torch.arange(400) % 60]
+    found = copies(copier, train, normal(400, 8, 2))
+    assert found.found
+    assert found.share > 0.95
+    half = copies(torch.cat([copier[:200], normal(200, 8, 3)]), train, normal(400, 8, 2))
+    assert half.found
+    assert half.share == pytest.approx(0.5, abs=0.1)
+
+
+def test_few_training_images_give_no_false_alarms() -> None:
+    p_values = [
+        copies(normal(200, 6, 3 * trial), normal(40, 6, 3 * trial + 2), normal(200, 6, 3 * trial + 1)).p_value
+        for trial in range(200)
+    ]
+    assert sum(p < 0.05 for p in p_values) <= 0.05 * 200 + 3 * math.sqrt(200 * 0.05 * 0.95)

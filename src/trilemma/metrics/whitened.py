@@ -51,6 +51,13 @@ BLUR = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0, 4.5, 7.0, 12
 BASE = 1_000
 """Real images in the null, each blurred by all of `BLUR`."""
 
+ENOUGH = 256
+"""Training images below which nothing is said by pixels: of few, the components are so few that chance looks alike."""
+
+FAIR, FEW = 10, 16
+"""Training images for each component from which on they may stand in the null: components describe the images that they
+were found from, so that few are no fair one. They must, where there are fewer held-out images than the second."""
+
 WINDOW = 200
 """Images of the pool that a sample may be compared with: those whose looks are nearest to its own."""
 
@@ -175,8 +182,9 @@ def _basis(x: Tensor, seed: int) -> Tensor:
 class Alike:
     """Real images that are no copies, as sharp or as smooth as any sample may be, and how near they come.
 
-    The pool is made of held-out images and, where these are few, of training images, each compared with all others; and
-    of the same images blurred by `BLUR`. Scores are found when they are asked for, and kept for the next samples.
+    The pool is made of held-out images and, where these are few and there are many training images (`FAIR`), of those,
+    each compared with all others; and of the same images blurred by `BLUR`. Scores are found when they are asked for,
+    and kept for the next samples.
 
     Args:
         whitened: of ``train``.
@@ -188,7 +196,8 @@ class Alike:
         self.whitened, self.seed = whitened, seed
         held_out = held_out[:BASE]
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-        own = order[: max(0, BASE - len(held_out))]
+        fair = len(train) >= FAIR * whitened.basis.shape[1]
+        own = order[: max(0, BASE - len(held_out)) if fair or len(held_out) < FEW else 0]
         self.images = torch.cat([held_out, train[own]])
         self.own = torch.cat([torch.full((len(held_out),), -1), own])
         looks = torch.cat([whitened.looks(softened(self.images, level)) for level in BLUR])  # [levels · images, bands]
@@ -231,9 +240,10 @@ class Alike:
         unit = self.gains[chosen].std().clamp_min(1e-3)
         own = torch.cat([looks / self.unit, gains[:, None] / unit], 1)
         like = torch.cat([self.looks[chosen], self.gains[chosen, None] / unit], 1), self.scores[chosen]
+        image = chosen % len(self.images)
         return (
             Nearness(1 - scores.double(), rows, _suspicion(scores, excess(own, scores, like))),
-            Nearness(1 - like[1].double(), self.nearest[chosen], _suspicion(like[1], excess(*like, like))),
+            Nearness(1 - like[1].double(), self.nearest[chosen], _suspicion(like[1], excess(*like, like, image))),
         )
 
 
@@ -242,14 +252,19 @@ def softened(images: Tensor, strength: float) -> Tensor:
     return blur(images, strength) if strength else images
 
 
-def excess(looks: Tensor, scores: Tensor, like: tuple[Tensor, Tensor]) -> Tensor:
+def excess(looks: Tensor, scores: Tensor, like: tuple[Tensor, Tensor], image: Tensor | None = None) -> Tensor:
     """Scores in standard deviations above the mean of the `NEAR` nearest in looks among ``like`` (looks, scores).
 
-    Looks here are those of `Whitened.looks` and the gain by blurred training images.
+    Looks here are those of `Whitened.looks` and the gain by blurred training images. Of ``like`` itself ``image``
+    says, int64 [N], which are of one image: none is compared with itself, however blurred, as no sample is.
     """
     values, found = _spread(like[1]), []
-    for part, own in zip(torch.split(looks, 256), torch.split(_spread(scores), 256), strict=True):
-        near = torch.cdist(part, like[0]).topk(min(NEAR, len(values)), largest=False).indices
+    for rows in torch.split(torch.arange(len(looks)), 256):
+        part, own = looks[rows], _spread(scores[rows])
+        apart = torch.cdist(part, like[0])
+        if image is not None:
+            apart = apart.masked_fill(image[rows, None] == image, torch.inf)
+        near = apart.topk(min(NEAR, len(values)), largest=False).indices
         beside = values[near]
         found.append((own - beside.mean(1)) / beside.std(1, correction=0).clamp_min(1e-3))
     return torch.cat(found)

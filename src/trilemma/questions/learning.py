@@ -134,9 +134,10 @@ def _copies(record: Sequence[Snapshot]) -> list[str]:
     if not known:
         return []
     some = [each for each in known if each.copied.value]
-    n = known[-1].n
+    n, (_, _, among) = known[-1].n, known[-1].copied.note.partition(", ")
     if not some:
-        return [f"no more near copies of training images than by chance; fewer than {3 / n:.1%} cannot be seen in {n}"]
+        where = f" ({among})" if among else ""
+        return [f"no more near copies than by chance{where}; fewer than {3 / n:.1%} cannot be seen in {n} samples"]
     first, last = some[0], known[-1]
     return [
         f"copies of training images are found from step {first.step:,} on; at the last they are "

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -45,8 +45,9 @@ from trilemma.metrics import (
     verdict,
 )
 from trilemma.metrics.features import VectorFeatures
+from trilemma.metrics.whitened import ENOUGH
 from trilemma.noise import ImageNoise, derive_seed
-from trilemma.number import Number
+from trilemma.number import Better, Number
 from trilemma.run import Run, not_finite
 from trilemma.training.budget import Budget, Progress
 
@@ -62,11 +63,16 @@ PATIENCE, WORSE = 2.0, 3
 BLOCK, SIZES, PLANNED = 64, (256, 128, 64), 8
 """Images drawn together; samples of a snapshot, the most with which so many snapshots can be afforded."""
 
-OVERHEAD, PREPARING = 0.5, 2.5
-"""Seconds that a snapshot takes beside its samples, and the first one besides: a guess, until they are measured."""
+OVERHEAD, PREPARING = 0.5, (1.0, 1.5e-3)
+"""Seconds that a snapshot takes beside its samples, and that the first takes besides, at least and for each training
+image that is searched: guesses, until they are measured."""
 
-LEAST, MOST_VALIDATION, MOST_TRAINING = 16, 1_000, 10_000
-"""Held-out images that must be there, that are looked at, and training images that copies are looked for among."""
+LEAST, MOST_VALIDATION = 16, 1_000
+"""Held-out images that must be there, and that are looked at."""
+
+SEARCHED, SEARCHING = (1_000, 10_000), 0.3
+"""Training images that copies are looked for among, at least and at most; and the share of what all snapshots may take
+in which they are made ready for it."""
 
 SIDE = 32
 """Copies are looked for at this size at most."""
@@ -133,8 +139,8 @@ class Snapshot:
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Snapshot:
         """From a line of the record."""
-        counts = {name: record[name] for name in ("step", "images", "seconds", "took", "n")}
-        return cls(**counts, **{name: Number.read(record[name]) for name in cls.NUMBERS})
+        counts = (record[name] for name in ("step", "images", "seconds", "took", "n"))
+        return cls(*counts, *(Number.read(record[name]) for name in cls.NUMBERS))
 
     def plain(self) -> dict[str, Any]:
         """As a line of the record."""
@@ -253,7 +259,12 @@ class Watcher:
         costs = {n: block * n / BLOCK + OVERHEAD for n in most}
         allowed = TIME * self._whole(progress)
         self.n = next((n for n in most if PLANNED * costs[n] <= allowed), most[-1])
-        self.cost = costs[self.n] + PREPARING
+        self.cost = costs[self.n] + PREPARING[0] + PREPARING[1] * min(self._searched(progress), len(self.train))
+
+    def _searched(self, progress: Progress) -> int:
+        """Among how many training images copies are looked for."""
+        least, most = SEARCHED
+        return int(min(max(SEARCHING * TIME * self._whole(progress) / PREPARING[1], least), most))
 
     def _whole(self, progress: Progress) -> float:
         """Seconds that the whole training will take at this rate."""
@@ -270,7 +281,7 @@ class Watcher:
 
     def _measured(self, model: Family, progress: Progress) -> Snapshot:
         if self.real is None:
-            self.real = Real.prepare(self.data, self.train, self.held_out, self.n)
+            self.real = Real.prepare(self.data, self.train, self.held_out, self.n, self._searched(progress))
         real = self.real
         shown = to_display(self._sample(model, self.n), self.data.levels)
         features = real.network.of(shown)
@@ -286,7 +297,7 @@ class Watcher:
             _number(lambda: kernel_distance(features, real.held_out), "lower", self.n),
             _relative(own.fidelity, real.floor[0], len(own.faithful)),
             _relative(own.coverage, real.floor[1], len(own.faithful)),
-            real.copied(shown),
+            real.copied(shown, features, own.faithful),
         )
 
     def _sample(self, model: Family, n: int) -> Tensor:
@@ -343,7 +354,9 @@ class Real:
         floor: fidelity and coverage of held-out images.
         k: neighbours that they are measured by.
         alike: what copies are looked for with, in images.
-        vectors: training and held-out vectors in units of their spread, where the data are vectors.
+        few: features of all training images, where these are too few to say by pixels, or are vectors; how near
+            held-out ones come to them, and which of those are faithful.
+        among: which training images copies are looked for among, in words, where not among all.
         prepared: seconds that all this took.
     """
 
@@ -353,42 +366,54 @@ class Real:
     floor: tuple[Number, Number]
     k: int
     alike: Alike | None
-    vectors: tuple[Tensor, Nearness] | None
+    few: tuple[Tensor, Nearness, Tensor] | None
+    among: str
     prepared: float
 
     @classmethod
-    def prepare(cls, data: Dataset, train: Indices, held_out: Indices, n: int) -> Real:
-        """Compute all that is the same for every snapshot of ``n`` samples."""
+    def prepare(cls, data: Dataset, train: Indices, held_out: Indices, n: int, searched: int) -> Real:
+        """Compute what all snapshots of ``n`` samples have in common; copies are looked for among ``searched``."""
         began = time.perf_counter()
         held_out = subset(held_out, MOST_VALIDATION, 0)
-        few, many = subset(train, max(n, 2 * NEIGHBOURS), 0), subset(train, MOST_TRAINING, 0)
+        few, many = subset(train, max(n, 2 * NEIGHBOURS), 0), subset(train, searched, 0)
         spec = data.spec()
         network: Features = VectorFeatures(scale=spec.scale) if data.vector else feature_network("small")
         shown = [to_display(data.batch(rows), data.levels) for rows in (few, held_out, many)]
         real, own = network.of(shown[0]), network.of(shown[1])
         k = min(NEIGHBOURS, len(real) - 1)
         floor = mutual_nearness(real, own[:n], k)
-        alike, vectors = None, None
-        if data.vector:
-            vectors = network.of(shown[2]), nearness(own, network.of(shown[2]))
+        alike, by_features = None, None
+        if data.vector or len(many) < ENOUGH:
+            trained = network.of(shown[2])
+            near = nearness(own[:n], trained)
+            by_features = trained, near, floor.faithful | torch.tensor(data.vector)
         else:
             images, others = shrunk(shown[2]), shrunk(shown[1])
             # Held-out images alone are the null: the components were found from the others, which are no fair one.
             alike = Alike(Whitened(images), others, images[:0])
-        return cls(network, real, own, (floor.fidelity, floor.coverage), k, alike, vectors, time.perf_counter() - began)
+        took = time.perf_counter() - began
+        among = f", among {len(many):,} of {len(train):,} training images" if len(many) < len(train) else ""
+        return cls(network, real, own, (floor.fidelity, floor.coverage), k, alike, by_features, among, took)
 
-    def copied(self, images: Tensor) -> Number:
-        """The share of samples that are copies, 0 unless they are found: the test of `trilemma evaluate` by pixels."""
-        if self.vectors is not None:
-            train, own = self.vectors
-            found = verdict(nearness(self.network.of(images), train), own)
-        else:
-            assert self.alike is not None
-            found = verdict(*self.alike.judge(shrunk(images)))
+    def copied(self, images: Tensor, features: Tensor, faithful: Tensor) -> Number:
+        """The share of samples that are copies, 0 unless they are found: the tests of `trilemma evaluate`, of which one
+        is made: by pixels, or where training images are few by features, of samples that are faithful.
+        """
         n = len(images)
+        if self.few is None:
+            assert self.alike is not None
+            found = verdict(*self.alike.judge(shrunk(images)), distinct=False)
+        else:
+            train, null, fair = self.few
+            judged = faithful | torch.tensor(images.ndim == 2)
+            own = nearness(features[: len(judged)][judged], train) if judged.any() else None
+            if own is None or not fair.any():
+                return Number(0.0, share_of(0, n).error, "", "lower", n, note="no sample is near enough to be a copy")
+            null = Nearness(null.distance[fair], null.index[fair], null.ratio[fair])
+            found, n = verdict(own, null), len(judged)
+            found = replace(found, share=found.share * int(judged.sum()) / n)
         share = found.share if found.found else 0.0
-        note = f"p = {found.p_value:.2g}"
-        return Number(share, share_of(share * n, n).error, "", "lower", n, note=note)
+        return Number(share, share_of(share * n, n).error, "", "lower", n, note=f"p = {found.p_value:.2g}{self.among}")
 
 
 def shrunk(images: Tensor) -> Tensor:
@@ -396,12 +421,13 @@ def shrunk(images: Tensor) -> Tensor:
     side = max(images.shape[-2:])
     if side <= SIDE or not len(images):
         return images
-    size = tuple(max(1, round(each * SIDE / side)) for each in images.shape[-2:])
+    height, width = images.shape[-2:]
+    size = max(1, round(height * SIDE / side)), max(1, round(width * SIDE / side))
     small = [F.adaptive_avg_pool2d(part.float(), size) for part in torch.split(images, 1024)]
     return torch.cat(small).round().to(torch.uint8)
 
 
-def _number(measure: Any, better: Any, n: int) -> Number:
+def _number(measure: Callable[[], Number], better: Better, n: int) -> Number:
     """A number, or the reason why there is none."""
     try:
         return replace(measure(), better=better, n=n).finite()

@@ -27,6 +27,7 @@ from trilemma.evaluation.neighbourhoods import mutual, too_few
 from trilemma.evaluation.reference import Reference
 from trilemma.metrics import Alike, Copies, Nearness, Pair, Whitened, verdict
 from trilemma.metrics.estimate import share_of
+from trilemma.metrics.whitened import ENOUGH
 from trilemma.number import Number
 
 PAIRS = 10
@@ -146,8 +147,11 @@ def _by_pixels_and_features(of: Measured, near: Nearness) -> dict[str, Copies]:
             "features": verdict(by_features, real_features, pairs=PAIRS),
         }
     alike, images = _alike(real), shrunk(sample.images[:MOST_SAMPLES])
-    pixels = verdict(*alike.judge(images), pairs=PAIRS, plain=plain)
+    pixels = verdict(*alike.judge(images), pairs=PAIRS, plain=plain, distinct=False)
     pixels = replace(pixels, pairs=tuple(_with_distance(pair, images, real) for pair in pixels.pairs))
+    if len(real.dataset.train) < ENOUGH:
+        text = f"{len(real.dataset.train)} training images are too few to say by pixels"
+        pixels = replace(pixels, share=0.0, p_value=1.0, text=text)
     judged, null = (_faithful(each).nonzero()[:, 0] for each in (of, held_out(real)))
     if not len(judged) or not len(null):
         text = "no sample is near enough to the data to be a copy in features"
