@@ -68,7 +68,7 @@ class Judge:
         return self.looks[part], self.scores[part], self.rows[part], self.gains[part]
 
     def p(self, *parts: Tensor) -> float:
-        return verdict(*self.alike.between(*parts)).p_value
+        return verdict(*self.alike.between(*parts), distinct=False).p_value
 
 
 def measure(source: str, count: int, held: int, say: Callable[[str], None]) -> dict[str, dict[str, str]]:
