@@ -88,9 +88,6 @@ def test_a_comparison_of_sizes_and_that_it_goes_on(data: Path, tmp_path: Path, m
     scores = found.record["families"]["autoencoder"]
     assert list(scores) == ["40", "80", "160", "320"]
     assert len(scores["40"]["kernel"]["seeds"]["values"]) == 2
-    law = found.record["laws"]["autoencoder"]["kernel"]
-    assert law["form"] == "a + b N^-c"
-    assert len(law["curve"]["n"]) == len(law["curve"]["high"])
     assert not any("one seed" in line for line in found.lines())
     json.dumps(found.record, allow_nan=False)
     with Image.open(out / "data-sizes.png") as picture:
@@ -107,6 +104,27 @@ def test_the_picture_is_drawn_without_laws(data: Path, tmp_path: Path) -> None:
     record = asked(data, tmp_path / "out").record
     assert draw_sizes(record | {"laws": {"autoencoder": {}}}).width > 900
     assert any("one seed" in line for line in record["reading"])
+
+
+def scored(values: list[float]) -> dict[int, Any]:
+    return {
+        n: {"kernel": {"value": value, "error": 0.01, "better": "lower", "n": 400}}
+        for n, value in zip((100, 300, 1000, 3000, 10_000), values, strict=True)
+    }
+
+
+def test_what_falls_by_a_law_is_foretold_and_what_does_not_is_said() -> None:
+    law, line = room._falling(scored([1 + 30 * n**-0.5 for n in (100, 300, 1000, 3000, 10_000)]), "kernel")
+    assert law is not None
+    assert law.at([100_000])[0] == pytest.approx(1.1, abs=0.03)
+    assert "10 times as many images as 10,000 would bring it from 1.3" in line
+    rising, said = room._falling(scored([1, 2, 3, 4, 5]), "kernel")
+    assert rising is None
+    assert "does not fall" in said
+    wild, said = room._falling(scored([9, 1, 8, 1, 5]), "kernel")
+    assert wild is None
+    assert "no power law" in said
+    assert room._falling(scored([1, 1, 1, 1, 1]), "bits_per_dim") == (None, "")
 
 
 @pytest.mark.parametrize(

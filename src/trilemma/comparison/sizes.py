@@ -3,7 +3,8 @@
 The sets are nested: each holds the images of the smaller ones. Every model is measured against the *whole* data set,
 training and held-out images, so that the numbers of all sizes are of one protocol; but copies are looked for among the
 images that it was trained on. Distances and shares are functions of the number N of images, to which laws are fitted
-(`trilemma.metrics.scaling`): of the kernel distance a + b N^−c, of the share of copies 1 / (1 + (N/h)^c).
+(`trilemma.metrics.scaling`): of the kernel distance and of held-out bits per dimension a + b N^−c, of the share of
+copies 1 / (1 + (N/h)^c). A law that does not describe its points is not drawn.
 """
 
 from __future__ import annotations
@@ -311,26 +312,12 @@ def _laws(name: str, by_size: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str
     said: list[str] = []
     most = max(by_size)
     grid = np.geomspace(min(by_size), BEYOND * most, 60)
-    distances = {n: score for n, scores in by_size.items() if (score := Number.read(scores.get("kernel"))).error}
-    try:
-        law = power_law(
-            list(distances),
-            [score.known for score in distances.values()],
-            [score.error or 0.0 for score in distances.values()],
-        )
-    except ValueError as error:
-        said.append(f"{name}: no law of the distance ({error})")
-    else:
-        found["kernel"] = _plain(law, grid)
-        low, high = (float(end[0]) for end in law.band([BEYOND * most]))
-        there = float(law.at([BEYOND * most])[0])
-        now = Number.read(by_size[most]["kernel"])
-        doubt = law.free > 0 and law.misfit > law.free + 3 * math.sqrt(2 * law.free)
-        tail = "; the law does not describe these sizes well" if doubt else ""
-        said.append(
-            f"{name}: distance {_told(law)}; {BEYOND} times as many images as {most:,} would bring it from "
-            f"{now} to {there:.3g} (95 %: {low:.3g} to {high:.3g}){tail}"
-        )
+    for key, what in (("kernel", "distance"), ("bits_per_dim", "held-out bits/dim")):
+        law, line = _falling(by_size, key)
+        if law is not None:
+            found[key] = _plain(law, grid)
+        if line:
+            said.append(f"{name}: {what} {line}")
     copies = {
         n: score for n, scores in by_size.items() if (score := Number.read(scores.get("memorised"))).value is not None
     }
@@ -343,17 +330,39 @@ def _laws(name: str, by_size: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str
     clear = min((n for n in copies if n > max(some)), default=None)
     till = f"none are found from {clear:,} on" if clear else "and at the largest size too"
     try:
-        law = fading(list(copies), [score.known for score in copies.values()], [score.n for score in copies.values()])
+        fade = fading(list(copies), [score.known for score in copies.values()], [score.n for score in copies.values()])
     except ValueError:
         said.append(f"{name}: copies at every size")
         return found, said
-    found["memorised"] = _plain(law, grid)
-    low, high = law.interval("h")
+    found["memorised"] = _plain(fade, grid)
+    low, high = fade.interval("h")
     said.append(
         f"{name}: copies are found up to {max(some):,} images, {till}; half of the samples are copies at about "
-        f"{law.parameters['h']:,.3g} (95 %: {low:,.3g} to {high:,.3g})"
+        f"{fade.parameters['h']:,.3g} (95 %: {low:,.3g} to {high:,.3g})"
     )
     return found, said
+
+
+def _falling(by_size: Mapping[int, Mapping[str, Any]], key: str) -> tuple[Law | None, str]:
+    """The power law by which a score falls, where one describes it, and a sentence; empty where it was not measured."""
+    scores = {n: score for n, each in by_size.items() if (score := Number.read(each.get(key))).value is not None}
+    if not scores:
+        return None, ""
+    try:
+        law = power_law(list(scores), [s.known for s in scores.values()], [s.error or 0.0 for s in scores.values()])
+    except ValueError as error:
+        return None, f"has no law ({error})"
+    if not law.parameters["b"]:
+        return None, "does not fall with more images: by one budget each is learnt less well, and copies are near"
+    if law.free > 0 and law.misfit > law.free + 3 * math.sqrt(2 * law.free):
+        return None, f"follows no power law (misfit {law.misfit:.3g} with {law.free} to spare): look at the picture"
+    most = max(by_size)
+    low, high = (float(end[0]) for end in law.band([BEYOND * most]))
+    there, now = float(law.at([BEYOND * most])[0]), scores.get(most)
+    return law, (
+        f"{_told(law)}; {BEYOND} times as many images as {most:,} would bring it from {now} to {there:.3g} "
+        f"(95 %: {low:.3g} to {high:.3g})"
+    )
 
 
 def _told(law: Law) -> str:
@@ -422,20 +431,21 @@ def draw_sizes(record: Mapping[str, Any]) -> Sheet:
         _panel(record, colours, "mutual_fidelity", "fidelity, real images = 1", (0.0, 1.1)),
         _panel(record, colours, "mutual_coverage", "coverage, real images = 1", (0.0, 1.1)),
     ]
+    if any("bits_per_dim" in scores for by_size in record["families"].values() for scores in by_size.values()):
+        panels.append(_panel(record, colours, "bits_per_dim", "bits/dim of held-out images, lower is better"))
     told = record["protocol"]
     lines = [
         f"{record['data']['name']}; each model of size {told['size']} trained for {told['budget']}, seeds: "
         f"{told['seeds']}; {told['n']:,} samples, {told['features']} features",
-        "points: measured, with one standard error; lines: fitted laws, thin lines: their 95 % intervals, beyond the "
-        "last point foretold",
+        "points: measured, with one standard error; curves that go beyond the last point: fitted laws, with their 95 % "
+        "intervals as thin lines",
     ]
     entries = [(drawing.swatch(colours[name]), FAMILIES[name].title) for name in families]
     parts = [
         drawing.words(["How many images?"], 16),
         drawing.words(lines, 12),
         drawing.key(entries),
-        drawing.beside(panels[:2]),
-        drawing.beside(panels[2:]),
+        *(drawing.beside(panels[i : i + 2]) for i in range(0, len(panels), 2)),
     ]
     return drawing.framed(drawing.below(parts))
 

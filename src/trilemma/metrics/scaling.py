@@ -155,7 +155,7 @@ def fading(
 
 def _most_likely(x: Array, p: Array, m: Array) -> tuple[Array, Array, Array]:
     """h, c and the deviance of each row of shares ``p`` [R, K], on a grid."""
-    halves = np.geomspace(x.min() / 10, x.max() * 10, 200)
+    halves = np.geomspace(x.min() / 10, x.max() * 10, 500)
     ceiling = (m * (_xlogy(p, p) + _xlogy(1 - p, 1 - p))).sum(1)
     best, found = np.full(len(p), -np.inf), np.zeros((2, len(p)))
     for half in halves:
