@@ -26,7 +26,7 @@ from trilemma.families.gan import GAN, GANConfig
 from trilemma.images import Spec
 from trilemma.machine import autocast, described
 from trilemma.noise import BatchNoise
-from trilemma.presets import PRESETS, gflop
+from trilemma.presets import DCGAN, gflop
 from trilemma.training import average
 
 SPEC = Spec((1, 28, 28))
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--size", default="tiny", choices=("tiny", "small", "base", "large"))
     parser.add_argument("--parts", action="store_true", help="also without each of our settings")
     args = parser.parse_args()
-    config = GANConfig(**getattr(PRESETS["gan"], args.size))
+    config = GANConfig(**getattr(DCGAN, args.size))
     images = torch.randint(256, (args.images, *SPEC.shape), dtype=torch.uint8)
     print(f"{config.width=} {config.latent=}, {gflop('gan', config, SPEC):.2f} GFLOP an image")
     print(f"{described()}, batch {BATCH}")

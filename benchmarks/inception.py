@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from fid_references import lend_weights  # beside this file
+from peers import lend_weights  # beside this file
 from torch import Tensor
 
 from trilemma.machine import described

@@ -51,17 +51,21 @@ class Recipe:
 
 RECIPES = {
     "autoencoder": Recipe("autoencoder", "40kimages", model={"width": 32, "latent": 8}),
-    "vae": Recipe("vae", "64kimages", model={"width": 32, "latent": 8}),
-    "gan": Recipe("gan", "160kimages", model={"width": 64}),
-    "pixelcnn": Recipe("pixelcnn", "40kimages"),
-    "pixelrnn": Recipe("pixelrnn", "10kimages"),
-    "diffusion": Recipe("diffusion", "60kimages"),
-    "flow": Recipe("flow", "72kimages"),
+    "vae": Recipe("vae", "128kimages", model={"width": 32, "latent": 8}),
+    "gan": Recipe("gan", "200kimages"),
+    "pixelcnn": Recipe("pixelcnn", "100kimages"),
+    "pixelrnn": Recipe("pixelrnn", "30kimages"),
+    "diffusion": Recipe("diffusion", "160kimages"),
+    "flow": Recipe("flow", "160kimages"),
+    "consistency": Recipe("consistency", "240kimages"),
+    "gan-fashion": Recipe("gan", "200kimages", "fashion-mnist"),
+    "vae-fashion": Recipe("vae", "128kimages", "fashion-mnist", model={"width": 32, "latent": 8}),
     "autoencoder-ring": Recipe("autoencoder", "200kimages", "ring"),
     "vae-ring": Recipe("vae", "200kimages", "ring"),
     "gan-ring": Recipe("gan", "200kimages", "ring"),
     "diffusion-ring": Recipe("diffusion", "200kimages", "ring"),
     "flow-ring": Recipe("flow", "200kimages", "ring"),
+    "consistency-ring": Recipe("consistency", "200kimages", "ring"),
 }
 """A new run of the zoo is a line here."""
 

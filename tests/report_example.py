@@ -6,6 +6,8 @@ from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
 
+from trilemma.report import schema
+
 
 def metric(value: float | None, error: float | None = None, better: str = "higher", **other: Any) -> dict[str, Any]:
     empty = {"unit": "", "n": 2000, "kind": None, "note": "", "flag": None}
@@ -97,10 +99,30 @@ def example() -> dict[str, Any]:
     }
 
 
+def rungs(metrics: dict[str, list[float]]) -> list[dict[str, Any]]:
+    found = []
+    for name, strengths in (("noise", (8.0, 64.0)), ("jpeg", (50.0, 97.0)), ("dropped classes", (0.1, 0.9))):
+        for i, strength in enumerate(strengths):
+            text = (
+                f"{round(10 * strength)} of 10 classes missing" if name == "dropped classes" else f"{name} {strength}"
+            )
+            values = {key: {"value": each[i], "error": 0.1} for key, each in metrics.items()}
+            found.append({"name": name, "strength": strength, "text": text, "metrics": values})
+    return found
+
+
+def difference(a: str, b: str, real: bool, metric_name: str = "frechet", note: str = "") -> dict[str, Any]:
+    p = 0.001 if real else 0.41
+    return {
+        "metric": metric_name, "a": a, "b": b, "difference": -8.0, "error": 5.0, "p": p, "real": real,
+        "paired": False, "note": note,
+    }  # fmt: skip
+
+
 class Page(HTMLParser):
     """Checks that tags nest, and gathers the text, the elements and every address that a browser would fetch."""
 
-    VOID = frozenset({"meta", "link", "img", "br"})
+    VOID = frozenset({"meta", "link", "img", "br", "input"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -124,7 +146,7 @@ class Page(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
+        if not self.open or self.open[-1] not in ("style", "script"):
             self.text += data
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
@@ -133,3 +155,24 @@ class Page(HTMLParser):
 
 def svg(text: str) -> ElementTree.Element:
     return ElementTree.fromstring(text)  # raises where the markup is not well formed
+
+
+def valid(report: dict[str, Any]) -> dict[str, Any]:
+    """The same report, held to the published schema where there is a validator."""
+    try:
+        import jsonschema
+    except ImportError:
+        return report
+    jsonschema.Draft202012Validator(schema()).validate(report)
+    return report
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)

@@ -17,7 +17,7 @@ SOURCE = Path(trilemma.__file__).parent
 FLOORS = [
     {"files", "text", "faults"},
     {"machine", "validate", "number", "bars"},
-    {"images", "vectors", "noise", "parallel", "plugins"},
+    {"images", "vectors", "noise", "parallel", "plugins", "shipped"},
     {"blocks", "drawing", "preview"},
     {"data", "nets", "metrics"},
     {"families"},

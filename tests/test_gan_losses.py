@@ -15,12 +15,12 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from trilemma.families.gan import GAN, GANConfig, discriminator_loss, generator_loss
 from trilemma.families.gan.losses import LossName
-from trilemma.families.gan.packing import by_class, packed
-from trilemma.families.gan.penalties import gradient_penalty, squared_slope
+from trilemma.families.gan.packing import by_class, filled, packed
+from trilemma.families.gan.penalties import gradient_penalty, slopes, squared
 from trilemma.images import Spec, to_unit
 from trilemma.nets.dcgan import Discriminator
 from trilemma.nets.spectral import normalise_spectrally
-from trilemma.noise import BatchNoise
+from trilemma.noise import BatchNoise, ImageNoise
 
 LOSSES: tuple[LossName, ...] = get_args(LossName)
 SPEC = Spec((1, 12, 10))
@@ -33,6 +33,20 @@ def gan(spec: Spec = SPEC, **config: object) -> GAN:
 
 def noise(count: int, *key: int) -> BatchNoise:
     return BatchNoise(("test", *key), count, 0, count, torch.device("cpu"))
+
+
+class Doubled(ImageNoise):
+    """Noise in float64, for a float64 model's losses; the same at every call."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(0, range(count))
+
+    def normal(self, *shape: int) -> Tensor:
+        return super().normal(*shape).double()
+
+
+UNIT = {"center": (0.0, 0.0), "scale": (1.0, 1.0)}
+"""Of vectors."""
 
 
 def images(count: int, spec: Spec = SPEC) -> Tensor:
@@ -111,6 +125,27 @@ def test_wasserstein_of_two_points_is_their_distance() -> None:
         assert generator_loss(-fake, "wasserstein").item() == pytest.approx(m)
 
 
+@pytest.mark.parametrize(("m", "js"), [(0.0, 0.0), (1.0, 0.111421), (2.0, 0.336831), (4.0, 0.632720)])
+def test_relativistic_at_its_optimum_is_the_divergence_of_ordered_pairs(m: float, js: float) -> None:
+    """To tell (real, generated) from (generated, real): D* = log p - log q as ever, and the least loss is log 2 - JS of
+    the two laws of pairs. Of N(0, 1) and N(m/√2, 1) these are unit Gaussians at a distance of m."""
+    step = m / math.sqrt(2)
+    x = torch.special.ndtri((torch.arange(2000, dtype=torch.float64) + 0.5) / 2000)
+    real, fake = (-0.5 * v.square() + 0.5 * (v - step).square() for v in (x, x + step))
+    real, fake = real.repeat_interleave(2000), fake.repeat(2000)  # every pair once
+
+    def loss(scale: float, shift: float = 0.0) -> float:
+        return discriminator_loss(scale * real + shift, scale * fake + shift, "relativistic").item()
+
+    assert loss(1) == pytest.approx(math.log(2) - js, abs=2e-4)
+    assert loss(1, 3.0) == pytest.approx(loss(1))  # only differences count
+    assert m == 0 or loss(0.9) > loss(1) < loss(1.1)
+    # G plays the same game from the other side.
+    assert (
+        generator_loss(fake, "relativistic", real=real).item() == discriminator_loss(fake, real, "relativistic").item()
+    )
+
+
 def test_generator_losses_at_half() -> None:
     half = torch.zeros(5)
     assert generator_loss(half, "nonsaturating").item() == pytest.approx(math.log(2))
@@ -143,7 +178,10 @@ def test_label_smoothing_is_one_sided() -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses_are_finite_for_extreme_and_bfloat16_answers(loss: LossName) -> None:
     answers = torch.tensor([-1e4, 0.0, 1e4], dtype=torch.bfloat16, requires_grad=True)
-    for value in (discriminator_loss(answers, answers, loss), generator_loss(answers, loss)):
+    for value in (
+        discriminator_loss(answers, answers.flip(0), loss),
+        generator_loss(answers, loss, real=answers.flip(0)),
+    ):
         assert value.dtype == torch.float32
         assert torch.isfinite(value)
         value.backward()
@@ -156,6 +194,11 @@ def test_logs_say_what_the_answers_are(loss: LossName) -> None:
     probabilities = {"D(x)", "D(G(z))"} <= logs.keys()
     assert probabilities == (loss in ("nonsaturating", "minimax"))
     assert probabilities or {"critic(x)", "critic(G(z))"} <= logs.keys()
+
+
+def test_the_relativistic_generator_needs_real_images() -> None:
+    with pytest.raises(ValueError, match="give D's answers to real images too"):
+        generator_loss(torch.zeros(2), "relativistic")
 
 
 # Penalties
@@ -195,12 +238,75 @@ def test_gradient_penalty_at_slope_zero_has_a_gradient() -> None:
 
 def test_squared_slope_is_of_each_input_alone() -> None:
     x = torch.randn(5, 3, requires_grad=True)
-    assert torch.allclose(squared_slope((x**3).sum(1), x), (9 * x**4).sum(1))
+    assert torch.allclose(squared(slopes((x**3).sum(1), x)), (9 * x**4).sum(1))
+
+
+FUSED: list[dict[str, object]] = [
+    {"loss": "relativistic"},
+    {"loss": "relativistic", "pack": 3, "r1": 0.0},
+    {"loss": "nonsaturating", "r2": 2.0},
+    {"loss": "least-squares", "r1": 0.5, "r2": 1.0, "pack": 2},
+]
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("config", FUSED, ids=str)
+@pytest.mark.parametrize("shape", [SPEC.shape, (2,)], ids=str)
+def test_one_pass_of_d_gives_both_penalties_and_the_gradient_of_g(
+    config: dict[str, object], classes: int, shape: tuple[int, ...]
+) -> None:
+    """What D's step leaves for G's equals G's loss through the same D, and R1 and R2 are of each kind alone."""
+    spec = Spec(shape, 256 if len(shape) == 3 else 0, classes=classes, **({} if len(shape) == 3 else UNIT))  # type: ignore[arg-type]
+    model = gan(spec, **config, generator_norm="none").double()
+    x = images(7, spec) if len(shape) == 3 else torch.randn(7, 2, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(7) % 4 if classes else None
+    d, g = model.objectives()
+    d.freeze_others(model)
+    loss = d.loss(x, labels, Doubled(7))
+    g.freeze_others(model)
+    played = g.loss(x, labels, Doubled(7)).terms["generator"]
+    found = torch.autograd.grad(played, list(g.parameters))
+
+    pack = model.config.pack
+    order = torch.arange(7) if labels is None or pack == 1 else by_class(labels)
+    given = None if labels is None else labels[order]
+    judged = None if given is None else filled(given, pack)
+    real = packed(spec.to_unit(x[order]).double(), pack).requires_grad_()
+    fake = packed(model.generator(Doubled(7).normal(model.config.latent), given), pack)
+    answers = [model.discriminator(each, judged) for each in (real, fake)]
+    for name, gamma, answer, each in zip(("R1", "R2"), model.config.slopes, answers, (real, fake), strict=True):
+        assert (name in loss.terms) == (gamma > 0)
+        if gamma:
+            wanted = gamma / 2 * squared(slopes(answer, each)).mean()
+            assert loss.terms[name].item() == pytest.approx(wanted.item(), rel=1e-9)
+    direct = generator_loss(answers[1], model.config.loss, real=answers[0].detach(), targets=model.config.targets)
+    assert played.item() == pytest.approx(direct.item(), rel=1e-9)
+    for mine, theirs in zip(found, torch.autograd.grad(direct, list(g.parameters)), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-7, atol=1e-12)
+        assert theirs.abs().max() > 0
+    assert d.loss(x, labels, Doubled(7)).terms.keys() == loss.terms.keys()  # and nothing is left over
+
+
+def test_without_r2_the_relativistic_generator_asks_d_itself() -> None:
+    """Of pairs in the order of the batch, and D is not moved by it."""
+    model = gan(loss="relativistic", r2=0.0, r1=0.0).double()
+    x = images(4)
+    _, g = model.objectives()
+    g.freeze_others(model)
+    found = g.loss(x, None, Doubled(4)).total
+    fake = model.discriminator(model.generator(Doubled(4).normal(6)))
+    real = model.discriminator(to_unit(x, 256).double())
+    assert found.item() == pytest.approx(F.softplus(real - fake).mean().item(), rel=1e-6)
+    found.backward()
+    assert all(p.grad is not None for p in g.parameters)
+    assert all(p.grad is None for p in model.discriminator.parameters())
 
 
 @pytest.mark.parametrize("classes", [0, 3])
 @pytest.mark.parametrize(
-    "config", [{"loss": "wasserstein"}, {"r1": 10.0}, {"r1": 2.0, "loss": "hinge", "pack": 2}], ids=str
+    "config",
+    [{"loss": "wasserstein"}, {"r1": 10.0}, {"r1": 2.0, "loss": "hinge", "pack": 2}, {"loss": "relativistic"}],
+    ids=str,
 )
 def test_penalties_differentiate_twice_under_bfloat16(config: dict[str, object], classes: int) -> None:
     """The gradient of the penalty with respect to D's weights equals that in float64, to what bfloat16 can carry."""
@@ -229,6 +335,7 @@ def test_norm_of_the_discriminator_suits_its_penalty() -> None:
 
     assert kinds() == {nn.BatchNorm2d}
     assert kinds(loss="wasserstein") == kinds(r1=1.0) == kinds(discriminator_norm="layer") == {nn.GroupNorm}
+    assert kinds(loss="relativistic") == set()
     assert kinds(spectral_norm=True) == kinds(spectral_norm=True, loss="wasserstein") == set()
     assert kinds(discriminator_norm="none") == set()
 

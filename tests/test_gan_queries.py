@@ -79,7 +79,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         load("mnist", limit=32, progress=False),
         out=tmp_path / "run",
         budget="1steps",
-        model={"width": 8, "latent": 4},
+        model={"width": 8, "latent": 4, "loss": "nonsaturating"},
         settings={"batch": 8, "pictures": 0},
         say=str,
     )

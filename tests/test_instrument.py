@@ -14,8 +14,9 @@ from trilemma.evaluation.ladder import distrust
 from trilemma.evaluation.relative import relative, relative_rungs
 from trilemma.metrics import passed
 from trilemma.metrics.distortions import average, shuffle_blocks
-from trilemma.report.page import axes_of, render
-from trilemma.report.summary import overall, sentence, summary, undertrained
+from trilemma.report.page import render
+from trilemma.report.scores import axes_of
+from trilemma.report.summary import overall, sentence, undertrained, verdict
 
 
 def rung(name: str, strength: float, fidelity: float, coverage: float = 0.5) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def test_the_page_warns_above_the_triangle_and_changes_the_corner(tmp_path: Any)
         family["metrics"]["passed"] = {"value": 0.1, "error": 0.01, "better": "higher"}
     assert next(iter(axes_of(report))) == "passed"
     page = render(report, tmp_path)
-    assert page.index("This scale cannot be trusted") < page.index('class="corner-card"')
+    assert page.index("This scale cannot be trusted") < page.index('class="cards"')
     assert "rises from 0.2 to 0.9 (blur)" in page
 
 
@@ -144,4 +145,4 @@ def test_a_report_without_fidelity_has_no_verdict() -> None:
     report = example()
     for family in report["families"]:
         del family["metrics"]["mutual_fidelity"]
-    assert summary(report) == ""
+    assert verdict(report) == ("", "")

@@ -141,6 +141,9 @@ def test_a_question_keeps_its_contract(name: str, runs: dict[str, Run], place: P
         assert json.loads((tmp_path / key / f"{name}.json").read_text("utf-8")) == json.loads(json.dumps(record))
         for figure, picture in found.figures.items():
             assert (tmp_path / key / record["figures"][figure]).stat().st_size > 100
+            if isinstance(picture, drawing.Sheet):
+                beside = (tmp_path / key / record["figures"][figure]).with_suffix(".svg").read_text("utf-8")
+                assert "prefers-color-scheme:dark" in beside
             if not isinstance(picture, drawing.Film):
                 svg = drawing.save(picture, tmp_path / key / f"{figure}.svg").read_text("utf-8")
                 assert ElementTree.fromstring(svg).tag.endswith("svg")

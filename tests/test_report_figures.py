@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_example import Page, example, svg
 
+from trilemma.families import FAMILIES
 from trilemma.number import error_text, text
 from trilemma.report import render
-from trilemma.report.figures import Point, Scale, curve, scatter, speed_scale, triangle, triangle_key
-from trilemma.report.marks import MARKERS, badge
+from trilemma.report.figures import Point, Scale, curve, scatter, speed_scale, triangle
+from trilemma.report.marks import HUES, Sign, sign, signs
 from trilemma.report.scores import compact, distance_name
 
 
@@ -91,7 +92,7 @@ def test_ticks_lie_on_the_axis() -> None:
 
 
 def test_the_triangle_puts_values_where_they_belong() -> None:
-    drawn = svg(triangle([1.0, 0.0, None], [0.5, None, None], 2, [True, False, False], "a <label>"))
+    drawn = svg(triangle([1.0, 0.0, None], [0.5, None, None], Sign(2, 2), [True, False, False], "a <label>"))
     assert drawn.get("aria-label") == "a <label>"
     marks = [e for e in drawn.iter() if "marker" in (e.get("class") or "")]
     assert ["hollow" in (e.get("class") or "") for e in marks] == [True, False]
@@ -100,15 +101,14 @@ def test_the_triangle_puts_values_where_they_belong() -> None:
         points = [tuple(map(float, p.split(","))) for p in re.findall(r"[\d.]+,[\d.]+", element.get("d") or "")]
         return [sum(axis) / len(points) for axis in zip(*points, strict=True)]
 
-    assert middle(marks[0]) == pytest.approx([110, 28], abs=0.1)  # the quality corner
-    assert middle(marks[1]) == pytest.approx([110, 118], abs=0.1)  # zero is the centre
+    assert middle(marks[0]) == pytest.approx([75, 21], abs=0.1)  # the quality corner
+    assert middle(marks[1]) == pytest.approx([75, 79], abs=0.1)  # zero is the centre
     assert "floor" in {e.get("class") for e in drawn.iter()}
-    svg(triangle([None, None, None], [None, None, None], 0, [False] * 3, "nothing"))
-    svg(triangle_key([0.86, 0.96, None], speed_scale([1.0, 1e6])))
+    svg(triangle([None, None, None], [None, None, None], Sign(0, 0), [False] * 3, "nothing"))
 
 
 def test_names_in_the_scatter_do_not_cover_each_other() -> None:
-    points = [Point(i, f"family number {i}", 1000.0 * 1.05**i, 10.0 + 0.1 * i) for i in range(4)]
+    points = [Point(i, Sign(i, i), f"family number {i}", 1000.0 * 1.05**i, 10.0 + 0.1 * i) for i in range(4)]
     drawn = svg(scatter(points, 3.0, "Distance & more"))
     names = [e for e in drawn.iter() if "name" in (e.get("class") or "")]
     places = [(e.get("class"), float(e.get("x") or 0), float(e.get("y") or 0)) for e in names]
@@ -121,18 +121,43 @@ def test_names_in_the_scatter_do_not_cover_each_other() -> None:
     "points", [[[0, None], [10, 2.0]], [[5, 1.0]], [[0, 0.0], [9, 0.0]], [[0, 1e9], [50, 1.0], [99, 2]]]
 )
 def test_a_curve_of_any_kind_is_drawn_to_its_last_value(points: list[list[float | None]]) -> None:
-    drawn = svg(curve(points, "loss <x>", 1, 99))
+    drawn = svg(curve(points, "loss <x>", Sign(1, 1), 99))
     last = [e.text for e in drawn.iter() if e.get("class") == "last"]
     assert last == [text(float(points[-1][1] or 0))]
 
 
 def test_a_start_off_the_scale_is_said() -> None:
     points = [[i, 1000.0 if i == 0 else 1.0 + i / 1e4] for i in range(1000)]
-    assert "starts at 1,000" in curve(points, "nll", 0, 999)
-    assert len(curve(points * 50, "nll", 0, 999)) < 20_000  # long logs are thinned
-    assert curve([[0, None]], "nll", 0, 1) == ""
+    assert "starts at 1,000" in curve(points, "nll", Sign(0, 0), 999)
+    assert len(curve(points * 50, "nll", Sign(0, 0), 999)) < 20_000  # long logs are thinned
+    assert curve([[0, None]], "nll", Sign(0, 0), 1) == ""
 
 
-def test_sixteen_families_differ_by_marker_and_hue() -> None:
-    assert len({badge(i) for i in range(16)}) == 16
-    assert len(MARKERS) == 8
+def test_a_family_has_the_same_sign_on_every_page() -> None:
+    """Its place, other rows and other pages do not change it; the studio shows the same."""
+    built_in = {name: sign(name) for name in FAMILIES.built_in}
+    assert len(set(built_in.values())) == len(built_in) >= 8
+    rows = [{"name": f"{name} again", "family": name} for name in reversed(built_in)]
+    assert signs(rows) == [built_in[row["family"]] for row in rows]
+    assert signs([{"name": "vae"}]) == [sign("vae")]  # of an older report, which names no family
+    room = pytest.importorskip("trilemma.studio.room")
+    for entry in room.families():
+        assert entry["hue"] == sign(entry["name"]).hue
+        assert entry["marker"] == [[round(x, 3), round(y, 3)] for x, y in sign(entry["name"]).vertices]
+
+
+def test_rows_of_one_family_share_its_colour_and_differ_by_mark() -> None:
+    rows = [{"name": f"vae {i}", "family": "vae"} for i in range(8)]
+    found = signs([*rows, {"name": "gan", "family": "gan"}, *({"name": f"set {i}", "family": ""} for i in range(3))])
+    assert {each.hue for each in found[:8]} == {sign("vae").hue}
+    assert found[0] == sign("vae") and found[8] == sign("gan")
+    assert len(set(found)) == len(found)
+    assert {each.css for each in found[9:]} == {"elsewhere"}
+
+
+@given(st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=12, unique=True))
+@settings(deadline=None, max_examples=100)
+def test_a_family_from_outside_never_has_the_sign_of_one_that_is_built_in(names: list[str]) -> None:
+    others = [sign(name) for name in names if name not in FAMILIES.built_in]
+    assert not {sign(name) for name in FAMILIES.built_in} & set(others)
+    assert all(each.hue is not None and each.hue < HUES for each in others)

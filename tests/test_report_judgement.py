@@ -11,13 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_example import Page, example, metric, svg
+from report_example import Page, difference, example, metric, rungs, svg
 from rich.console import Console
 
 from trilemma.images import save_png
 from trilemma.report import render, table
 from trilemma.report.calibration import Rung, _spread, ladder
 from trilemma.report.figures import Point
+from trilemma.report.marks import Sign
 
 
 @pytest.fixture
@@ -25,26 +26,14 @@ def report() -> dict[str, Any]:
     return example()
 
 
-def rungs(metrics: dict[str, list[float]]) -> list[dict[str, Any]]:
-    found = []
-    for name, strengths in (("noise", (8.0, 64.0)), ("jpeg", (50.0, 97.0)), ("dropped classes", (0.1, 0.9))):
-        for i, strength in enumerate(strengths):
-            text = (
-                f"{round(10 * strength)} of 10 classes missing" if name == "dropped classes" else f"{name} {strength}"
-            )
-            values = {key: {"value": each[i], "error": 0.1} for key, each in metrics.items()}
-            found.append({"name": name, "strength": strength, "text": text, "metrics": values})
-    return found
-
-
 def test_models_stand_on_the_scale_of_distorted_images(report: dict[str, Any], tmp_path: Path) -> None:
-    assert "looks like" not in Page(render(report, tmp_path)).text
+    assert "look like" not in Page(render(report, tmp_path)).text
     report["ladder"] = rungs({"frechet": [5.0, 60.0], "precision": [0.9, 0.1]})
     save_png(torch.zeros(1, 6, 18, dtype=torch.uint8), tmp_path / "ladder" / "noise-8.png")
     report["ladder"][0]["picture"] = "ladder/noise-8.png"
     html = render(report, tmp_path)
     page = Page(html)
-    assert "What a Fréchet distance looks like" in page.text
+    assert "What the scores look like" in page.text
     assert len(page.all("image")) == 2  # the wide and the narrow drawing
     assert all((image["href"] or "").startswith("data:image/png;base64,") for image in page.all("image"))
     drawings = [svg(text) for text in re.findall(r'<svg class="scatter ladder".*?</svg>(?=</div>)', html, re.DOTALL)]
@@ -56,9 +45,26 @@ def test_models_stand_on_the_scale_of_distorted_images(report: dict[str, Any], t
         assert "q 50" in {e.text for e in drawn.iter()}
 
 
+def test_the_scale_is_drawn_where_there_are_too_few_images_for_a_distance(
+    report: dict[str, Any], tmp_path: Path
+) -> None:
+    report["ladder"] = rungs({"frechet": [5.0, 60.0], "precision": [0.9, 0.1], "kernel": [0.1, 2.0]})
+    for rung in report["ladder"]:
+        rung["metrics"]["frechet"]["value"] = None
+    for item in report["families"]:
+        item["metrics"]["frechet"] = metric(None, None, "lower", flag="refused: 33 images do not determine it")
+        item["metrics"]["kernel"] = metric(1.0, 0.1, "lower")
+    save_png(torch.zeros(1, 6, 18, dtype=torch.uint8), tmp_path / "ladder" / "noise-8.png")
+    report["ladder"][0]["picture"] = "ladder/noise-8.png"
+    html = render(report, tmp_path)
+    open_part = html.split('id="scale"')[1].split("<details>")[0]
+    assert 'data-name="scale-kernel"' in open_part and 'data-name="scale-precision"' not in open_part
+    assert open_part.count("<image ") == 2  # with its pictures, wide and narrow
+
+
 def test_a_model_between_two_rungs_is_drawn_between_them() -> None:
     steps = [Rung("noise", "σ 8", "weak", 2.0), Rung("noise", "σ 64", "strong", 50.0)]
-    drawn = svg(ladder(steps, [Point(0, "a model", 10.0, 0.0, 1.0)], 0.5, "Distance", "lower", 900))
+    drawn = svg(ladder(steps, [Point(0, Sign(0, 0), "a model", 10.0, 0.0, 1.0)], 0.5, "Distance", "lower", 900))
     marks = [e for e in drawn.iter() if (e.get("class") or "").startswith("drop")]
     dots = [float(e.get("cx") or 0) for e in drawn.iter() if e.get("class") == "rung"]
     here = float(re.findall(r"M([\d.]+),", marks[0].get("d") or "")[0])
@@ -78,14 +84,6 @@ def test_thumbnails_keep_their_order_and_do_not_overlap(pairs: list[tuple[float,
     assert moved[0] >= widths[0] / 2 - 1e-6
     if sum(widths) + 3 * len(widths) < 600:
         assert moved[-1] <= 600 - widths[-1] / 2 + 1e-6
-
-
-def difference(a: str, b: str, real: bool, metric_name: str = "frechet", note: str = "") -> dict[str, Any]:
-    p = 0.001 if real else 0.41
-    return {
-        "metric": metric_name, "a": a, "b": b, "difference": -8.0, "error": 5.0, "p": p, "real": real,
-        "paired": False, "note": note,
-    }  # fmt: skip
 
 
 def test_what_cannot_be_told_apart_is_said_and_shares_the_lead(report: dict[str, Any], tmp_path: Path) -> None:

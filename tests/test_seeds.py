@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import write_blobs
+from report_example import valid
 from scipy import stats
 from tiny import call
 
@@ -143,8 +144,7 @@ def made(out: Path, data: Path | None, **more: Any) -> dict[str, Any]:
         protocol=dict(n=32, metrics="kernel,bits_per_dim", ladder="no", likelihood_n=16) if data else None,
         settings=settings, **more,
     )  # fmt: skip
-    found: dict[str, Any] = json.loads(page.with_suffix(".json").read_text("utf-8"))
-    return found
+    return valid(json.loads(page.with_suffix(".json").read_text("utf-8")))
 
 
 def test_a_comparison_of_several_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -414,7 +418,7 @@ def test_a_question_names_no_files(page: TestClient, studio: Studio, trained: Pa
 # -------------------------------------------------------------------------------------------------------- compare
 
 
-def test_past_comparisons_are_found_and_their_pages_run_nothing(page: TestClient, studio: Studio) -> None:
+def test_past_comparisons_are_found_and_their_pages_run_one_script(page: TestClient, studio: Studio) -> None:
     folder = studio.workspace.home / "comparisons" / "one"
     folder.mkdir(parents=True)
     report = {"title": "On <b>blobs</b>", "created": "2026-01-01T00:00:00", "families": [{"title": "VAE"}]}
@@ -423,10 +427,12 @@ def test_past_comparisons_are_found_and_their_pages_run_nothing(page: TestClient
     other = studio.workspace.home / "comparisons" / "two"
     other.mkdir()
     write_json(other / "report.json", {"of": "another program"})
+    script = files("trilemma.report").joinpath("report.js").read_bytes()
+    digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
     (entry,) = page.get("/api/comparisons").json()
     assert entry["key"] == "comparisons/one" and entry["title"] == "On <b>blobs</b>" and entry["page"]
     answer = page.get("/comparison/report.html", params={"comparison": "comparisons/one"})
-    assert "script-src" not in answer.headers["content-security-policy"]
+    assert re.findall("script-src ([^;]*)", answer.headers["content-security-policy"]) == [f"'sha256-{digest}'"]
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     saved = page.get("/comparison/report.html", params={"comparison": "comparisons/one", "save": 1})
     assert 'filename="one.html"' in saved.headers["content-disposition"]

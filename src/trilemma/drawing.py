@@ -121,8 +121,8 @@ class Sheet:
         return picture
 
     def svg(self) -> str:
-        """The same as an SVG document; images are embedded as PNG."""
-        return f'<svg xmlns="http://www.w3.org/2000/svg" {self._svg("")[5:]}'
+        """The same as an SVG document, dark where its reader's pages are; images are embedded as PNG, as they are."""
+        return f'<svg xmlns="http://www.w3.org/2000/svg" {self._svg("")[5:-6]}<style>{_NIGHT}</style></svg>'
 
     def _svg(self, place: str) -> str:
         parts = [f'<rect width="{self.width}" height="{self.height}" fill="{_hex(self.colour)}"/>']
@@ -157,16 +157,22 @@ class Film:
         return write_picture(path, pictures[0], kind, **settings)
 
 
+def _hex(colour: Colour | None) -> str:
+    return "none" if colour is None else "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+_DARK = {PAPER: "#1c1f25", INK: "#eceae4", FAINT: "#4a4f5a", BLUE: "#7fb0ff", ORANGE: "#f5a35c"}
+"""The colours of a drawing on a dark page."""
+_NIGHT = "".join(f'[{of}="{_hex(day)}"]{{{of}:{night}}}' for day, night in _DARK.items() for of in ("fill", "stroke"))
+_NIGHT = f"@media (prefers-color-scheme:dark){{{_NIGHT}}}"
+
+
 Still = Sheet | Image.Image
 Picture = Still | Film
 
 
 def as_pixels(picture: Still) -> Image.Image:
     return picture.pixels() if isinstance(picture, Sheet) else picture
-
-
-def _hex(colour: Colour | None) -> str:
-    return "none" if colour is None else "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _svg_paste(picture: Still, at: tuple[int, int]) -> str:

@@ -85,6 +85,11 @@ class Registry(Mapping[str, type[T]]):
     def __init__(self, base: Any, known: Iterable[type[T]] = ()) -> None:
         self._base, self._known = base, tuple(known)
 
+    @property
+    def built_in(self) -> tuple[str, ...]:
+        """The names of what is built in, in their order."""
+        return tuple(str(vars(cls)["name"]) for cls in self._known)
+
     def _classes(self) -> dict[str, type[T]]:
         load_plugins()
         found: dict[str, type[T]] = {}

@@ -48,7 +48,8 @@ class Preset:
     """The model fields of each size, the training settings of a family, and what is scaled with the data.
 
     ``width`` names the field that is scaled, in multiples of ``step``; the arithmetic grows with its square. For
-    vectors ``vector`` and ``vector_train`` replace what the row of the size and ``train`` say.
+    vectors ``vector`` and ``vector_train`` replace what the row of the size and ``train`` say. A row may be written for
+    one value of a field, ``kind``; with another one ``otherwise`` is the row.
     """
 
     width: str
@@ -60,6 +61,15 @@ class Preset:
     train: Mapping[str, Any]
     vector: Mapping[str, Any] = field(default_factory=dict)
     vector_train: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = ""
+    otherwise: Preset | None = None
+
+    def row(self, size: str, model: Mapping[str, Any] | None) -> Preset:
+        """This one, or the one for what is asked for."""
+        usual = getattr(self, size).get(self.kind)
+        if self.otherwise and (model or {}).get(self.kind, usual) != usual:
+            return self.otherwise
+        return self
 
 
 CODES = Preset(
@@ -69,7 +79,7 @@ CODES = Preset(
     small=dict(width=96, depth=1, latent=32),
     base=dict(width=144, depth=2, latent=64),
     large=dict(width=272, depth=2, latent=128),
-    train=dict(batch=64, lr=2e-3, warmup=50),
+    train=dict(batch=64, lr=2e-3, warmup=50, anneal=0.5),
     vector=dict(width=128, depth=3, latent=4),
     vector_train=dict(batch=256, lr=1e-3, anneal=0.3, precision="fp32"),
 )
@@ -82,11 +92,24 @@ DENOISER = Preset(
     small=dict(width=96, multipliers=(1, 1, 2), patch=2),
     base=dict(width=192, multipliers=(1, 1, 2), patch=2),
     large=dict(width=192, multipliers=(1, 1, 2), patch=1),
-    train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50),
+    train=dict(batch=32, lr=2e-3, betas=(0.9, 0.99), warmup=50, anneal=0.5),
     vector=dict(width=128, blocks=3),
     vector_train=dict(batch=256, lr=1e-3, anneal=0.3, precision="fp32"),
 )
 """Diffusion and flow matching differ in path and loss, not in their network."""
+
+DCGAN = Preset(
+    width="width",
+    step=4,
+    tiny=dict(width=80, latent=64),
+    small=dict(width=160, latent=100),
+    base=dict(width=320, latent=100),
+    large=dict(width=640, latent=100),
+    train=dict(batch=64, lr=5e-4, betas=(0.5, 0.999), warmup=100, clip=0.0),
+    vector=dict(width=128, latent=2),
+    vector_train=dict(batch=128, lr=5e-4, precision="fp32"),
+)
+"""A GAN of the losses before the relativistic one."""
 
 PRESETS: dict[str, Preset] = {
     "autoencoder": CODES,
@@ -98,7 +121,7 @@ PRESETS: dict[str, Preset] = {
         small=dict(features=32, layers=6, kernel=5, head=64),
         base=dict(features=56, layers=8, kernel=5, head=128),
         large=dict(features=112, layers=8, kernel=5, head=256),
-        train=dict(batch=16, lr=1e-2, betas=(0.9, 0.99), warmup=50),
+        train=dict(batch=16, lr=1e-2, betas=(0.9, 0.99), warmup=50, anneal=0.5),
     ),
     "pixelrnn": Preset(
         width="features",
@@ -107,18 +130,21 @@ PRESETS: dict[str, Preset] = {
         small=dict(features=52, layers=2, head=64),
         base=dict(features=108, layers=2, head=128),
         large=dict(features=176, layers=3, head=256),
-        train=dict(batch=16, lr=5e-3, betas=(0.9, 0.99), warmup=50),
+        train=dict(batch=16, lr=5e-3, betas=(0.9, 0.99), warmup=50, anneal=0.5),
     ),
     "gan": Preset(
         width="width",
         step=4,
-        tiny=dict(width=80, latent=64),
-        small=dict(width=160, latent=100),
-        base=dict(width=320, latent=100),
-        large=dict(width=640, latent=100),
-        train=dict(batch=64, lr=5e-4, betas=(0.5, 0.999), warmup=100, clip=0.0),
-        vector=dict(width=128, latent=2),
-        vector_train=dict(batch=128, lr=5e-4, precision="fp32"),
+        tiny=dict(width=64, latent=64, loss="relativistic"),
+        small=dict(width=136, latent=100, loss="relativistic"),
+        base=dict(width=272, latent=100, loss="relativistic"),
+        large=dict(width=544, latent=100, loss="relativistic"),
+        train=dict(batch=32, lr=2e-3, betas=(0.0, 0.99), warmup=100, clip=0.0),
+        # Smooth first, so that D finds every mode, then sharp: modes are narrow in units of the whole.
+        vector=dict(width=128, latent=2, generator_norm="none", octaves=3, r1=0.03, r2=0.03, penalty_end=0.007),
+        vector_train=dict(batch=256, lr=2e-3, betas=(0.0, 0.99), anneal=0.5, precision="fp32"),
+        kind="loss",
+        otherwise=DCGAN,
     ),
     "diffusion": DENOISER,
     "flow": DENOISER,
@@ -142,7 +168,7 @@ def configure(
         ValueError: an unknown family, size or field, or a value of the wrong type, in one line.
     """
     check_fields(family, size, model, train)
-    preset, cls = PRESETS.get(family, UNKNOWN), FAMILIES[family].Config
+    preset, cls = PRESETS.get(family, UNKNOWN).row(size, model), FAMILIES[family].Config
     settings = decode(
         TrainConfig,
         {**to_dict(TrainConfig()), **preset.train, **(preset.vector_train if spec.vector else {}), **(train or {})},
@@ -174,7 +200,7 @@ def check_fields(
         raise ValueError(f"unknown family {family!r}; there are {', '.join(FAMILIES)}")
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
-    preset = PRESETS.get(family, UNKNOWN)
+    preset = PRESETS.get(family, UNKNOWN).row(size, model)
     decode(TrainConfig, {**preset.train, **(train or {})}, f"training settings of {family}")
     decode(FAMILIES[family].Config, {**getattr(preset, size), **(model or {})}, f"model settings of {family}")
 

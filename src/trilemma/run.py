@@ -34,7 +34,6 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, overload
 
@@ -44,14 +43,14 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from trilemma import shipped
 from trilemma.config import RunConfig, to_dict
 from trilemma.data import Dataset
 from trilemma.data.captions import TOKEN_FILES, Tokens
 from trilemma.families import FAMILIES
 from trilemma.families.family import Family
-from trilemma.files import PARTIAL, confirm, new_folder, partial, remove, sweep, write_json, write_text
+from trilemma.files import PARTIAL, confirm, new_folder, sweep, write_json, write_text
 from trilemma.images import NotFinite
-from trilemma.machine import cache_folder
 from trilemma.noise import derive_seed
 from trilemma.preview import picture_html, shape_text, short
 from trilemma.text import printable
@@ -68,9 +67,6 @@ LEARNING = "learning.jsonl"
 
 LOCK = "lock"
 """The file by which a process holds a run folder."""
-
-ZOO = Path(__file__).with_name("zoo")
-"""The runs that ship with the package, a folder each; `benchmarks/zoo.py` makes them."""
 
 if TYPE_CHECKING:
     from trilemma.questions import Answer
@@ -102,6 +98,11 @@ class Run:
         self.which = LAST
         """The checkpoint whose weights are meant: see `at`."""
 
+    @property
+    def title(self) -> str:
+        """What it is called where it is spoken of: its path, or ``zoo/NAME``."""
+        return shipped.title(self.path)
+
     def __repr__(self) -> str:
         config, spec = self.config, self.config.spec
         parts = [f"{config.family}, {printable(Path(config.data.source).name)} {shape_text(spec.shape)}"]
@@ -109,7 +110,7 @@ class Run:
             parts.append(f"{spec.classes} classes" if spec.classes else "captions")
         if done := self.counters():
             parts.append(f"{done['step']:,} steps, {short(done['images'])} images")
-        return f"Run({printable(self.path)!r}: {', '.join(parts)})"
+        return f"Run({printable(self.title)!r}: {', '.join(parts)})"
 
     def _repr_html_(self) -> str:
         """The newest sample grid of its training, for a notebook."""
@@ -135,12 +136,12 @@ class Run:
     def open(cls, path: str | os.PathLike[str]) -> Run:
         """Open a run folder, or ``zoo/NAME``; one-line ``ValueError`` if it is none, or from a newer version."""
         path = Path(path)
-        if (name := _zoo_name(path)) is not None:
-            return zoo(name)
+        if (name := shipped.asked_for(path)) is not None:
+            path = shipped.folder(name)
         if not is_run(path):
             hint = "no such folder" if not path.exists() else "there is no config.json in it"
-            shipped = f", or zoo/{path.name}" if path.name in zoo() else ""
-            raise ValueError(f"{path} is not a run folder ({hint}): give the --out folder of `trilemma train`{shipped}")
+            of_zoo = f", or zoo/{path.name}" if path.name in shipped.names() else ""
+            raise ValueError(f"{path} is not a run folder ({hint}): give the --out folder of `trilemma train`{of_zoo}")
         file = path / "config.json"
         return cls(path, RunConfig.from_dict(read_json(file), str(file)))
 
@@ -471,49 +472,7 @@ def zoo(name: str | None = None, /) -> Run | list[str]:
     Raises:
         ValueError: there is no such run, or the cache folder cannot be written, in one line.
     """
-    names = sorted(folder.name for folder in ZOO.iterdir() if is_run(folder)) if ZOO.is_dir() else []
-    if name is None:
-        return names
-    if name not in names:
-        near = get_close_matches(name, names, 1)
-        raise ValueError(
-            f"there is no run zoo/{name}: "
-            + (f"did you mean zoo/{near[0]}?" if near else f"there are {', '.join(names)}")
-        )
-    return Run.open(_copied(ZOO / name))
-
-
-def _zoo_name(path: Path) -> str | None:
-    """NAME, where a path is ``zoo/NAME`` and nothing is there; a folder of the user's own is meant first."""
-    return path.parts[1] if len(path.parts) == 2 and path.parts[0] == ZOO.name and not path.exists() else None
-
-
-def _copied(folder: Path) -> Path:
-    """The copy of a run of the zoo in the cache, made if need be. It is the copy of these very files."""
-    known = ("config.json", "metrics.json", "checkpoints/*/checksums.json")
-    told = [file.read_bytes() for pattern in known for file in sorted(folder.glob(pattern))]
-    place = cache_folder() / ZOO.name / hashlib.sha256(b"".join(told)).hexdigest()[:12] / folder.name
-    if is_run(place):
-        return place
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = partial(place)
-        for file in (file for file in folder.rglob("*") if file.is_file()):
-            copy = fresh / file.relative_to(folder)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)  # not its permissions: an installation may be read-only
-        try:
-            fresh.rename(place)
-        except OSError:
-            remove(fresh)
-            if not is_run(place):  # another process was quicker
-                raise
-    except OSError as error:
-        raise ValueError(
-            f"zoo/{folder.name} is copied to the cache before it is opened, and {place.parent} cannot be written "
-            f"({error.strerror}): set TRILEMMA_CACHE to another folder"
-        ) from None
-    return place
+    return shipped.names() if name is None else Run.open(shipped.folder(name))
 
 
 @contextlib.contextmanager
@@ -592,7 +551,7 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 
 def names_run(path: str | os.PathLike[str]) -> bool:
     """Whether `Run.open` finds a run by this name: a run folder, or ``zoo/NAME`` of one that ships with the package."""
-    return is_run(path) or _zoo_name(Path(path)) in zoo()
+    return is_run(path) or shipped.asked_for(Path(path)) in shipped.names()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

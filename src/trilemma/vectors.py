@@ -82,10 +82,10 @@ def scatter(drawn: Tensor, real: Tensor | None, title: str = "") -> Tensor:
     count = f"{min(len(drawn), MOST):,}"
     told = f"{count} points" if real is None else f"{count} drawn (blue) over {min(len(real), MOST):,} real"
     told += f", {outside:,} of them outside" if outside else ""
-    return framed(field, plane, f"{title}: {told}" if title else told)
+    return _framed(field, plane, f"{title}: {told}" if title else told)
 
 
-def framed(field: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], plane: Plane, words: str) -> Tensor:
+def _framed(field: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], plane: Plane, words: str) -> Tensor:
     """A square picture [side, side, 3] of a plane with its axes and words above it: uint8 [3, height, width]."""
     side, face = len(field), ImageFont.load_default(12)
     picture = Image.new("RGB", (LEFT + side + 14, TOP + side + 2 * BELOW), (255, 255, 255))

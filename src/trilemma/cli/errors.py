@@ -57,6 +57,9 @@ def misuse(error: CycloptsError) -> str:
             return f"{flag} needs a value: trilemma sample --help lists the sampling options"
         if flag.startswith("--") and flag not in known:  # taken for a sampling option, which no signature names
             return unknown_option(verb, flag, [*known, *drawing])
+        if wanted := re.search(r"parameter (\S+) requires", text):
+            command = " ".join(error.command_chain or ())
+            return f"{command} needs {wanted[1]}: trilemma {command} --help says what it is"
     return text
 
 

@@ -226,7 +226,7 @@ def simulated(
     if json:
         print_json({"raters": raters, "d_prime": looks, "results": found})
     else:
-        _show(f"{raters} simulated raters", found)
+        _show(f"{raters} simulated {'rater' if raters == 1 else 'raters'}", found)
 
 
 @app.command(name="export")

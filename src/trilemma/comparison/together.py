@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -304,7 +304,7 @@ def _real(data: Real | None, runs: Sequence[Run], past: Past | None, beside: boo
             own = run.config
             if own.data != first and not (known and own.data_fingerprint == known):
                 raise ValueError(
-                    f"{run.path} was trained on {printable(own.data.source)}, others on {printable(first.source)}, or "
+                    f"{run.title} was trained on {printable(own.data.source)}, others on {printable(first.source)}, or "
                     "on other images of it: say with --against which real images to measure them by"
                 )
         return load(first)
@@ -331,55 +331,82 @@ def _names(families: str | Iterable[str]) -> list[str]:
 
 
 def _compare(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], None]) -> Path:
-    dataset, out = plan.dataset, plan.out
-    if ranks(device).first:
-        for loss in dataset.losses:
-            say(printable(f"{dataset.name}: {loss}"))
-    rows = _together(plan.rows, _train(plan, device, tell, say))
-    if plan.seeds > 1:
-        rows = grouped(rows, out)
-    if not ranks(device).first:
-        tell = None
-    real = Reference.prepare(dataset, plan.protocol, device, _evaluating(tell, "") if tell else None)
+    """Train one row after the other; the page is there with the first and grows."""
+    first = ranks(device).first
+    if first:
+        for loss in plan.dataset.losses:
+            say(printable(f"{plan.dataset.name}: {loss}"))
+    trained: list[Row] = []
+    measure = _Measuring(plan, device, tell if first else None, say)
+    for row in _train(plan, device, tell, say):
+        trained.append(row)
+        left = [name for name in plan.train if name not in {each.place.name for each in trained}]
+        if left and plan.seeds == 1:
+            coming = {(plan.out / name).resolve() for name in left}
+            there = [each for each in plan.rows if each.place.resolve() not in coming]
+            measure.page(_together(there, trained), left)
+    rows = _together(plan.rows, trained)
+    return measure.page(grouped(rows, plan.out) if plan.seeds > 1 else rows, [])
 
-    def told_of(row: Row) -> Callable[[str, int, int], None] | None:
-        return _evaluating(tell, row.name) if tell else None
 
-    records = {row.name: measure_all(row, real, device, told_of, say) for row in rows}
-    if not ranks(device).first:
-        return out / "report.html"
-    conditional = plan.alike and dataset.labels is not None
-    report = {
-        "format": 1,
-        "title": f"Generative models on {dataset.name}",
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
-        "version": __version__,
-        "command": command(),
-        "data": describe_data(dataset) | {"conditional": conditional},
-        "protocol": describe_protocol(real, device)
-        | {"budget": plan.budget if plan.equal else None, "size": plan.size if plan.equal else None},
-        "floor": {name: asdict(metric) for name, metric in real_scores(real).items()},
-        "ladder": draw_ladder(_ladder(records), real, out),
-        "scale": next((record["scale"] for record in records.values() if record), {}),
-        "differences": judge(records),
-        "study": study_of(out),
-        "pictures": {
-            "real": _draw_real(dataset, conditional, plan.protocol.seed, out),
-            "columns": _columns(dataset, conditional),
-        },
-        "families": [describe_row(row, records[row.name], out) for row in rows],
-        "recipe": {
-            "data": to_dict(dataset.config),
-            "protocol": asdict(plan.protocol),
-            "budget": plan.budget if plan.equal else None,
-            "size": plan.size if plan.equal else None,
-            "seed": plan.seed,
-            "seeds": plan.seeds,
-            "conditional": plan.conditional,
-            "settings": dict(plan.settings),
-        },
-    }
-    return write(report, out)
+class _Measuring:
+    """Measures rows, each once, by the same real images, and writes the page of those that there are."""
+
+    def __init__(self, plan: Plan, device: str, tell: Tell | None, say: Callable[[str], None]) -> None:
+        self.plan, self.device, self.tell, self.say = plan, device, tell, say
+        self.records: dict[str, Any] = {}
+
+    @functools.cached_property
+    def real(self) -> Reference:
+        told = _evaluating(self.tell, "") if self.tell else None
+        return Reference.prepare(self.plan.dataset, self.plan.protocol, self.device, told)
+
+    def page(self, rows: Sequence[Row], coming: Sequence[str]) -> Path:
+        """The page; ``coming`` are the names of rows that will be added to it."""
+        plan, out, dataset = self.plan, self.plan.out, self.plan.dataset
+
+        def told_of(row: Row) -> Callable[[str, int, int], None] | None:
+            return _evaluating(self.tell, row.name) if self.tell else None
+
+        for row in rows:
+            if row.name not in self.records:
+                self.records[row.name] = measure_all(row, self.real, self.device, told_of, self.say)
+        if not ranks(self.device).first:
+            return out / "report.html"
+        records = {row.name: self.records[row.name] for row in rows}
+        conditional = plan.alike and dataset.labels is not None
+        budget, size = (plan.budget, plan.size) if plan.equal else (None, None)
+        report = {
+            "format": 1,
+            "title": f"Generative models on {dataset.name}",
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+            "version": __version__,
+            "command": command(),
+            "coming": list(coming),
+            "data": describe_data(dataset) | {"conditional": conditional},
+            "protocol": describe_protocol(self.real, self.device) | {"budget": budget, "size": size},
+            "floor": {name: asdict(metric) for name, metric in real_scores(self.real).items()},
+            "ladder": draw_ladder(_ladder(records), self.real, out),
+            "scale": next((record["scale"] for record in records.values() if record), {}),
+            "differences": judge(records),
+            "study": study_of(out),
+            "pictures": {
+                "real": _draw_real(dataset, conditional, plan.protocol.seed, out),
+                "columns": _columns(dataset, conditional),
+            },
+            "families": [describe_row(row, records[row.name], out) for row in rows],
+            "recipe": {
+                "data": to_dict(dataset.config),
+                "protocol": asdict(plan.protocol),
+                "budget": budget,
+                "size": size,
+                "seed": plan.seed,
+                "seeds": plan.seeds,
+                "conditional": plan.conditional,
+                "settings": dict(plan.settings),
+            },
+        }
+        return write(report, out)
 
 
 def _together(there: list[Row], trained: list[Row]) -> list[Row]:
@@ -394,8 +421,8 @@ def _together(there: list[Row], trained: list[Row]) -> list[Row]:
     return [row for row in there if row.run] + list(new.values()) + [row for row in there if not row.run]
 
 
-def _train(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], None]) -> list[Row]:
-    """Train what is to be trained; a row for each."""
+def _train(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], None]) -> Iterator[Row]:
+    """Train what is to be trained, one after the other; a row for each."""
     limit, wanted = Budget.parse(plan.budget), dict[str, Mapping[str, Any]]()
     # Everything that can be refused is refused before hours of training.
     for name, (family, seed) in plan.train.items():
@@ -409,7 +436,6 @@ def _train(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], None
         if wanted[name] != plan.settings:
             batch = wanted[name]["batch"]
             say(f"{name}: batches of {batch} images instead of {config.train.batch}, of {count:,} in all")
-    rows = []
     for name, (family, seed) in plan.train.items():
         title = FAMILIES[family].title
         row = Row(name, title if name == family else f"{title} (seed {seed})", plan.out / name)
@@ -435,8 +461,7 @@ def _train(plan: Plan, device: str, tell: Tell | None, say: Callable[[str], None
         else:
             if limit.spent(Progress(**_integers(row.run.progress()))) < 1 and not ended_early(row.run):
                 raise Stopped(f"stopped while training {name}; it is saved", row.run.stopped)
-        rows.append(row)
-    return rows
+        yield row
 
 
 def fitting(settings: Mapping[str, Any], batch: int, count: int, processes: int) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ import torch
 
 from trilemma.evaluation.metric import choose, metrics, named
 from trilemma.machine import processor
+from trilemma.metrics.features import FEATURES
 from trilemma.validate import MOST_IMAGES, decode
 
 
@@ -23,6 +24,7 @@ class Protocol:
         metrics: which, separated by commas: names, groups (fidelity, memorisation, labelled, model), default or all.
         features: the feature network: small, inception, dinov2, clip.
         preprocessing: of inception: torch-fidelity, pytorch-fid or clean-fid (the default).
+        spaces: feature spaces to measure in besides, separated by commas: inception, dinov2, clip/large.
         reference: training images that scores are against; 0 for all of them.
         k: neighbours of precision, recall, density and coverage.
         kept: at most so many samples are kept for the metrics that need each of them; means and covariances use all n.
@@ -39,6 +41,7 @@ class Protocol:
     metrics: str = "default"
     features: str = "small"
     preprocessing: str = ""
+    spaces: str = ""
     reference: int = 10_000
     k: int = 5
     kept: int = 50_000
@@ -68,6 +71,10 @@ class Protocol:
             raise ValueError(
                 f"--preprocessing {self.preprocessing} belongs to --features inception, not to {self.features}"
             )
+        for name in filter(None, (part.strip() for part in self.spaces.split(","))):
+            kind = name.split("/")[0]
+            if name not in FEATURES and kind not in ("dinov2", "clip"):
+                raise ValueError(f"--spaces knows no features called {name!r}: choose from {', '.join(FEATURES)}")
         choose(self.metrics)  # refuses unknown names before any work
         for plain, metric in metrics().items():
             if metric.official in named(self.metrics) - {""} and not self.official:

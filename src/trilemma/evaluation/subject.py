@@ -83,7 +83,7 @@ def check_alike(run: Run, dataset: Dataset) -> None:
     spec = run.config.spec
     if spec.shape != dataset.spec().shape or spec.levels != dataset.levels:
         raise ValueError(
-            f"{run.path} makes images of shape {list(spec.shape)} with {spec.levels} levels, "
+            f"{run.title} makes images of shape {list(spec.shape)} with {spec.levels} levels, "
             f"{dataset.name} has {list(dataset.spec().shape)} with {dataset.levels}: compare like with like"
         )
 
@@ -209,7 +209,7 @@ def samples_as_dataset(run: Run, reference: int, n: int, seed: int, device: str)
         drawn.labels.numpy() if model_labels and drawn.labels is not None else None,
         class_names=run.config.class_names if model_labels else (),
         is_test=held_out,
-        notes=[f"drawn from {run.path} with seed {seed + 1}"],
+        notes=[f"drawn from {run.title} with seed {seed + 1}"],
     )
     config = DataConfig(source=str(run.path), binarize="threshold" if drawn.spec.levels == 2 else "none")
     return assemble(raw, config)

@@ -204,6 +204,11 @@ class Family(nn.Module, ABC):
         return 1.0
 
     @classmethod
+    def suited(cls, spec: Spec, images: int) -> Mapping[str, Any]:
+        """Fields of the config that suit a training set of so many images, where nothing else is asked for."""
+        return {}
+
+    @classmethod
     def least_batch(cls, config: Any) -> int:
         """The fewest images that a process must see in a step of training."""
         return 1

@@ -25,7 +25,7 @@ from trilemma.metrics.frechet import (
     frechet_flag,
     frechet_infinity,
 )
-from trilemma.metrics.kernel import kernel_distance
+from trilemma.metrics.kernel import clip_mmd, kernel_distance
 from trilemma.metrics.likelihood import bits_per_dim, worse_than_uniform
 from trilemma.metrics.manifold import Manifold, expected_coverage, manifold_scores
 from trilemma.metrics.memorisation import authpct, c_t, train_closer
@@ -59,6 +59,7 @@ __all__ = [
     "bootstrap",
     "c_t",
     "classification_accuracy_score",
+    "clip_mmd",
     "closest",
     "conditional_accuracy",
     "copies",

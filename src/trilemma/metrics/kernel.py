@@ -58,6 +58,34 @@ def kernel_distance(x: Tensor, y: Tensor, *, subsets: int = 100, size: int = 100
     return Number(values.mean().item(), math.sqrt(_variance_over_samples(few, y, len(x)) + of_subset / subsets))
 
 
+def clip_mmd(x: Tensor, y: Tensor, *, sigma: float = 10.0, scale: float = 1000.0, rows: int = 4096) -> Number:
+    """CMMD: the squared discrepancy of CLIP's embeddings under a Gaussian kernel (Jayasumana et al. 2024, eq. 1).
+
+    scale · (mean k(x, x') + mean k(y, y') − 2 mean k(x, y)) with k(a, b) = exp(−‖a − b‖² / 2σ²), of embeddings of
+    length 1, the means over all pairs, an image with itself among them, as its authors' code takes them.
+
+    Args:
+        x, y: embeddings ``[N, d]`` of the samples, over which the error is, and ``[M, d]`` of real images.
+        sigma, scale: as published.
+        rows: of the kernel that are held at a time.
+
+    Raises:
+        ValueError: the dimensions differ, or a set that has no features.
+    """
+    check_same_dims(x.shape[-1], y.shape[-1])
+    a, b = (check_features(each, convert=False).double() for each in (x, y))
+    a, b = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
+
+    def means(one: Tensor, other: Tensor) -> Tensor:
+        """The mean kernel of each row of one set with all of the other."""
+        return torch.cat([((part @ other.T - 1) / sigma**2).exp().mean(1) for part in torch.split(one, rows)])
+
+    within, between = means(a, a), means(a, b)
+    value = within.mean() + means(b, b).mean() - 2 * between.mean()
+    error = 2 * (within - between).std() / math.sqrt(len(a))  # of the U-statistic's projection on the samples
+    return Number(scale * value.item(), scale * error.item(), better="lower", n=len(a))
+
+
 def unbiased_mmd(x: Tensor, y: Tensor) -> Tensor:
     """The estimate of one subset: the U-statistic of equally many rows (Gretton et al. 2012, eq. 3).
 

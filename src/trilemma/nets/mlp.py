@@ -81,26 +81,26 @@ class TimeMLP(nn.Module):
         return t * (1000 / timesteps)
 
 
-def waves(x: Tensor) -> list[Tensor]:
-    """Sines and cosines of π/2 · 2^k · x, k = 0 … `OCTAVES` - 1."""
-    angles = [x * (math.pi / 2 * 2**k) for k in range(OCTAVES)]
+def waves(x: Tensor, octaves: int = OCTAVES) -> list[Tensor]:
+    """Sines and cosines of π/2 · 2^k · x, k = 0 … octaves - 1."""
+    angles = [x * (math.pi / 2 * 2**k) for k in range(octaves)]
     return [wave for angle in angles for wave in (angle.sin(), angle.cos())]
 
 
 class VectorGenerator(nn.Module):
-    """``[B, latent]`` and labels to vectors ``[B, D]``: hidden layers with batch norm and ReLU, a linear end.
+    """``[B, latent]`` and labels to vectors ``[B, D]``: hidden layers with batch norm (or none) and ReLU, a linear end.
 
     The kind of network in which mode collapse is studied on 2-D mixtures (Srivastava et al. 2017, VEEGAN; Lin et al.
     2018, PacGAN, section 4.1).
     """
 
-    def __init__(self, dims: int, width: int, depth: int, latent: int, classes: int = 0) -> None:
+    def __init__(self, dims: int, width: int, depth: int, latent: int, classes: int = 0, *, norm: bool = True) -> None:
         super().__init__()
         self.label = label_embedding(classes, width, std=0.1)
         sizes = [latent + (width if classes else 0), *[width] * depth]
         layers: list[nn.Module] = []
         for below, above in pairwise(sizes):
-            layers += [nn.Linear(below, above, bias=False), nn.BatchNorm1d(above), nn.ReLU()]
+            layers += [nn.Linear(below, above, bias=not norm), *([nn.BatchNorm1d(above)] if norm else []), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(width, dims))
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -115,16 +115,25 @@ class VectorDiscriminator(nn.Module):
     """Vectors and labels to the logits of "this is real": hidden layers with leaky ReLU, no norm.
 
     ``[B, pack·D]`` and ``[B·pack]`` labels to ``[B]``: ``pack`` vectors stand side by side and are judged together. A
-    label enters as a projection on the features, as in the image discriminator.
+    label enters as a projection on the features, as in the image discriminator. Beside the values it may see their
+    sines and cosines in some ``octaves``, as `TimeMLP` does.
     """
 
     def __init__(
-        self, dims: int, width: int, depth: int, classes: int = 0, *, pack: int = 1, spectral: bool = False
+        self,
+        dims: int,
+        width: int,
+        depth: int,
+        classes: int = 0,
+        *,
+        pack: int = 1,
+        spectral: bool = False,
+        octaves: int = 0,
     ) -> None:
         super().__init__()
-        self.pack = pack
+        self.pack, self.octaves = pack, octaves
         layers: list[nn.Module] = []
-        for below, above in pairwise([pack * dims, *[width] * depth]):
+        for below, above in pairwise([pack * dims * (1 + 2 * octaves), *[width] * depth]):
             layers += [nn.Linear(below, above), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(width, 1)
@@ -134,7 +143,7 @@ class VectorDiscriminator(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
-            features = self.layers(x)
+            features = self.layers(torch.cat([x, *waves(x, self.octaves)], 1) if self.octaves else x)
             logits: Tensor = self.head(features).squeeze(1)
             if (label := embed(self.label, labels, len(x) * self.pack)) is not None:
                 # Of each vector the embedding that belongs to its place in the pack: [B, vector, place, features].

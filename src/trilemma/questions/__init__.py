@@ -45,7 +45,7 @@ ORDER = (
 def answer(question: Question, context: Context) -> Answer:
     """Ask a run; ``ValueError``, one line, where it cannot answer."""
     if reason := question.able(context.run):
-        raise ValueError(f"{context.run.path} cannot be asked {question.name}: {reason}")
+        raise ValueError(f"{context.run.title} cannot be asked {question.name}: {reason}")
     context.notes.clear()
     found = question.answer(context)
     doubts = list(dict.fromkeys([*([found.flag] if found.flag else []), *context.notes]))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trilemma.drawing import Film, Picture, save
+from trilemma.drawing import Film, Picture, Sheet, save
 from trilemma.families import FAMILIES
 from trilemma.files import replacing, write_json
 from trilemma.number import Number
@@ -119,6 +119,8 @@ class Answer:
     def save(self, out: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         """Write ``NAME.json``, a picture for each figure and ``NAME.npz`` of the arrays; returns the record.
 
+        Into a folder, a drawing is written as PNG and as SVG.
+
         Args:
             out: a folder, or the path of the first picture (``.png`` or ``.svg``, or ``.gif`` or ``.apng`` of the first
                 film), beside which the others stand; by default the run's own folder for answers.
@@ -136,6 +138,8 @@ class Answer:
             film = isinstance(picture, Film)
             path = path.with_suffix((".gif" if film else ".png") if film != moving else path.suffix)
             record["figures"][figure] = save(picture, path).name
+            if isinstance(picture, Sheet) and not out.suffix:
+                save(picture, path.with_suffix(".svg"))  # for the page, which is dark where its reader's are
         if self.arrays:
             record["file"] = f"{first.stem}.npz"
             with replacing(folder / record["file"]) as file:

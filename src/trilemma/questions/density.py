@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from trilemma.blocks import Progress
-from trilemma.drawing import Picture, ramp
+from trilemma.drawing import Picture, Plot, Sheet, below, framed, magnified, ramp, steps, words
 from trilemma.families.family import Denoises, Family, Likelihood
-from trilemma.images import to_pil
 from trilemma.likelihood import answered, checked_labels
 from trilemma.noise import Noise
 from trilemma.number import Number
@@ -23,7 +21,7 @@ from trilemma.questions.likelihood import undefined
 from trilemma.questions.question import Context, Question
 from trilemma.run import Run
 from trilemma.validate import MOST, Limits
-from trilemma.vectors import SIDE, Plane, framed
+from trilemma.vectors import SIDE, Plane
 
 POINTS = 1024
 """Points scored together."""
@@ -169,11 +167,14 @@ def density_map(
     return Field(found.nats.view(side, side), plane, found.kind, found.reason)
 
 
-def draw_density(field: Field) -> Image.Image:
+def draw_density(field: Field) -> Sheet:
     """log p, light where it is high; all below `DEPTH` nats under the highest is darkest."""
     top = field.top
-    shown = ramp((field.log_p.flip(0) - top + DEPTH) / DEPTH)
-    scale = SIDE // len(shown)
-    pixels = np.ascontiguousarray(shown.repeat_interleave(scale, 0).repeat_interleave(scale, 1).numpy())
-    words = f"log p(x), {field.kind}: from {top - DEPTH:.3g} or less (dark) to {top:.3g} nats (light)"
-    return to_pil(framed(pixels, field.plane, words))
+    shown = magnified(ramp((field.log_p.flip(0) - top + DEPTH) / DEPTH), 1).resize(
+        (SIDE, SIDE), Image.Resampling.NEAREST
+    )
+    x, y = ((low, low + side) for low, side in zip(field.plane.low, field.plane.side, strict=True))
+    plot = Plot((SIDE + 72, SIDE + 70), x, y, field.plane.names, (steps(*x, 6), steps(*y, 6)))
+    plot.pen.paste(shown, (plot.left, plot.top))
+    said = f"log p(x), {field.kind}: from {top - DEPTH:.3g} or less (dark) to {top:.3g} nats (light)"
+    return framed(below([words([said]), plot.finished()]))

@@ -41,21 +41,26 @@ class Likelihood(AboutImages):
             device=context.device,
             progress=context.progress,
         )
+        spec = context.run.config.spec
+        asked = "p(x)" if batch.conditions is None else "p(x|text)" if spec.vocabulary else "p(x|y)"
         density = "density, " if batch.dataset.vector else ""
         if found.nats is None:
-            reading = f"log p(x) is undefined: {found.reason}"
+            reading = f"log {asked} is undefined: {found.reason}"
         else:
             number, sign = bits(found), SIGNS[found.kind]
             reading = (
-                f"{sign} {number} bits/dim, −log p(x) {sign} {-float(found.nats.mean()):.2f} nats "
+                f"{sign} {number} bits/dim, −log {asked} {sign} {-float(found.nats.mean()):.2f} nats "
                 f"({density}{found.kind}: {found.reason}; {batch.words})"
             )
+        readings = [reading]
+        if spec.conditional and batch.conditions is None and found.nats is not None:
+            readings.append("this is p(x), of no class or text: `--labels true` asks for p(x|y), given the images' own")
         return Answer(
             self,
             context.run,
             kind=found.kind,
             numbers={"bits_per_dim": bits(found)},
-            reading=[reading],
+            reading=readings,
             flag=found.flag,
             values=values(found),
             found=found,

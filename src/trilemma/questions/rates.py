@@ -70,7 +70,7 @@ class Rates(Question):
         runs = [context.run, *(Run.open(Path(other.strip())) for other in self.others.split(",") if other.strip())]
         for run in runs[1:]:
             if reason := self.able(run):
-                raise ValueError(f"{run.path} cannot be asked {self.name}: {reason}")
+                raise ValueError(f"{run.title} cannot be asked {self.name}: {reason}")
         batch = context.source(None, self.n, self.n)
         found = rates(
             runs, batch.dataset, batch.indices, seed=context.seed, device=context.device, progress=context.progress
@@ -193,7 +193,7 @@ def rates(
     """
     for run in runs:
         if run.config.spec.image_shape != dataset.spec().image_shape:
-            raise ValueError(f"{run.path} draws {run.config.spec.image_shape}, the images are of another shape")
+            raise ValueError(f"{run.title} draws {run.config.spec.image_shape}, the images are of another shape")
     images = dataset.batch(rows)
     real = power_spectrum(to_display(images, dataset.levels))
     found = Sweep([], {}, {"held-out images": real})

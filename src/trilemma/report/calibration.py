@@ -12,8 +12,8 @@ from typing import Any
 
 from trilemma import number
 from trilemma.evaluation.metric import Metric
-from trilemma.report.figures import Point, Scale, svg, tick_text
-from trilemma.report.marks import hue, marker
+from trilemma.report.figures import Point, Scale, both, plot, shortened, svg, text_width, tick_text
+from trilemma.report.marks import signs
 from trilemma.report.pictures import Picture, load
 from trilemma.report.scores import column_head, columns, distance_name, more, read
 
@@ -42,25 +42,27 @@ class Rung:
 
 
 def calibration(report: dict[str, Any], folder: Path) -> str:
-    """The section's content: the distance with thumbnails, the other scores behind a click; empty without a ladder."""
+    """The section's content: the first score with thumbnails, the others behind a click; empty without a ladder.
+
+    The first is the Fréchet distance, where it could not be computed the kernel distance, which needs fewer images.
+    """
     rungs = report.get("ladder") or []
-    if not rungs:
-        return ""
     features = report["protocol"]["features"]
+    first_of = {"frechet": 0, "kernel": 1}
+    ordered = sorted((*columns(), *more()), key=lambda column: first_of.get(column.name, 2))
     first, others = "", ""
-    for column in (*columns(), *more()):
-        main = column.name == "frechet"
-        name = distance_name(features) if main else column_head(column, features)
-        drawn = _drawing(report, column, name, _rungs(rungs, column.name, folder if main else None))
-        first, others = (drawn, others) if main else (first, others + drawn)
-    if not first and not others:
+    for column in ordered:
+        name = distance_name(features) if column.name == "frechet" else column_head(column, features)
+        drawn = _drawing(report, column, name, _rungs(rungs, column.name, None if first else folder))
+        first, others = (first, others + drawn) if first else (drawn, others)
+    if not first:
         return ""
     others = f"<details><summary>The same scale for the other scores</summary>{others}</details>" if others else ""
     return (
         '<p class="caption scale-intro">The same held-out real images, made worse on purpose and then scored exactly '
-        "as the samples are. Follow a model’s line down: the pictures to its left score better than it does, those to "
-        "its right worse. The dashed line is the same images untouched. Scores that agree need not look alike: each "
-        f"kind of damage is its own row.</p>{first}{others}"
+        "as the samples are. Follow a model’s line down: the pictures on the side marked better score better than it "
+        "does, those on the other worse. The dashed line is the same images untouched. Scores that agree need not look "
+        f"alike: each kind of damage is its own row.</p>{first}{others}"
     )
 
 
@@ -89,19 +91,21 @@ def _label(rung: dict[str, Any]) -> str:
 
 def _drawing(report: dict[str, Any], column: Metric, name: str, rungs: Sequence[Rung]) -> str:
     """The drawing twice, for wide and for narrow screens; empty where no model has the score."""
-    points, short, better = [], [], "none"
-    for i, family in enumerate(report["families"]):
+    points, short, better, rows = [], [], "none", []
+    for i, (family, sign) in enumerate(zip(report["families"], signs(report["families"]), strict=True)):
         score = read(family["metrics"], column.name)
         if score.defined and score.value is not None:
             better = score.better
-            points.append(Point(i, family["title"], score.value, 0.0, score.error, hollow=bool(score.flag)))
-            short.append(Point(i, family["name"], score.value, 0.0, score.error, hollow=bool(score.flag)))
+            points.append(Point(i, sign, family["title"], score.value, 0.0, score.error, hollow=bool(score.flag)))
+            short.append(Point(i, sign, family["name"], score.value, 0.0, score.error, hollow=bool(score.flag)))
+            rows.append([family["title"], score.value, score.error])
     if not points or not rungs:
         return ""
     floor = read(report.get("floor") or {}, column.name).value
     wide = ladder(rungs, points, floor, name, better, width=900)
     narrow = ladder(rungs, short, floor, name, better, width=340)
-    return f'<figure class="plot"><div class="wide">{wide}</div><div class="narrow">{narrow}</div></figure>'
+    rows += [[rung.text, rung.value, None] for rung in rungs] + [["held-out real images", floor, None]]
+    return plot(f"scale-{column.name}", "", both(wide, narrow), ["what", column.label(name), "error"], rows)
 
 
 # ------------------------------------------------------------------------------------------------------ the drawing
@@ -117,7 +121,8 @@ def ladder(
     values = [rung.value for rung in rungs] + [p.x for p in points] + ([floor] if floor is not None else [])
     narrow = width < 600
     x = _axis(values, 16 if narrow else 118, width - 34)
-    rows, top = _stagger([(x(p.x), 7.8 * len(p.name)) for p in points], width), 24
+    most = width // 16
+    rows, top = _stagger([(x(p.x), text_width(shortened(p.name, most))) for p in points], width), 24
     models = top + 17 * (max(rows, default=0) + 1) + 10
     tall = any(rung.picture for rung in rungs)
     thumb = 34.0 if tall else 0.0
@@ -131,7 +136,7 @@ def ladder(
     if floor is not None:
         parts.append(f'<path class="floor dashed" d="M{x(floor):.1f},{models - 12}V{bottom}"/>')
     for p, row in zip(points, rows, strict=True):
-        parts.append(_model(p, x, top + 17 * row + 12, models, bottom, width))
+        parts.append(_model(p, x, top + 17 * row + 12, models, bottom, width, most))
     for i, lane in enumerate(lanes):
         at = models + 26 + lane_height * i
         parts.append(_lane([r for r in rungs if r.lane == lane], LANES[lane], x, at, thumb, narrow, width))
@@ -155,20 +160,21 @@ def _tick(x: Scale, value: float, bottom: float, top: float) -> str:
     )
 
 
-def _model(p: Point, x: Scale, name_at: float, at: float, bottom: float, width: int) -> str:
+def _model(p: Point, x: Scale, name_at: float, at: float, bottom: float, width: int, most: int) -> str:
     """A marker with its name above it, its error, and a thin line down through the rows."""
     here = x(p.x)
-    half = 7.8 * len(p.name) / 2
+    name = shortened(p.name, most)
+    half = text_width(name) / 2
     text_at = min(max(here, half + 2), width - half - 2)
     error = ""
     if p.x_error:
         low, high = x(max(p.x - p.x_error, x.low)), x(min(p.x + p.x_error, x.high))
         error = f'<path class="bar" d="M{low:.1f},{at:.1f}H{high:.1f}"/>'
     return (
-        f'<g class="{hue(p.index)}"><title>{escape(p.name)}: {number.text(p.x)}</title>'
+        f'<g class="{p.sign.css}" data-row="{p.row}"><title>{escape(p.name)}: {number.text(p.x)}</title>'
         f'<path class="drop" d="M{here:.1f},{name_at + 4:.1f}V{bottom:.1f}"/>{error}'
-        f"{marker(p.index, here, at, 6, p.hollow)}</g>"
-        f'<text class="name middle" x="{text_at:.1f}" y="{name_at:.1f}">{escape(p.name)}</text>'
+        f"{p.sign.marker(here, at, 6, p.hollow)}"
+        f'<text class="name middle" x="{text_at:.1f}" y="{name_at:.1f}">{escape(name)}</text></g>'
     )
 
 

@@ -1,9 +1,18 @@
-"""Signs that tell families and answers apart by shape as well as by colour, and never without a word beside them."""
+"""Signs that tell families and answers apart by shape as well as by colour, and never without a word beside them.
+
+A family has one sign, on every page and in the studio: it follows the family and not the place of a row.
+"""
 
 from __future__ import annotations
 
 import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
+from typing import Any
+
+from trilemma.families import FAMILIES
 
 HUES = 8
 Vertices = list[tuple[float, float]]
@@ -30,26 +39,66 @@ MARKERS: tuple[Vertices, ...] = (
 )
 
 
-def hue(index: int) -> str:
-    """The CSS class that colours family number ``index``."""
-    return f"hue{index % HUES}"
+@dataclass(frozen=True)
+class Sign:
+    """What tells a row from the others.
+
+    Attributes:
+        hue: the number of its colour; None for images of which nobody said what made them.
+        shape: the number of its marker.
+    """
+
+    hue: int | None
+    shape: int
+
+    @property
+    def css(self) -> str:
+        """The class that colours it."""
+        return "elsewhere" if self.hue is None else f"hue{self.hue}"
+
+    @property
+    def vertices(self) -> Vertices:
+        return MARKERS[self.shape]
+
+    def marker(self, x: float, y: float, radius: float = 6.0, hollow: bool = False) -> str:
+        """The marker as an SVG path."""
+        path = "L".join(f"{x + radius * u:.1f},{y + radius * v:.1f}" for u, v in self.vertices)
+        return f'<path class="marker{" hollow" if hollow else ""}" d="M{path}Z"/>'
+
+    def badge(self) -> str:
+        """The marker alone, to stand before a name."""
+        return f'<svg class="badge {self.css}" viewBox="-8 -8 16 16" aria-hidden="true">{self.marker(0, 0, 6.5)}</svg>'
+
+    def named(self, title: str) -> str:
+        """The marker and a name, kept together."""
+        return f'<span class="named">{self.badge()}<span>{escape(title)}</span></span>'
 
 
-def marker(index: int, x: float, y: float, radius: float = 6.0, hollow: bool = False) -> str:
-    """The marker of family number ``index``; past eight families, hues repeat with other shapes."""
-    vertices = MARKERS[(index + index // HUES) % len(MARKERS)]
-    path = "L".join(f"{x + radius * u:.1f},{y + radius * v:.1f}" for u, v in vertices)
-    return f'<path class="marker{" hollow" if hollow else ""}" d="M{path}Z"/>'
+def sign(family: str, again: int = 0) -> Sign:
+    """The sign of a family.
+
+    Args:
+        family: its name; one that is not built in gets a colour by its name and a shape that none of that colour has.
+        again: rows that have its sign already: the same colour with the next shape.
+    """
+    if not family:
+        return Sign(None, (3 + again) % len(MARKERS))
+    if family in FAMILIES.built_in:
+        place = FAMILIES.built_in.index(family)
+        return Sign(place % HUES, (place + place // HUES + again) % len(MARKERS))
+    place = zlib.crc32(family.encode())
+    hue = place % HUES
+    return Sign(hue, (hue + 1 + place // HUES % (len(MARKERS) - 1) + again) % len(MARKERS))
 
 
-def badge(index: int) -> str:
-    """The family's marker alone, to stand before its name."""
-    return f'<svg class="badge {hue(index)}" viewBox="-8 -8 16 16" aria-hidden="true">{marker(index, 0, 0, 6.5)}</svg>'
-
-
-def named(index: int, title: str) -> str:
-    """The family's marker and its title, kept together."""
-    return f'<span class="named">{badge(index)}<span>{escape(title)}</span></span>'
+def signs(families: Sequence[dict[str, Any]]) -> list[Sign]:
+    """A sign for each row of a report, no two alike for up to eight rows of one family."""
+    found: list[Sign] = []
+    for entry in families:
+        name = entry.get("family", entry["name"])
+        choices = [sign(name, again) for again in range(len(MARKERS))]
+        found.append(next((choice for choice in choices if choice not in found), choices[0]))
+    return found
 
 
 ANSWER_MARKS = {

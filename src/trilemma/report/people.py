@@ -8,7 +8,7 @@ from typing import Any
 
 from trilemma import number
 from trilemma.number import Number
-from trilemma.report.marks import badge
+from trilemma.report.marks import signs
 from trilemma.report.scores import distance_name, read
 
 CHANCE, MOST = 0.5, 0.75
@@ -71,7 +71,7 @@ def _row(
         head, distance = escape(source), "<td></td>"
     else:
         family = report["families"][at]
-        head = f'<span class="named">{badge(at)}<span>{escape(family["title"])}</span></span>'
+        head = signs(report["families"])[at].named(family["title"])
         distance = _number(read(family["metrics"], "frechet"))
     rate = row.get("error_rate") or {}
     value = rate.get("value")
@@ -84,7 +84,8 @@ def _row(
         shown = f'<td>{_percent(value)} %{ends}</td><td class="judged">{figure}<small>{said}</small></td>'
     cells = "".join(_number(Number.read(row.get(key))) for _, key in columns)
     votes = f"<td>{row.get('votes', 0):,}<small>{row.get('raters', 0):,} raters</small></td>"
-    return f'<tr><th scope="row">{head}</th>{distance}{shown}{cells}{votes}</tr>'
+    of = "" if at is None else f' data-row="{at}"'
+    return f'<tr{of}><th scope="row">{head}</th>{distance}{shown}{cells}{votes}</tr>'
 
 
 def scale(value: float, low: float | None, high: float | None, landmark: float | None = None) -> str:

@@ -6,8 +6,10 @@ flagged is treated alike everywhere.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 from trilemma import number
@@ -19,6 +21,9 @@ FORMAT = 1
 
 ABSENT = Number(None)
 """What was not measured."""
+
+AXES = {"mutual_fidelity": "quality", "mutual_coverage": "coverage", "images_per_second": "speed"}
+"""Which metric stands on which axis."""
 
 
 def read(scores: Mapping[str, Any], name: str) -> Number:
@@ -52,6 +57,19 @@ def measured(report: dict[str, Any], columns: Sequence[Metric]) -> list[Metric]:
         for column in columns
         if any(read(family["metrics"], column.name) != ABSENT for family in report["families"])
     ]
+
+
+def axes_of(report: dict[str, Any]) -> dict[str, str]:
+    """`AXES`, with the two-sample test in place of fidelity where the ladder says that fidelity cannot be trusted."""
+    if (report.get("scale") or {}).get("distrust") and any("passed" in f["metrics"] for f in report["families"]):
+        return {"passed": "quality"} | {key: axis for key, axis in AXES.items() if axis != "quality"}
+    return AXES
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of ``report.json``, of the version `FORMAT`."""
+    found: dict[str, Any] = json.loads(files("trilemma.report").joinpath("schema.json").read_text(encoding="utf-8"))
+    return found
 
 
 def check(report: dict[str, Any]) -> None:

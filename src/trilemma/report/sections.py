@@ -10,10 +10,11 @@ from typing import Any
 
 from trilemma import number
 from trilemma.report.answers import answered
-from trilemma.report.figures import curve
-from trilemma.report.marks import badge
+from trilemma.report.figures import curve, plot
+from trilemma.report.marks import Sign
 from trilemma.report.pictures import load
 from trilemma.report.scores import columns, measured, more, read
+from trilemma.report.summary import spoken
 from trilemma.report.trust import classes, copies, flags
 from trilemma.text import printable
 
@@ -28,23 +29,18 @@ def _threads(protocol: dict[str, Any]) -> str:
 def lead(report: dict[str, Any]) -> str:
     """What was compared, on what and with what: one sentence, as HTML."""
     data, protocol, count = report["data"], report["protocol"], len(report["families"])
-    hardware = escape(protocol.get("hardware") or protocol.get("device") or "not recorded")
-    threads = f", {_threads(protocol)}" if protocol.get("threads") else ""
-    on = f"{data['train']:,} images of <b>{escape(data['name'])}</b> ({_described(data)})"
-    where = f"Hardware: {hardware}{threads}."
+    what = "vectors" if data["levels"] == 0 else "images"
+    on = f"{data['train']:,} {what} of <b>{escape(data['name'])}</b> ({_described(data)})"
+    judged = f"judged by {protocol['n']:,} samples each"
     if protocol.get("budget"):
-        families = f"{_many(count, 'family', 'families')} of deep generative model"
         trained = "trained" if count == 1 else "each trained"
-        spent = _spoken(protocol["budget"])
-        return (
-            f"{families}, {trained} for {spent} on {on}, then judged by {protocol['n']:,} samples on one scale. {where}"
-        )
+        spent = escape(spoken(protocol["budget"]))
+        return f"{_many(count, 'family', 'families')}, {trained} for {spent} on {on}, {judged}."
     images = sum(is_images(family) for family in report["families"])
     parts = [_many(count - images, "trained model", "trained models")] if count > images else []
     parts += [_many(images, "set of images", "sets of images")] if images else []
-    first, *rest = parts
-    what = " and ".join([first, *(part.lower() for part in rest)])
-    return f"{what}, judged on one scale against {on}, by {protocol['n']:,} samples each or all there are. {where}"
+    rows = " and ".join(part if i == 0 else part.lower() for i, part in enumerate(parts)) or "Nothing"
+    return f"{rows}, beside {on}, {judged} or all there are."
 
 
 def _many(count: int, one: str, several: str) -> str:
@@ -54,15 +50,6 @@ def _many(count: int, one: str, several: str) -> str:
 def is_images(family: dict[str, Any]) -> bool:
     """Whether a row is of images of which nobody said what model made them."""
     return family.get("family") == ""
-
-
-def _spoken(budget: Any) -> str:
-    """``75s`` as ``75 seconds``; anything else as it stands."""
-    match = re.fullmatch(r"([\d.]+)\s*([smh])", str(budget))
-    if not match:
-        return escape(str(budget))
-    unit = {"s": "second", "m": "minute", "h": "hour"}[match[2]]
-    return f"{match[1]} {unit}{'' if match[1] == '1' else 's'}"
 
 
 def _described(data: dict[str, Any]) -> str:
@@ -90,7 +77,7 @@ def columns_caption(report: dict[str, Any]) -> str:
 # -------------------------------------------------------------------------------------------------- one family
 
 
-def family_section(index: int, family: dict[str, Any], report: dict[str, Any], folder: Path) -> str:
+def family_section(index: int, sign: Sign, family: dict[str, Any], report: dict[str, Any], folder: Path) -> str:
     """Everything about one family: what it is, its pictures, its training, its settings."""
     training = family["training"]
     alarms = "".join(f"<p>{escape(alarm)}</p>" for alarm in training.get("alarms") or ())
@@ -112,16 +99,16 @@ def family_section(index: int, family: dict[str, Any], report: dict[str, Any], f
             "Paper": _linked(family["paper"]),
         }
     return (
-        f'<article id="family-{index}"><h3>{badge(index)} {escape(family["title"])} '
+        f'<article id="family-{index}" data-row="{index}"><h3>{sign.badge()} {escape(family["title"])} '
         f"{code}</h3>{alarms}{flags(family)}"
         f'<dl class="facts">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items() if v)}</dl>'
-        f"{_pictures_and_curves(index, family, report, folder)}{answered(family, folder)}"
+        f"{_pictures_and_curves(sign, family, report, folder)}{answered(family, folder)}"
         f"{copies(family, folder)}{classes(family)}"
         f"{_settings(family)}</article>"
     )
 
 
-def _pictures_and_curves(index: int, family: dict[str, Any], report: dict[str, Any], folder: Path) -> str:
+def _pictures_and_curves(sign: Sign, family: dict[str, Any], report: dict[str, Any], folder: Path) -> str:
     pictures, title = family.get("pictures") or {}, family["title"]
     samples, neighbours = load(folder, pictures.get("samples")), load(folder, pictures.get("neighbours"))
     left = right = ""
@@ -134,7 +121,7 @@ def _pictures_and_curves(index: int, family: dict[str, Any], report: dict[str, A
             f"like; identical, pair after pair, is memorising. {_nearest(family, report)}</figcaption></figure>"
         )
     missing = "" if samples or neighbours else '<p class="absent-text">There are no pictures of this family.</p>'
-    curves = "" if is_images(family) else _curves(index, family["training"])
+    curves = "" if is_images(family) else _curves(sign, family)
     return f'{missing}<div class="pair">{left}<div>{right}{curves}</div></div>'
 
 
@@ -147,13 +134,13 @@ def _nearest(family: dict[str, Any], report: dict[str, Any]) -> str:
     return f"Median distance {number.text(here.value, here.error)} {escape(here.unit)}{beside}."
 
 
-def _curves(index: int, training: dict[str, Any]) -> str:
-    curves = {name: points for name, points in (training.get("curves") or {}).items() if points}
+def _curves(sign: Sign, family: dict[str, Any]) -> str:
+    curves = {name: points for name, points in (family["training"].get("curves") or {}).items() if points}
     most_seen = max((point[0] for points in curves.values() for point in points), default=0)
-    charts = [(name, curve(points, name, index, most_seen)) for name, points in curves.items()]
+    charts = [(name, points, curve(points, name, sign, most_seen)) for name, points in curves.items()]
     figures = "".join(
-        f"<figure><figcaption>{escape(name.replace('_', ' '))}</figcaption>{chart}</figure>"
-        for name, chart in charts
+        plot(f"{family['name']}-{name}", escape(name.replace("_", " ")), chart, ["images", name], points)
+        for name, points, chart in charts
         if chart
     )
     if not figures:
@@ -169,7 +156,10 @@ def _settings(family: dict[str, Any]) -> str:
     if not settings:
         return ""
     rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in settings.items())
-    return f'<details><summary>All settings</summary><div class="scroll"><table>{rows}</table></div></details>'
+    return (
+        '<details class="settings"><summary>All settings</summary>'
+        f'<div class="scroll"><table>{rows}</table></div></details>'
+    )
 
 
 def _linked(text: str) -> str:

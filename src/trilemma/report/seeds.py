@@ -8,6 +8,7 @@ from typing import Any
 
 from trilemma import number
 from trilemma.evaluation.metric import Metric
+from trilemma.report.marks import signs
 from trilemma.report.scores import column_head, columns, measured, more, read
 
 
@@ -28,8 +29,9 @@ def sentence(report: dict[str, Any]) -> str:
 
 def section(report: dict[str, Any]) -> str:
     """Each score of each seed, and the two errors side by side, as HTML; empty where every row was trained once."""
+    marks = signs(report["families"])
     rows = [
-        f'<tr><th scope="row">{escape(report["families"][i]["title"])}</th>'
+        f'<tr data-row="{i}"><th scope="row">{marks[i].named(report["families"][i]["title"])}</th>'
         f"<td>{escape(column_head(column, report['protocol']['features']))}</td><td>{values}</td>"
         f"<td>±{images}</td><td>±{over}</td></tr>"
         for i, column, values, images, over in _cells(report)
@@ -38,11 +40,11 @@ def section(report: dict[str, Any]) -> str:
         return ""
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("score", "seeds", "over images", "over seeds"))
     return (
-        '<h3 class="subhead">Over training seeds</h3><p class="caption">The value of each seed; one standard error '
-        "over images; and one over seeds, the spread of the values over the root of their number. The root of the sum "
-        "of their squares is the error that stands in the tables.</p>"
+        f"<details><summary>Over training seeds: up to {count(report)} of a row</summary>"
+        '<p class="caption">The value of each seed; one standard error over images; and one over seeds, the spread of '
+        "the values over the root of their number. The root of the sum of their squares is the error in the tables.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Training seeds"><table class="verdicts">'
-        f"<thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
     )
 
 

@@ -1,4 +1,4 @@
-"""The verdict, before anything else: one sentence for all families, one for each, and what to distrust."""
+"""The verdict in words: one sentence for all families, one for each, and what to distrust."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 from trilemma import number
 from trilemma.evaluation.standing import HIGH, NEAR, breakers, leaders
 from trilemma.number import Number
-from trilemma.report.marks import badge
-from trilemma.report.scores import column, read
+from trilemma.report.scores import axes_of, column, read
 from trilemma.report.verdicts import told_apart
 
 UNLEARNT = 0.15
@@ -27,21 +26,6 @@ CORNERS = {"mutual_fidelity": "Most faithful", "mutual_coverage": "Broadest", "i
 """The corners of the triangle, and what is said of whoever leads on each."""
 
 
-def summary(report: dict[str, Any]) -> str:
-    """Both kinds of sentences as HTML; empty where no family has a fidelity."""
-    families = report["families"]
-    if not any(_score(family, "mutual_fidelity").defined for family in families):
-        return ""
-    rows = []
-    for i, family in enumerate(families):
-        name = f'<a href="#family-{i}"><b>{escape(family["title"])}</b></a>'
-        rows.append(f"<li>{badge(i)}<span>{name} {escape(sentence(family))}.</span></li>")
-    return (
-        f'<section id="verdict">{distrust(report)}{undertrained(report)}'
-        f'<p class="verdict">{escape(overall(report))}</p><ul class="verdict">{"".join(rows)}</ul></section>'
-    )
-
-
 def sentence(family: dict[str, Any]) -> str:
     """What one family reached, after its name."""
     fidelity, coverage = (_score(family, key) for key in ("mutual_fidelity", "mutual_coverage"))
@@ -53,11 +37,11 @@ def sentence(family: dict[str, Any]) -> str:
         what = "is far from the data" if family.get("family") == "" else "has not learnt these images"
         parts.append(f"{what}: {_share(fidelity)} of the fidelity of held-out ones")
     else:
-        parts.append(f"draws images {_worth(fidelity, 'as faithful as held-out ones')}")
+        parts.append(f"is {_worth(fidelity, 'as faithful as held-out images')}")
         if coverage.defined and coverage.value is not None:
             parts.append(f"reaches {_worth(coverage, 'as much of the data')}")
     if speed.defined and speed.value is not None:
-        parts.append(f"{number.text(speed.value, digits=2)} images a second")
+        parts.append(f"{number.text(speed.value, digits=2)} images/s")
     copied = _score(family, "memorised")
     if copied.flag and copied.value:
         parts.append(f"{100 * copied.value:.2g} % copies of training images")
@@ -68,23 +52,31 @@ def sentence(family: dict[str, Any]) -> str:
 
 def overall(report: dict[str, Any]) -> str:
     """What all of them together say."""
+    return " ".join(filter(None, verdict(report)))
+
+
+def verdict(report: dict[str, Any]) -> tuple[str, str]:
+    """The one sentence on all of them, and what follows it: who leads, and whether any breaks the triangle."""
     families, budget = report["families"], report["protocol"].get("budget")
     after = f"After {spoken(budget)} " if budget else ""
     scored = [f for f in families if _score(f, "mutual_fidelity").value is not None]
     learnt = [f for f in scored if not _unlearnt(_score(f, "mutual_fidelity"))]
+    if not scored:
+        return "", ""
     if not learnt:
-        return _begun(f"{after}none of {'the families' if after else 'these'} has learnt these images: train longer.")
+        said = f"{after}none of {'the families' if after else 'these'} has learnt these images: train longer."
+        return _begun(said), ""
     both = [f for f in learnt if all(_as_good(_score(f, key)) for key in ("mutual_fidelity", "mutual_coverage"))]
     if both:
         named = _listed([f["title"] for f in both])
         said = f"{after}the samples of {named} are as faithful as held-out images and reach as much of the data."
         if (n := report["protocol"].get("n") or ENOUGH) < ENOUGH:
             said = f"{after}{named} cannot be told from held-out images by {n:,} samples"
-            return _begun(f"{said}, which is few: these scores are kind to few, so measure {ENOUGH:,}.")
-        return f"{_begun(said)} {triangle(report)}".rstrip()
+            return _begun(f"{said}, which is few: these scores are kind to few, so measure {ENOUGH:,}."), ""
+        return _begun(said), triangle(report)
     none = "no family" if after else "none of these"
-    said = f"{after}{none} is shown to be as faithful and as broad as held-out images. {_leaders(report)}"
-    return f"{_begun(said)} {triangle(report)}".rstrip()
+    said = f"{after}{none} is shown to be as faithful and as broad as held-out images."
+    return _begun(said), f"{_leaders(report)} {triangle(report)}".rstrip()
 
 
 def _begun(text: str) -> str:
@@ -129,10 +121,22 @@ def undertrained(report: dict[str, Any]) -> str:
         return ""
     falling = [f["title"] for f in report["families"] if f["title"] in names and _falling(f)]
     more = f" The loss of {_listed(falling)} was still falling." if falling else ""
+    who = _listed(names) if len(names) < len(report["families"]) else "all of them"
     longer = " A longer <code>--budget</code> continues from here." if report["protocol"].get("budget") else ""
     return (
-        f'<aside class="alarm"><b>Undertrained: {escape(_listed(names))}.</b><p>Fidelity below {UNLEARNT:g} of what '
-        f"held-out images reach: the other numbers compare noise.{escape(more)}{longer}</p></aside>"
+        f'<aside class="alarm"><b>Undertrained: {escape(who)}.</b> Fidelity below {UNLEARNT:g} of what held-out '
+        f"images reach: the other numbers compare noise.{escape(more)}{longer}</aside>"
+    )
+
+
+def coming(report: dict[str, Any]) -> str:
+    """What will still be added to the page."""
+    names = report.get("coming") or []
+    if not names:
+        return ""
+    return (
+        f'<aside class="alarm"><b>Still learning: {escape(_listed(names))}.</b> This is what has been measured so far; '
+        "the page loads itself anew until all are here.</aside>"
     )
 
 
@@ -142,10 +146,12 @@ def distrust(report: dict[str, Any]) -> str:
     if not reasons:
         return ""
     listed = "".join(f"<p>{escape(reason)}</p>" for reason in reasons)
+    passes = "passed" in axes_of(report)
+    instead = ": quality is how often a classifier takes samples for real images instead" if passes else ""
     return (
         '<aside class="alarm"><b>This scale cannot be trusted here.</b> Real images were made worse on purpose, and '
-        f"their scores did not follow:{listed}<p>The first corner of each triangle is how often a classifier takes "
-        "samples for real images instead. --features inception may see what these features do not.</p></aside>"
+        f"their scores did not follow{instead}.<details><summary>Which scores</summary>{listed}<p>--features "
+        "inception may see what these features do not.</p></details></aside>"
     )
 
 

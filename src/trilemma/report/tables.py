@@ -16,12 +16,12 @@ from trilemma.evaluation.metric import Metric
 from trilemma.evaluation.standing import beyond_real, leaders
 from trilemma.number import Number
 from trilemma.report import seeds
-from trilemma.report.marks import ANSWER_MARKS, answer_mark, named
+from trilemma.report.exports import REAL
+from trilemma.report.marks import ANSWER_MARKS, answer_mark, signs
 from trilemma.report.scores import ABSENT, check, column_head, columns, compact, measured, more, read, sample_size
 from trilemma.report.verdicts import lines, told_apart
 from trilemma.text import printable
 
-FLOOR = "Held-out real images"
 UNSAID = Number(None, note="images alone do not say it")
 BEYOND = "better than held-out real images, which no model of them is: a warning and no win"
 
@@ -39,7 +39,9 @@ class Notes:
 
     def html(self) -> str:
         items = "".join(f'<li id="note-{i}">{escape(text)}</li>' for i, text in enumerate(self.texts, 1))
-        return f'<ol class="notes">{items}</ol>' if items else ""
+        if not items:
+            return ""
+        return f'<details><summary>Footnotes 1 to {len(self.texts)}</summary><ol class="notes">{items}</ol></details>'
 
 
 def column_scores(report: dict[str, Any], column: Metric) -> list[Number]:
@@ -86,18 +88,19 @@ def _grid(report: dict[str, Any], columns: Sequence[Metric], notes: Notes, label
     by_column = [column_scores(report, column) for column in columns]
     floor = [read(report.get("floor") or {}, column.name) for column in columns]
     leading = _leading(report, columns, by_column)
-    rows = []
+    rows, marks = [], signs(report["families"])
     for i, family in enumerate(report["families"]):
         cells = "".join(
-            _cell(scores[i], i in best, notes, real)
-            for scores, best, real in zip(by_column, leading, floor, strict=True)
+            _cell(scores[i], i in best, notes, real, column.name)
+            for scores, best, real, column in zip(by_column, leading, floor, columns, strict=True)
         )
         if with_costs:
-            cells += f"<td>{compact(family['parameters'])}</td><td>{compact(family['training']['images'])}</td>"
-        rows.append(f'<tr><th scope="row">{named(i, family["title"])}</th>{cells}</tr>')
+            costs = {"parameters": family["parameters"], "trained_on": family["training"]["images"]}
+            cells += "".join(f"<td{_value(key, value)}>{compact(value)}</td>" for key, value in costs.items())
+        rows.append(f'<tr data-row="{i}"><th scope="row">{marks[i].named(family["title"])}</th>{cells}</tr>')
     cells = "".join(_cell(score, False, notes) if score != ABSENT else "<td></td>" for score in floor)
-    costs = "<td></td><td></td>" if with_costs else ""
-    rows.append(f'<tr class="floor-row"><th scope="row">{FLOOR}</th>{cells}{costs}</tr>')
+    empty = "<td></td><td></td>" if with_costs else ""
+    rows.append(f'<tr class="floor-row"><th scope="row">{REAL}</th>{cells}{empty}</tr>')
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table class="comparison">'
         f"<thead><tr><th></th>{_heads(report, columns, by_column, with_costs)}</tr></thead>"
@@ -112,11 +115,19 @@ def _heads(
     for column, scores in zip(columns, by_column, strict=True):
         head = escape(column_head(column, report["protocol"]["features"]))
         heads.append(
-            f'<th scope="col"><a href="#means-{column.name}">{head}</a>&nbsp;{_arrow(scores)}'
+            f'<th scope="col" data-key="{column.name}"><a href="#means-{column.name}">{head}</a>&nbsp;{_way(scores)}'
             f"<small>{_size(scores)}</small></th>"
         )
-    costs = '<th scope="col">Para&shy;meters</th><th scope="col">Trained on<small>images</small></th>'
+    costs = (
+        '<th scope="col" data-key="parameters">Para&shy;meters&nbsp;<span class="way"></span></th>'
+        '<th scope="col" data-key="trained_on">Trained&nbsp;on&nbsp;<span class="way"></span><small>images</small></th>'
+    )
     return "".join(heads) + (costs if with_costs else "")
+
+
+def _way(scores: Sequence[Number]) -> str:
+    """Which way is better, where the page puts what sorts by this column."""
+    return f'<span class="way">{_arrow(scores)}</span>'
 
 
 def _size(scores: Sequence[Number]) -> str:
@@ -125,7 +136,12 @@ def _size(scores: Sequence[Number]) -> str:
     return " ".join(filter(None, (*units, sample_size(scores)))) if len(units) == 1 else sample_size(scores)
 
 
-def _cell(score: Number, leads: bool, notes: Notes, floor: Number | None = None) -> str:
+def _value(key: str, value: float | None) -> str:
+    """What the page sorts by."""
+    return "" if value is None else f' data-key="{key}" data-value="{value!r}"'
+
+
+def _cell(score: Number, leads: bool, notes: Notes, floor: Number | None = None, key: str = "") -> str:
     if not score.defined or score.value is None:
         text = "not defined" if score.kind == "undefined" else "no value"
         return f'<td class="absent">{text}{_reference(notes.add(score.reason))}</td>'
@@ -136,7 +152,8 @@ def _cell(score: Number, leads: bool, notes: Notes, floor: Number | None = None)
     flag = f'<span class="flag">flag{_reference(notes.add(score.flag))}</span>' if score.flag else ""
     if beyond_real(score, floor):
         flag += f'<span class="flag">warning{_reference(notes.add(BEYOND))}</span>'
-    return f"<td>{value}<small>{number.error_text(score.value, score.error)}</small>{kind}{flag}</td>"
+    sortable = _value(key, score.value) if key else ""
+    return f"<td{sortable}>{value}<small>{number.error_text(score.value, score.error)}</small>{kind}{flag}</td>"
 
 
 def _reference(note: int) -> str:
@@ -149,11 +166,12 @@ def answers(report: dict[str, Any]) -> str:
     questions = list(dict.fromkeys(question for family in families for question in family["answers"]))
     heads = "".join(f'<th scope="col">{escape(question)}</th>' for question in questions)
     rows = []
+    marks = signs(families)
     for i, family in enumerate(families):
         if not family["answers"]:  # images, of which nothing can be asked
             continue
         cells = "".join(_answer(question, family["answers"].get(question, "")) for question in questions)
-        rows.append(f'<tr><th scope="row">{named(i, family["title"])}</th>{cells}</tr>')
+        rows.append(f'<tr data-row="{i}"><th scope="row">{marks[i].named(family["title"])}</th>{cells}</tr>')
     return f'<table class="answers"><thead><tr><th></th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 

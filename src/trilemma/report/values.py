@@ -18,9 +18,8 @@ from typing import Any
 from trilemma.evaluation.standing import leaders
 from trilemma.number import Number
 from trilemma.report.figures import speed_scale
-from trilemma.report.page import axes_of
 from trilemma.report.pictures import load
-from trilemma.report.scores import check, column, read
+from trilemma.report.scores import axes_of, check, column, read
 from trilemma.report.summary import overall, sentence
 from trilemma.report.verdicts import lines, told_apart
 from trilemma.validate import read_json
@@ -48,7 +47,7 @@ class OverviewRow:
     """One row of a comparison.
 
     Attributes:
-        index: its number, which gives it colour and marker.
+        index: its place.
         name: what tells it from the others, and ``title`` for people.
         family: "" for images from elsewhere.
         run: its run folder as it was written down; None for images.

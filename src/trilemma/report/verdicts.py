@@ -9,7 +9,7 @@ from typing import Any
 from trilemma import number
 from trilemma.evaluation.metric import Metric
 from trilemma.report import seeds
-from trilemma.report.marks import badge
+from trilemma.report.marks import Sign, signs
 from trilemma.report.scores import column_head, columns, measured, more, read
 
 
@@ -22,14 +22,15 @@ def told_apart(report: dict[str, Any], column: Metric) -> Callable[[int, int], b
 
 def verdicts(report: dict[str, Any]) -> str:
     """A table of what cannot be told apart, as HTML; empty where nothing was tested."""
-    numbers = {family["name"]: i for i, family in enumerate(report["families"])}
-    rows = []
+    marks = dict(zip((family["name"] for family in report["families"]), signs(report["families"]), strict=True))
+    rows, tested, apart = [], 0, 0
     for column in measured(report, (*columns(), *more())):
         pairs = _of(report, column)
         if not pairs:
             continue
         draws = [d for d in pairs if not d["real"]]
-        said = "".join(_pair(d, numbers) for d in draws) or "All of them can be told apart."
+        tested, apart = tested + len(pairs), apart + len(pairs) - len(draws)
+        said = "".join(_pair(d, marks) for d in draws) or "All of them can be told apart."
         if len(draws) == len(pairs):
             said = "No two of them can be told apart."
         bounds = sorted({d["note"] for d in pairs if d["real"] and d["note"]})
@@ -41,12 +42,14 @@ def verdicts(report: dict[str, Any]) -> str:
     if not rows:
         return ""
     return (
-        '<h3 class="subhead">Who can be told from whom</h3><p class="caption">A difference between two models is real '
+        f"<details><summary>Who can be told from whom: {apart} of {tested} pairs</summary>"
+        '<p class="caption">A difference between two models is real '
         "when its two-sided p-value is below 5 %, after Holm’s correction for the number of pairs: z is the difference "
         "over its standard error, taken image by image where both were asked about the same images, else from both "
         f"errors. {escape(_scope(report))}</p>"
         '<table class="verdicts"><thead><tr><th></th><th scope="col">told apart</th>'
         f'<th scope="col">cannot be told apart at this N</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        "</details>"
     )
 
 
@@ -81,9 +84,9 @@ def _of(report: dict[str, Any], column: Metric) -> list[dict[str, Any]]:
     return [d for d in report.get("differences") or () if d["metric"] in (column.name, column.official)]
 
 
-def _pair(d: dict[str, Any], numbers: dict[str, int]) -> str:
+def _pair(d: dict[str, Any], marks: dict[str, Sign]) -> str:
     """Two markers with names, and the p-value; the difference itself is in the tooltip."""
-    a, b = (f"{badge(numbers[d[side]])}&nbsp;{escape(d[side])}" for side in ("a", "b"))
+    a, b = (f"{marks[d[side]].badge()}&nbsp;{escape(d[side])}" for side in ("a", "b"))
     gap = f"difference {number.text(d['difference'], d['error'])} ± {number.text(d['error'], digits=2)}"
     paired = ", image by image" if d.get("paired") else ""
     p = number.text(d["p"], digits=2) if d["p"] < 0.995 else "1"

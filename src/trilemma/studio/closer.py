@@ -67,11 +67,12 @@ class About:
 
 @dataclass(frozen=True)
 class Fill(Checked):
-    """An image of which ``known``, 0 or 1 for each pixel in base64, is kept."""
+    """An image of which ``known``, 0 or 1 for each pixel in base64, is kept; ``label`` names its class, "" none."""
 
     run: str
     pixels: str
     known: str
+    label: str = ""
     copies: Annotated[int, Limits(1, 8)] = 4
     seed: Seed = 0
     thorough: bool = False
@@ -136,9 +137,11 @@ async def _complete(studio: Studio, request: Request) -> Response:
         model = trained(studio, run)
         if not isinstance(model, Completes):
             raise ValueError(f"{model.name} cannot draw from p(unknown | known)")
+        named = wanted.label in run.config.class_names and spec.classes  # another data set may not know the class
+        labels = torch.tensor([run.config.class_names.index(wanted.label)]) if named else None
         options, began = None if wanted.thorough else quicker(type(model).CompletionOptions), time.perf_counter()
         found = complete(
-            model, x, kept.expand(spec.shape), wanted.copies, 16, options=options,
+            model, x, kept.expand(spec.shape), wanted.copies, 16, labels, options,
             seed=wanted.seed, device=studio.models.device, progress=hearer.tell,
         )  # fmt: skip
         head = {"how": found.how, "exact": found.exact, "seconds": time.perf_counter() - began}

@@ -59,7 +59,7 @@ def _entry(key: str, studio: Studio) -> dict[str, Any] | None:
 
 
 async def _page(studio: Studio, request: Request) -> Response:
-    """The one-file page of a comparison, under its own policy: it runs no script and loads nothing."""
+    """The one-file page of a comparison, under its own policy: it runs its one script and loads nothing."""
     path = studio.workspace.path("comparisons", request.query_params.get("comparison", "")) / "report.html"
     if not path.is_file():
         raise Unknown("this comparison has no page: make it anew")

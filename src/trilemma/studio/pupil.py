@@ -77,8 +77,9 @@ class Switch:
 SWITCHES = (
     Switch("train", "lr", "learning rate", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
            "Too high, and the dots shake and never settle; too low, and nothing moves."),
-    Switch("model", "loss", "loss", ("nonsaturating", "minimax", "hinge", "least-squares", "wasserstein"),
-           "Minimax gives a beaten generator little to learn from; Wasserstein never runs out."),
+    Switch("model", "loss", "loss",
+           ("nonsaturating", "minimax", "hinge", "least-squares", "wasserstein", "relativistic"),
+           "Minimax gives a beaten generator little to learn from; Wasserstein never does; relativistic forgets none."),
     Switch("model", "discriminator_steps", "steps of D for one of G", (1, 2, 5, 10),
            "More steps make a sharper map for the generator to climb, and a slower game."),
     Switch("model", "pack", "points that D judges at once", (1, 2, 4),
@@ -247,7 +248,11 @@ class Pupil:
 
     def configured(self, *, defaults: bool = False) -> RunConfig:
         """The whole config; ``ValueError`` where two choices contradict each other."""
-        model = {"width": WIDTH, "latent": 2} | ({} if defaults else self.of("model"))
+        model: dict[str, Any] = {"width": WIDTH, "latent": 2}
+        if issubclass(self.cls, Plays):
+            # As it was in 2014, since its lesson is what later losses mend; of one shape under all of them.
+            model |= {"loss": "nonsaturating", "generator_norm": "batch", "octaves": 0}
+        model |= {} if defaults else self.of("model")
         known = _fields(self.cls.Config)
         settings = {"batch": BATCH, "precision": "fp32", "anneal": 0.0} | ({} if defaults else self.of("train"))
         return make_config(

@@ -23,7 +23,7 @@ from trilemma.families import FAMILIES
 from trilemma.families.family import Family
 from trilemma.faults import in_words
 from trilemma.parallel import ranks
-from trilemma.report.marks import MARKERS
+from trilemma.report.marks import sign
 from trilemma.run import Run
 from trilemma.studio.guard import TooMuch
 from trilemma.studio.jobs import Queue
@@ -147,10 +147,10 @@ def families() -> list[dict[str, Any]]:
             "gives_up": cls.gives_up,
             "vectors": cls.vectors,
             "text": cls.reads_text,
-            "hue": i % 8,
-            "marker": [[round(x, 3), round(y, 3)] for x, y in MARKERS[(i + i // 8) % len(MARKERS)]],
+            "hue": sign(name).hue,
+            "marker": [[round(x, 3), round(y, 3)] for x, y in sign(name).vertices],
         }
-        for i, (name, cls) in enumerate(FAMILIES.items())
+        for name, cls in FAMILIES.items()
     ]
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trilemma.machine import cache_folder
-from trilemma.run import ZOO, Run, is_run, zoo
+from trilemma.run import Run, is_run, zoo
+from trilemma.shipped import ZOO
 from trilemma.text import printable
 
 DEPTH = 5

@@ -50,7 +50,7 @@ VERDICTS: dict[Verdict, str] = {
     "unclear": "cannot be told apart from real images by these votes",
     "told": "told apart from real images",
     "beyond": "taken for real more often than real images are",
-    "unknown": "not known beside real images",
+    "unknown": "of too few people to say what others see",
 }
 
 
@@ -428,6 +428,8 @@ def _readings(found: Results) -> list[str]:
     alpha = found.agreement
     if alpha.value is not None:
         said.append(f"Raters agree by Krippendorff’s α = {alpha} (1: always, 0: as by chance).")
+    if len(counted) == 1 and any(row.error_rate is not None for row in found.rows):
+        said.append("One person has judged: intervals, and a verdict on each source, need a second rater or more.")
     if needed := max((row.needed or 0 for row in found.rows), default=0):
         said.append(
             f"For an error rate of every source within ± {100 * WISHED:g} points some {_rounded(needed)} more votes on "

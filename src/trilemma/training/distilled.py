@@ -62,12 +62,12 @@ def distill(
     if issubclass(family, Distils):
         whose = getattr(config.model, "teacher", "")
         todo = f"distill its teacher {whose}" if whose else "train a run that denoises in many steps, and distill that"
-        raise ValueError(f"{run.path} is a student of few steps already: {todo}")
+        raise ValueError(f"{run.title} is a student of few steps already: {todo}")
     if not issubclass(family, Denoises):
         able = " and ".join(name for name, cls in FAMILIES.items() if issubclass(cls, Denoises))
-        raise ValueError(f"{run.path} is a {family.name}, which has no denoiser to learn from: {able} have")
+        raise ValueError(f"{run.title} is a {family.name}, which has no denoiser to learn from: {able} have")
     if guidance and not spec.conditional:
-        raise ValueError(f"{run.path} was trained without labels or captions, so there is no guidance to learn")
+        raise ValueError(f"{run.title} was trained without labels or captions, so there is no guidance to learn")
     dataset = images_of(run, data)
     name, student = next((name, cls) for name, cls in FAMILIES.items() if issubclass(cls, Distils))
     fields = student.student_of(run.model(), str(run.path.absolute()))
@@ -90,7 +90,7 @@ def images_of(run: Run, data: Dataset | DataConfig | str | os.PathLike[str] | Im
     if isinstance(data, Dataset):
         dataset = data
     elif data is None and not config.data_fingerprint:
-        raise ValueError(f"{run.path} does not know its images, as it was imported: name them after it")
+        raise ValueError(f"{run.title} does not know its images, as it was imported: name them after it")
     elif data is None:
         dataset = load(config.data)
     elif isinstance(data, str | os.PathLike):
@@ -100,8 +100,8 @@ def images_of(run: Run, data: Dataset | DataConfig | str | os.PathLike[str] | Im
     shape = dataset.spec().shape
     if shape != spec.shape or (spec.classes and len(dataset.class_names) != spec.classes):
         raise ValueError(
-            f"{dataset.name} has images of {list(shape)}, and {run.path} makes others: give its own images"
+            f"{dataset.name} has images of {list(shape)}, and {run.title} makes others: give its own images"
         )
     if config.data_fingerprint and dataset.fingerprint != config.data_fingerprint:
-        raise ValueError(f"{dataset.name} no longer holds the images that {run.path} was trained on: bring them back")
+        raise ValueError(f"{dataset.name} no longer holds the images that {run.title} was trained on: bring them back")
     return dataset

@@ -27,7 +27,7 @@ from trilemma.nets.pretrained import newest
 from trilemma.noise import ImageNoise
 from trilemma.parallel import Ranks, ranks
 from trilemma.presets import check_fields, configure
-from trilemma.run import PACKED, Run, check_new, is_run, lock, not_finite
+from trilemma.run import PACKED, Run, check_new, is_run, lock, names_run, not_finite
 from trilemma.text import printable
 from trilemma.training.budget import Budget, Progress, budget_text
 from trilemma.training.learning import Snapshot, Watcher, over, snapshots, trained_on
@@ -101,6 +101,9 @@ def train(
     board = tensorboard_writer(Path(out) / "tensorboard") if tensorboard else None
     where = ranks(device)
     check_fields(family, size or "tiny", model, settings)  # before minutes of reading images
+    source = data.source if isinstance(data, DataConfig) else data
+    if isinstance(source, str | os.PathLike) and names_run(source):
+        raise ValueError(f"{source} is a run, and {family} learns from images: give a folder of them, a file or a name")
     again = resume and is_run(out)
     tokens: Tokens | None = None
     if again:
@@ -166,7 +169,8 @@ def make_config(
     spec = dataset.spec(conditional)
     if tokens:
         spec = replace(spec, vocabulary=tokens.vocabulary, length=tokens.length)
-    model_config, train_config = configure(family, size, spec, model, settings)
+    suited = FAMILIES[family].suited(spec, len(dataset.train)) if family in FAMILIES else {}
+    model_config, train_config = configure(family, size, spec, {**suited, **(model or {})}, settings)
     if train_config.stop == "early" and not train_config.validation:
         train_config = replace(train_config, validation=VALIDATION)
     return RunConfig(
@@ -190,7 +194,7 @@ def refuse_changes(run: Run, typed: Mapping[str, Any], model: Mapping[str, Any],
     if config.size == IMPORTED:
         raise ValueError(f"{run.path} was imported: what it was trained with is not known, so it cannot be trained on")
     if run.packed:
-        raise ValueError(f"{run.path} {PACKED}; `trilemma train {config.family} --out RUN` trains one of your own")
+        raise ValueError(f"{run.title} {PACKED}; `trilemma train {config.family} --out RUN` trains one of your own")
     conditional, text = config.spec.classes > 0, config.spec.vocabulary > 0
     old: dict[str, Any] = {
         "family": config.family, "size": config.size, "seed": config.seed, "conditional": conditional, "text": text

@@ -14,17 +14,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from trilemma.blocks import Progress
 from trilemma.families.family import Density, Family, Likelihood, Loss, Objective, Observes, Plays
+from trilemma.families.gan.augment import Change, adapt
 from trilemma.families.gan.losses import PROBABILITIES, discriminator_loss, generator_loss
 from trilemma.families.gan.options import GANConfig
 from trilemma.families.gan.packing import by_class, filled, packed
-from trilemma.families.gan.penalties import gradient_penalty, squared_slope
+from trilemma.families.gan.penalties import gradient_penalty, slopes, squared
+from trilemma.families.observation import at_least_float32
 from trilemma.images import Spec
 from trilemma.metrics.modes import nearest_distance
 from trilemma.nets.dcgan import Discriminator, Generator
@@ -47,6 +49,9 @@ sound the same alarm as lost ones, and vectors off the modes hide a loss: on rin
 GRACE = 500
 """Steps of training in which a generator may still draw one grey image."""
 
+FEW = 5_000
+"""Training images below which D would learn them by heart within minutes."""
+
 VECTOR_DEPTH = 3
 """Hidden layers of both networks for vectors."""
 
@@ -56,19 +61,40 @@ class GANOptions:
     """`GAN.sample` has no options."""
 
 
+@dataclass(frozen=True)
+class Played:
+    """What D's step leaves for G's, where D's slope at generated images was needed anyway.
+
+    Attributes:
+        z, labels: what the images were made of.
+        change: how D saw them.
+        loss: G's.
+        direction: its derivative with respect to every pixel of every pack.
+    """
+
+    z: Tensor
+    labels: Tensor | None
+    change: Change | None
+    loss: Tensor
+    direction: Tensor
+
+
 class GAN(Family, Observes, Plays):
     """DCGAN's generator and discriminator; with labels, G gets an embedding beside z and D a projection.
 
     Logs: ``D(x)`` and ``D(G(z))``, the mean probabilities that D gives to real and to generated images; ½ both when
     it cannot tell them apart. Under a loss whose D is a critic they are ``critic(x)`` and ``critic(G(z))``, mean
-    values on no fixed scale; with the wasserstein loss their difference estimates the Wasserstein distance.
+    values on no fixed scale; with the wasserstein loss their difference estimates the Wasserstein distance. With the
+    relativistic one ``pairs told`` is the share of pairs of which D knows the real one, ½ when it cannot tell.
     ``diversity`` is how far a generated image is from the nearest other one in its batch, in pixels, as a share of the
-    same for real images: about 1, and near 0 when modes collapse.
+    same for real images: about 1, and near 0 when modes collapse. ``augmentation`` is the probability of each change of
+    what D sees.
     """
 
     name: ClassVar[str] = "gan"
     known_as: ClassVar[Mapping[str, str]] = {
-        "dcgan": "",
+        "dcgan": "--model.loss nonsaturating",
+        "r3gan": "",
         "wgan": "--model.loss wasserstein",
         "lsgan": "--model.loss least-squares",
     }
@@ -95,8 +121,15 @@ class GAN(Family, Observes, Plays):
         super().__init__(config, spec)
         self.generator: VectorGenerator | Generator
         self.discriminator: VectorDiscriminator | Discriminator
+        self._played: Played | None = None
+        self._spent = 0.0
+        self.augmentation: Tensor | None
+        augment = config.augment == "adaptive" and not spec.vector
+        self.register_buffer("augmentation", torch.zeros(()) if augment else None)
         if spec.vector:
-            self.generator = VectorGenerator(spec.dims, config.width, VECTOR_DEPTH, config.latent, spec.classes)
+            self.generator = VectorGenerator(
+                spec.dims, config.width, VECTOR_DEPTH, config.latent, spec.classes, norm=config.generator_norm != "none"
+            )
             self.discriminator = VectorDiscriminator(
                 spec.dims,
                 config.discriminator_width or config.width,
@@ -104,6 +137,7 @@ class GAN(Family, Observes, Plays):
                 spec.classes,
                 pack=config.pack,
                 spectral=config.spectral_norm,
+                octaves=config.octaves,
             )
             return
         self.generator = Generator(
@@ -130,6 +164,10 @@ class GAN(Family, Observes, Plays):
             activation=config.discriminator_activation,
             spectral=config.spectral_norm,
         )
+
+    @classmethod
+    def suited(cls, spec: Spec, images: int) -> Mapping[str, Any]:
+        return {"augment": "adaptive"} if images < FEW and not spec.vector else {}
 
     @classmethod
     def least_batch(cls, config: GANConfig) -> int:
@@ -178,6 +216,10 @@ class GAN(Family, Observes, Plays):
     def generator_losses(self, logits: Tensor) -> Mapping[str, Tensor]:
         return {name: generator_loss(logits, name) for name in PROBABILITIES}
 
+    def begin(self, spent: float) -> float:
+        self._spent = min(spent, 1.0)
+        return 1.0
+
     def objectives(self) -> list[Objective]:
         steps = self.config.discriminator_steps
         return [
@@ -190,16 +232,29 @@ class GAN(Family, Observes, Plays):
         if labels is not None and config.pack > 1:
             order = by_class(labels)
             x, labels = x[order], labels[order]
+        z = noise.normal(config.latent).to(self._dtype)
         with torch.no_grad():
-            fake = self.generator(noise.normal(config.latent).to(self._dtype), labels)
+            fake = self.generator(z, labels)
         real = self.spec.to_unit(x).to(self._dtype)
         logs = {"diversity": (nearest_distance(fake) + 1e-6) / (nearest_distance(real) + 1e-6)}
-        real, fake, labels = self._packs(real), self._packs(fake), self._pack_labels(labels)
-        if config.r1:
-            real.requires_grad_()
-        # Two batches, not one: batch norm must not show D the two kinds side by side.
-        real_answers = self.discriminator(real, labels)
-        fake_answers = self.discriminator(fake, labels)
+        judged, change = self._pack_labels(labels), self._change(noise)
+        real, fake = self._shown(real, self._change(noise)), self._shown(fake, change).to(real.dtype)
+        gamma1, gamma2 = (gamma * config.penalty_end**self._spent for gamma in config.slopes)
+        if gamma2:
+            # Without batch norm nothing couples the images, and D's slope at generated ones is known: one pass for both
+            # kinds, one for both penalties, and G needs D no more.
+            both = torch.cat([real, fake]).requires_grad_()
+            answers = self.discriminator(both, judged if judged is None else torch.cat([judged, judged]))
+            slope = slopes(answers, both)
+            real_answers, fake_answers = answers.tensor_split(2)
+            direction, value = self._game(real_answers, fake_answers, slope[len(real) :])
+            self._played = Played(z, labels, change, value, direction)
+        else:
+            if gamma1:
+                real.requires_grad_()
+            # Two batches, not one: batch norm must not show D the two kinds side by side.
+            real_answers, fake_answers = self.discriminator(real, judged), self.discriminator(fake, judged)
+            slope = slopes(real_answers, real) if gamma1 else real.new_zeros(())
         terms = {
             "discriminator": discriminator_loss(
                 real_answers,
@@ -209,46 +264,81 @@ class GAN(Family, Observes, Plays):
                 targets=config.targets,
             )
         }
-        if config.r1:
-            terms["R1"] = config.r1 / 2 * squared_slope(real_answers, real).mean()
+        if gamma1:
+            terms["R1"] = gamma1 / 2 * squared(slope[: len(real)]).mean()
+        if gamma2:
+            terms["R2"] = gamma2 / 2 * squared(slope[len(real) :]).mean()
         if config.penalty_weight:
             epsilon = noise.uniform()[: len(real)]
-            penalty = gradient_penalty(lambda between: self.discriminator(between, labels), real, fake, epsilon)
+            penalty = gradient_penalty(lambda between: self.discriminator(between, judged), real, fake, epsilon)
             terms["gradient penalty"] = config.penalty_weight * penalty
+        if self.augmentation is not None:
+            adapt(self.augmentation, real_answers, fake_answers, config.loss == "relativistic")
+            logs["augmentation"] = self.augmentation.clone()
         return Loss(terms, self._answers(real_answers, fake_answers) | logs)
+
+    def _game(self, real: Tensor, fake: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """What G learns of D's answers: by the chain rule its loss moves with an image as with D's answer to it, times
+        D's slope there. Its derivative for every pixel of every pack, and the loss."""
+        fake = at_least_float32(fake.detach()).requires_grad_()
+        loss = generator_loss(fake, self.config.loss, real=real.detach(), targets=self.config.targets)
+        (weight,) = torch.autograd.grad(loss, fake)
+        return weight.view(-1, *[1] * (slope.ndim - 1)) * slope.detach(), loss.detach()
+
+    def _change(self, noise: Noise) -> Change | None:
+        """How D sees a batch; None as it is."""
+        return None if self.augmentation is None else Change.draw(noise, self.augmentation, self.spec.image_shape)
+
+    def _shown(self, x: Tensor, change: Change | None) -> Tensor:
+        """``[B, C, …]`` as D sees them, ``[packs, pack * C, …]``."""
+        return packed(x if change is None else change(x).to(x.dtype), self.config.pack)
 
     @torch.no_grad()
     def _answers(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """D's mean answers, by the name of what they are."""
         if self.config.loss in PROBABILITIES:
             return {"D(x)": real.float().sigmoid().mean(), "D(G(z))": fake.float().sigmoid().mean()}
-        return {"critic(x)": real.float().mean(), "critic(G(z))": fake.float().mean()}
+        answers = {"critic(x)": real.float().mean(), "critic(G(z))": fake.float().mean()}
+        if self.config.loss == "relativistic":
+            answers["pairs told"] = (real > fake).float().mean()
+        return answers
 
     def _generator_loss(self, x: Tensor, labels: Tensor | None, noise: Noise) -> Loss:
-        answers = self.judge_samples(noise, labels)
-        return Loss({"generator": generator_loss(answers, self.config.loss, targets=self.config.targets)})
+        if played := self._played:
+            self._played = None
+            fake = self._shown(self.generator(played.z, played.labels), played.change)
+            moved = (fake * played.direction).sum()
+            return Loss({"generator": played.loss + moved - moved.detach()})
+        config, real = self.config, None
+        if config.loss == "relativistic":
+            order = torch.arange(len(x)) if labels is None or config.pack == 1 else by_class(labels)
+            given = labels if labels is None else self._pack_labels(labels[order])
+            with torch.no_grad():
+                shown = self._shown(self.spec.to_unit(x[order]).to(self._dtype), self._change(noise))
+                real = self.discriminator(shown, given)
+        answers = self._judge(noise, labels, self._change(noise))
+        return Loss({"generator": generator_loss(answers, config.loss, real=real, targets=config.targets)})
 
     def judge_samples(self, noise: Noise, labels: Tensor | None) -> Tensor:
         """D's answers ``[packs]`` to images drawn from ``noise``, which can be differentiated with respect to G."""
+        return self._judge(noise, labels, None)
+
+    def _judge(self, noise: Noise, labels: Tensor | None, change: Change | None) -> Tensor:
         if labels is not None and self.config.pack > 1:
             labels = labels[by_class(labels)]
         fake = self.generator(noise.normal(self.config.latent).to(self._dtype), labels)
-        answers: Tensor = self.discriminator(self._packs(fake), self._pack_labels(labels))
+        answers: Tensor = self.discriminator(self._shown(fake, change), self._pack_labels(labels))
         return answers
 
     def judge(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         pack = self.config.pack
         real = self.spec.to_unit(x).to(self._dtype).repeat_interleave(pack, 0)
         given = None if labels is None else self._pack_labels(labels.repeat_interleave(pack))
-        answers: Tensor = self.discriminator(self._packs(real), given)
+        answers: Tensor = self.discriminator(packed(real, pack), given)
         return answers
 
-    def _packs(self, x: Tensor) -> Tensor:
-        """``[B, C, …]`` as the discriminator takes them, ``[packs, pack * C, …]``."""
-        return packed(x, self.config.pack)
-
     def _pack_labels(self, labels: Tensor | None) -> Tensor | None:
-        """The labels ``[packs * pack]`` of the images of `_packs`."""
+        """The labels ``[packs * pack]`` of the images of `_shown`."""
         return None if labels is None else filled(labels, self.config.pack)
 
     @torch.no_grad()

@@ -27,15 +27,20 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     """
     epsilon = epsilon.view(-1, *[1] * (real.ndim - 1)).to(real.dtype)
     between = (epsilon * real + (1 - epsilon) * fake).detach().requires_grad_()
-    norm = (squared_slope(critic(between), between) + 1e-12).sqrt()  # the root has no derivative at 0
+    norm = (squared(slopes(critic(between), between)) + 1e-12).sqrt()  # the root has no derivative at 0
     return (norm - 1).square().mean()
 
 
-def squared_slope(answers: Tensor, x: Tensor) -> Tensor:
-    """‖∇D(x)‖² of each input, ``[B]``, from ``answers = D(x)``; R1 is γ/2 times its mean over real images.
+def slopes(answers: Tensor, x: Tensor) -> Tensor:
+    """∇D(x) of each input, of the shape of ``x``, from ``answers = D(x)``.
 
-    R1 is eq. 9 of Mescheder et al. 2018, arXiv 1801.04406. ``x`` must require gradients; the result can be
-    differentiated again.
+    ``x`` must require gradients; the result can be differentiated again.
     """
     (gradient,) = torch.autograd.grad(at_least_float32(answers).sum(), x, create_graph=True)
-    return at_least_float32(gradient).flatten(1).square().sum(1)
+    return at_least_float32(gradient)
+
+
+def squared(slope: Tensor) -> Tensor:
+    """‖∇D(x)‖² of each input, ``[B]``. R1 is γ/2 times its mean over real images, R2 over generated ones (Mescheder et
+    al. 2018, arXiv 1801.04406, section 4.1)."""
+    return slope.flatten(1).square().sum(1)

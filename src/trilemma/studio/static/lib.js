@@ -24,7 +24,10 @@ export async function api(path, body, options = {}) {
   const init = { ...options };
   if (body !== undefined && body !== null) {
     init.method ??= "POST";
-    init.body = typeof body === "object" && !(body instanceof Blob) && !(body instanceof ArrayBuffer) ? JSON.stringify(body) : body;
+    init.body =
+      typeof body === "object" && !(body instanceof Blob) && !(body instanceof ArrayBuffer)
+        ? JSON.stringify(body)
+        : body;
     init.headers = { "content-type": "application/json", ...(init.headers || {}) };
   }
   let answer;
@@ -36,7 +39,11 @@ export async function api(path, body, options = {}) {
   }
   if (!answer.ok) {
     let line = `${answer.status} ${answer.statusText}`;
-    try { line = (await answer.json()).error || line; } catch { /* no JSON */ }
+    try {
+      line = (await answer.json()).error || line;
+    } catch {
+      /* no JSON */
+    }
     const error = new Error(line);
     error.status = answer.status;
     throw error;
@@ -45,7 +52,8 @@ export async function api(path, body, options = {}) {
 }
 
 /** An address with its parameters. */
-export const at = (path, params) => `${path}?${new URLSearchParams(Object.entries(params).flatMap(([k, v]) => (Array.isArray(v) ? v.map((each) => [k, each]) : [[k, v]])))}`;
+export const at = (path, params) =>
+  `${path}?${new URLSearchParams(Object.entries(params).flatMap(([k, v]) => (Array.isArray(v) ? v.map((each) => [k, each]) : [[k, v]])))}`;
 
 /** Say something in passing; errors stay longer. */
 export function say(line, bad = false) {
@@ -58,7 +66,9 @@ export function say(line, bad = false) {
 
 /** Run something that may be refused, and say so where it is. */
 export async function attempt(work) {
-  try { return await work(); } catch (error) {
+  try {
+    return await work();
+  } catch (error) {
     if (error.name !== "AbortError") say(error.message, true);
     return undefined;
   }
@@ -70,10 +80,16 @@ export const about = { families: [], byName: {} };
 export function badge(name) {
   const family = about.byName[name];
   if (!family) return h("span");
-  return h("svg.badge", { viewBox: "-8 -8 16 16", "aria-hidden": "true", class: `hue${family.hue}` }, marker(name, 0, 0, 6.5));
+  return h(
+    "svg.badge",
+    { viewBox: "-8 -8 16 16", "aria-hidden": "true", class: `hue${family.hue}` },
+    marker(name, 0, 0, 6.5),
+  );
 }
 export function marker(name, x, y, radius = 5.5, hollow = false) {
-  const points = about.byName[name].marker.map(([u, v]) => `${(x + radius * u).toFixed(1)},${(y + radius * v).toFixed(1)}`);
+  const points = about.byName[name].marker.map(
+    ([u, v]) => `${(x + radius * u).toFixed(1)},${(y + radius * v).toFixed(1)}`,
+  );
   return h("path.marker", { class: hollow ? "hollow" : "", d: `M${points.join("L")}Z` });
 }
 export const hue = (name) => `hue${about.byName[name]?.hue ?? 0}`;
@@ -87,7 +103,11 @@ export function short(value, digits = 3) {
   if (size >= 1e6) return `${(value / 1e6).toPrecision(digits)} M`;
   if (size >= 1e4) return `${Math.round(value / 1e3)} k`;
   if (size >= 1e3) return Math.round(value).toLocaleString("en");
-  return size >= 100 ? value.toFixed(0) : size >= 0.0005 || size === 0 ? String(Number(value.toPrecision(digits))) : value.toExponential(1);
+  return size >= 100
+    ? value.toFixed(0)
+    : size >= 0.0005 || size === 0
+      ? String(Number(value.toPrecision(digits)))
+      : value.toExponential(1);
 }
 export function seconds(value) {
   if (value === null || value === undefined) return "–";
@@ -98,18 +118,37 @@ export function seconds(value) {
 export function scored(score) {
   if (!score || score.value === null || score.value === undefined) return h("span.none", {}, "no value");
   const bound = score.kind === "bound" ? "≤ " : "";
-  return h("span.score", { title: score.flag || "" }, `${bound}${short(score.value)}`, score.error ? h("small", {}, ` ± ${short(score.error, 2)}`) : null, score.flag ? h("abbr.flag", { title: score.flag }, "!") : null);
+  return h(
+    "span.score",
+    { title: score.flag || "" },
+    `${bound}${short(score.value)}`,
+    score.error ? h("small", {}, ` ± ${short(score.error, 2)}`) : null,
+    score.flag ? h("abbr.flag", { title: score.flag }, "!") : null,
+  );
 }
 
 /** Call again and again while the element is on the page and the page is looked at. */
 export function poll(node, every, work) {
-  let waiting = false, over = false;
+  let waiting = false,
+    over = false;
   const step = async () => {
-    if (over || (node.dataset.seen && !node.isConnected)) { clearInterval(timer); return; }
+    if (over || (node.dataset.seen && !node.isConnected)) {
+      clearInterval(timer);
+      return;
+    }
     if (node.isConnected) node.dataset.seen = "1";
     if (waiting || document.hidden) return;
     waiting = true;
-    try { if ((await work()) === false) { over = true; clearInterval(timer); } } catch (error) { if (error.name !== "AbortError") say(error.message, true); } finally { waiting = false; }
+    try {
+      if ((await work()) === false) {
+        over = true;
+        clearInterval(timer);
+      }
+    } catch (error) {
+      if (error.name !== "AbortError") say(error.message, true);
+    } finally {
+      waiting = false;
+    }
   };
   const timer = setInterval(step, every);
   step();
@@ -118,13 +157,25 @@ export function poll(node, every, work) {
 
 /** The newest of many calls wins: while one runs, only the last that comes is kept. For sliders. */
 export function latest(work) {
-  let running = false, next = null;
+  let running = false,
+    next = null;
   return async function call(...args) {
-    if (running) { next = args; return; }
+    if (running) {
+      next = args;
+      return;
+    }
     running = true;
-    try { await work(...args); } catch (error) { if (error.name !== "AbortError") say(error.message, true); } finally {
+    try {
+      await work(...args);
+    } catch (error) {
+      if (error.name !== "AbortError") say(error.message, true);
+    } finally {
       running = false;
-      if (next) { const again = next; next = null; call(...again); }
+      if (next) {
+        const again = next;
+        next = null;
+        call(...again);
+      }
     }
   };
 }
@@ -137,7 +188,17 @@ export function field(label, input, help) {
 }
 export function slider(label, { min, max, step = 1, value, oninput, text = short }) {
   const shown = h("output", {}, text(value));
-  const input = h("input", { type: "range", min, max, step, value, oninput: () => { shown.textContent = text(input.valueAsNumber); oninput?.(input.valueAsNumber); } });
+  const input = h("input", {
+    type: "range",
+    min,
+    max,
+    step,
+    value,
+    oninput: () => {
+      shown.textContent = text(input.valueAsNumber);
+      oninput?.(input.valueAsNumber);
+    },
+  });
   const node = field(label, input);
   node.classList.add("slide");
   node.firstChild.append(" ", shown);
@@ -149,15 +210,36 @@ export const button = (words, onclick, more = {}) => h("button", { type: "button
 /** A line chart of a few points, with its last value written at its end. */
 export function curve(points, label, width = 260, height = 70) {
   const known = points.filter(([, y]) => Number.isFinite(y));
-  if (known.length < 2) return h("svg.curve", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${label}: nothing yet` });
-  const xs = known.map(([x]) => x), sorted = known.map(([, y]) => y).sort((a, b) => a - b);
-  const low = sorted[Math.floor(sorted.length * 0.01)], high = sorted[Math.ceil(sorted.length * 0.97) - 1];
+  if (known.length < 2)
+    return h("svg.curve", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${label}: nothing yet` });
+  const xs = known.map(([x]) => x),
+    sorted = known.map(([, y]) => y).sort((a, b) => a - b);
+  const low = sorted[Math.floor(sorted.length * 0.01)],
+    high = sorted[Math.ceil(sorted.length * 0.97) - 1];
   const x = (v) => 2 + ((v - xs[0]) / (xs[xs.length - 1] - xs[0] || 1)) * (width - 8);
   const y = (v) => height - 4 - ((Math.min(Math.max(v, low), high) - low) / (high - low || 1)) * (height - 10);
   const path = known.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join("L");
   const [lx, ly] = known[known.length - 1];
-  return h("svg.curve", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${label}, now ${short(ly)}` }, h("path.line", { d: `M${path}` }), h("circle.end-dot", { cx: x(lx), cy: y(ly), r: 2.5 }));
+  return h(
+    "svg.curve",
+    { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${label}, now ${short(ly)}` },
+    h("path.line", { d: `M${path}` }),
+    h("circle.end-dot", { cx: x(lx), cy: y(ly), r: 2.5 }),
+  );
 }
 
 /** Copy words, and say that it was done. */
-export const copyable = (command) => h("div.command", {}, h("code", {}, command), button("Copy", async () => { await navigator.clipboard.writeText(command); say("copied"); }, { class: "quiet", title: "Copy the command" }));
+export const copyable = (command) =>
+  h(
+    "div.command",
+    {},
+    h("code", {}, command),
+    button(
+      "Copy",
+      async () => {
+        await navigator.clipboard.writeText(command);
+        say("copied");
+      },
+      { class: "quiet", title: "Copy the command" },
+    ),
+  );

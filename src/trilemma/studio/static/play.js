@@ -23,9 +23,15 @@ export async function play(place, run) {
     [...choice.children].forEach((each, i) => each.setAttribute("aria-pressed", String(i === index)));
     const room = h("div");
     panel.replaceChildren(room);
-    rooms[index][1](room, stage, leave.signal).catch((error) => { if (error.name !== "AbortError") room.append(h("p.bad", {}, error.message)); });
+    rooms[index][1](room, stage, leave.signal).catch((error) => {
+      if (error.name !== "AbortError") room.append(h("p.bad", {}, error.message));
+    });
   };
-  choice.append(...rooms.map(([words], i) => h("button", { type: "button", "aria-pressed": "false", onclick: () => open(i) }, words)));
+  choice.append(
+    ...rooms.map(([words], i) =>
+      h("button", { type: "button", "aria-pressed": "false", onclick: () => open(i) }, words),
+    ),
+  );
   place.append(rooms.length > 1 ? choice : "", panel);
   open(0);
 }

@@ -26,28 +26,38 @@ async function open() {
     place.replaceChildren(h("p.bad", {}, error.message), button("Try again", open));
   }
   if (turn !== open.turn) return; // another room was opened meanwhile
-  if (open.was !== undefined && open.was !== location.hash) main.focus({ preventScroll: true }), scrollTo(0, 0);
+  if (open.was !== undefined && open.was !== location.hash) (main.focus({ preventScroll: true }), scrollTo(0, 0));
   open.was = location.hash;
   main.replaceChildren(place);
   document.title = room[1] ? `${room[1]} · trilemma studio` : "trilemma studio";
 }
 
-nav.replaceChildren(...ROOMS.filter(([, words]) => words).map(([key, words]) => h("a", { href: `#/${key}`, "data-room": key }, words)));
+nav.replaceChildren(
+  ...ROOMS.filter(([, words]) => words).map(([key, words]) => h("a", { href: `#/${key}`, "data-room": key }, words)),
+);
 const work = document.getElementById("work");
-work.addEventListener("click", () => { location.hash = "#/train"; });
+work.addEventListener("click", () => {
+  location.hash = "#/train";
+});
 
 async function begin() {
   const known = await attempt(() => api("/api/studio"));
-  if (!known) { setTimeout(begin, 2000); return; }
+  if (!known) {
+    setTimeout(begin, 2000);
+    return;
+  }
   Object.assign(about, known);
   about.byName = Object.fromEntries(about.families.map((family) => [family.name, family]));
   addEventListener("hashchange", open);
   await open();
   poll(work, 2500, async () => {
     const jobs = await api("/api/jobs");
-    const running = jobs.filter((job) => job.status === "running"), queued = jobs.filter((job) => job.status === "queued");
+    const running = jobs.filter((job) => job.status === "running"),
+      queued = jobs.filter((job) => job.status === "queued");
     work.hidden = !running.length && !queued.length;
-    work.textContent = running.length ? `${running[0].title}${running.length + queued.length > 1 ? ` and ${running.length + queued.length - 1} more` : ""}` : `${queued.length} waiting`;
+    work.textContent = running.length
+      ? `${running[0].title}${running.length + queued.length > 1 ? ` and ${running.length + queued.length - 1} more` : ""}`
+      : `${queued.length} waiting`;
     work.classList.toggle("busy", running.length > 0);
     for (const job of jobs) {
       const before = begin.known?.[job.id];

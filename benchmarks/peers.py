@@ -1,22 +1,28 @@
-"""Are our FIDs those of torch-fidelity, pytorch-fid and clean-fid on the same files?
+"""Are our scores those of the packages that people use, on the same files, and how long do both take?
 
-    pip install --no-deps --target refs torch-fidelity==0.4.0 pytorch-fid==0.3.0 clean-fid==0.1.35
-    pip install --no-deps --target refs torchvision tqdm requests urllib3 certifi idna charset-normalizer scipy
-    TRILEMMA_INCEPTION=…/default_1.pt PYTHONPATH=refs python benchmarks/fid_references.py [A B] [--images 24]
+    pip install --no-deps --target refs torch-fidelity==0.4.0 pytorch-fid==0.3.0 clean-fid==0.1.35 prdc==0.2
+    pip install --no-deps --target refs torchvision tqdm requests urllib3 certifi idna charset-normalizer scipy \\
+        scikit-learn joblib threadpoolctl
+    TRILEMMA_INCEPTION=…/default_1.pt PYTHONPATH=refs python benchmarks/peers.py [A B] [--images 24]
 
 A and B are folders of images, all of one size; without them three pairs of sets are made: grey 28 x 28 digits, small
-colour images, and large ones. The references belong in a folder of their own, because they bring a torchvision that
-need not fit the torch that is installed; two operators it may lack are declared here, and never called.
+colour images, and large ones. Compared are FID (torch-fidelity, pytorch-fid, clean-fid), KID (torch-fidelity), and
+precision, recall, density and coverage (prdc, of the same features). dgm-eval is in no registry of packages.
 
-The three download their weights; here all get the same tensors as we do, from the file that `trilemma[inception]`
-installs, under their own names. Everything else is theirs: reading the files, resizing, the network and the distance.
-The last line is the largest relative difference of an FID.
+The references belong in a folder of their own, because they bring a torchvision that need not fit the torch that is
+installed; two operators it may lack are declared here, and never called. The three of FID download their weights; here
+all get the same tensors as we do, from the file that `trilemma[inception]` installs, under their own names. Everything
+else is theirs: reading the files, resizing, the network and the distance. Seconds are of the processor, of reading,
+features and distance. The last line is the largest relative difference of an FID.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +35,7 @@ from torch import Tensor, nn
 from trilemma.data import load
 from trilemma.evaluation.official import statistics
 from trilemma.images import save_png
-from trilemma.metrics import frechet_distance
+from trilemma.metrics import frechet_distance, manifold_scores
 from trilemma.metrics.inception import weights_file
 from trilemma.metrics.kernel import unbiased_mmd
 
@@ -65,7 +71,13 @@ def lend_weights() -> None:
     nn.Module.load_state_dict = lent  # type: ignore[method-assign]
 
 
-Result = tuple[Tensor, Tensor, float]
+Result = tuple[Tensor, Tensor, float, float]
+"""Features of both sets, the FID, and the seconds that its own command takes for it."""
+
+
+def timed(score: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.process_time()
+    return score(), time.process_time() - began
 
 
 def by_pytorch_fid(a: Path, b: Path) -> Result:
@@ -75,7 +87,8 @@ def by_pytorch_fid(a: Path, b: Path) -> Result:
     network.load_state_dict_from_url = lambda *_, **__: {}
     model = network.InceptionV3([3])
     x, y = (torch.from_numpy(reference.get_activations(files(p), model, 8, 2048, "cpu", num_workers=0)) for p in (a, b))
-    return x, y, float(reference.calculate_fid_given_paths([str(a), str(b)], 8, "cpu", 2048, num_workers=0))
+    value, seconds = timed(lambda: reference.calculate_fid_given_paths([str(a), str(b)], 8, "cpu", 2048, num_workers=0))
+    return x, y, float(value), seconds
 
 
 def by_torch_fidelity(a: Path, b: Path) -> Result:
@@ -92,10 +105,9 @@ def by_torch_fidelity(a: Path, b: Path) -> Result:
 
     with torch.inference_mode():
         x, y = features(a), features(b)
-    found = torch_fidelity.calculate_metrics(
-        input1=str(a), input2=str(b), cuda=False, fid=True, batch_size=8, verbose=False, cache=False
-    )
-    return x, y, found["frechet_inception_distance"]
+    settings: dict[str, Any] = dict(cuda=False, fid=True, batch_size=8, verbose=False, cache=False)
+    found, seconds = timed(lambda: torch_fidelity.calculate_metrics(input1=str(a), input2=str(b), **settings))
+    return x, y, found["frechet_inception_distance"], seconds
 
 
 def by_clean_fid(a: Path, b: Path) -> Result:
@@ -108,8 +120,8 @@ def by_clean_fid(a: Path, b: Path) -> Result:
 
     settings: dict[str, Any] = dict(mode="clean", num_workers=0, batch_size=8, device="cpu", verbose=False)
     x, y = (torch.from_numpy(fid.get_folder_features(str(p), model, **settings)) for p in (a, b))
-    value = fid.compute_fid(str(a), str(b), custom_feat_extractor=model, **settings)
-    return x, y, float(value)
+    value, seconds = timed(lambda: fid.compute_fid(str(a), str(b), custom_feat_extractor=model, **settings))
+    return x, y, float(value), seconds
 
 
 REFERENCES: dict[str, Callable[[Path, Path], Result]] = {
@@ -152,22 +164,24 @@ def made(folder: Path, count: int) -> list[tuple[str, Path, Path]]:
 def compare(name: str, a: Path, b: Path) -> float:
     worst = 0.0
     for preprocessing, reference in REFERENCES.items():
-        ours = []
+        ours, began = [], time.process_time()
         for folder in (a, b):  # as `trilemma fid` reads it
             features = statistics(folder, preprocessing=preprocessing, device="cpu").features
             assert features is not None
             ours.append(features)
-        *theirs, value = reference(a, b)
-        off = max(float((x - y).norm() / y.norm()) for x, y in zip(ours, theirs, strict=True))
         distance = frechet_distance(*ours)
+        seconds = time.process_time() - began
+        *theirs, value, their_seconds = reference(a, b)
+        off = max(float((x - y).norm() / y.norm()) for x, y in zip(ours, theirs, strict=True))
         worst = max(worst, abs(distance / value - 1))
         print(
             f"{name:18} {preprocessing:15} FID ours {distance:.5f}, theirs {value:.5f} ({distance / value - 1:+.1e}); "
-            f"features {off:.1e} apart",
+            f"features {off:.1e} apart; {seconds:.1f} s for {their_seconds:.1f} s",
             flush=True,
         )
         if preprocessing == "torch-fidelity":
             print(f"{name:18} {'KID':15} {kernel_difference(*ours):.1e} apart from torch-fidelity's on equal features")
+            print(f"{name:18} {'prdc':15} {manifold_difference(*ours)}")
     return worst
 
 
@@ -177,6 +191,20 @@ def kernel_difference(x: Tensor, y: Tensor) -> float:
     found = kid_features_to_metric(x.double(), y.double(), kid_subsets=1, kid_subset_size=len(x), verbose=False)
     theirs = found["kernel_inception_distance_mean"]
     return abs(unbiased_mmd(x.double(), y.double()).item() / theirs - 1)
+
+
+def manifold_difference(real: Tensor, fake: Tensor) -> str:
+    """The four scores beside those of their authors' package, and the seconds of both."""
+    from prdc import compute_prdc
+
+    nearest = min(5, len(real) - 1)
+    ours, seconds = timed(lambda: manifold_scores(real, fake, k=nearest))
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs, their_seconds = timed(
+            lambda: compute_prdc(real.double().numpy(), fake.double().numpy(), nearest_k=nearest)
+        )
+    apart = max(abs((getattr(ours, key).value or 0.0) - value) for key, value in theirs.items())
+    return f"largest difference of the four {apart:.1e}; {seconds:.2f} s for {their_seconds:.2f} s"
 
 
 def main() -> None:
