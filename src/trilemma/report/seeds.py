@@ -33,7 +33,7 @@ def section(report: dict[str, Any]) -> str:
     rows = [
         f'<tr data-row="{i}"><th scope="row">{marks[i].named(report["families"][i]["title"])}</th>'
         f"<td>{escape(column_head(column, report['protocol']['features']))}</td><td>{values}</td>"
-        f"<td>±{images}</td><td>±{over}</td></tr>"
+        f"<td>{images}</td><td>±{over}</td></tr>"
         for i, column, values, images, over in _cells(report)
     ]
     if not rows:
@@ -53,7 +53,7 @@ def lines(report: dict[str, Any]) -> list[str]:
     first = {column.name for column in columns()}
     found = [
         f"{report['families'][i]['name']}, {column_head(column, report['protocol']['features'])}: {values} "
-        f"(±{images} over images, ±{over} over seeds)"
+        f"({images} over images, ±{over} over seeds)"
         for i, column, values, images, over in _cells(report)
         if column.name in first
     ]
@@ -70,5 +70,6 @@ def _cells(report: dict[str, Any]) -> Iterator[tuple[int, Metric, str, str, str]
                 continue
             error = spread["spread"] or spread["images"]
             values = ", ".join(number.text(value, error) for value in spread["values"])
-            images = number.text(spread["images"], spread["images"]) if spread["images"] is not None else "?"
+            known = spread["images"] is not None
+            images = f"±{number.text(spread['images'], spread['images'])}" if known else "not known"
             yield i, column, values, images, number.text(spread["error"], spread["error"])
