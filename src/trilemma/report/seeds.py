@@ -70,7 +70,6 @@ def _cells(report: dict[str, Any]) -> Iterator[tuple[int, Metric, str, str, str]
                 continue
             error = spread["spread"] or spread["images"]
             values = ", ".join(number.text(value, error) for value in spread["values"])
-            images = (
-                f"±{number.text(spread['images'], spread['images'])}" if spread["images"] is not None else "not known"
-            )
+            known = spread["images"] is not None
+            images = f"±{number.text(spread['images'], spread['images'])}" if known else "not known"
             yield i, column, values, images, number.text(spread["error"], spread["error"])
