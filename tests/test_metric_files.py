@@ -106,7 +106,7 @@ def test_every_metric_says_all_of_itself() -> None:
             assert metric.needs == ("features",)  # and nothing else: it is measured of rungs and of classes too
         assert metric.better != "none" or metric.table != "first"
     counts = {group: len(each) for group, each in groups().items()}
-    assert counts == {"fidelity": 11, "model": 3, "memorisation": 5, "captions": 3, "mixture": 5, "labelled": 7}
+    assert counts == {"fidelity": 12, "model": 3, "memorisation": 5, "captions": 3, "mixture": 5, "labelled": 7}
     assert all(metric.name in choose(metric.name) for metric in known.values())
     assert find("fid") is not None and find("fid").name == "frechet"  # type: ignore[union-attr]
     assert find("") is None
@@ -122,7 +122,7 @@ def test_the_pages_first_table_and_the_order_of_the_record() -> None:
     assert second == [
         "text_accuracy", "text_seen", "text_unseen", "mixture_modes", "high_quality", "mixture_kl", "density_kl",
         "ode_density_kl", "ode_bits_per_dim", "passed", "precision", "recall", "density", "coverage", "kernel",
-        "frechet_infinity", "fine_detail", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
+        "frechet_infinity", "spaces", "fine_detail", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
         "authpct", "c_t", "train_closer", "nearest_training",
     ]  # fmt: skip
 
