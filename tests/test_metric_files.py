@@ -122,8 +122,8 @@ def test_the_pages_first_table_and_the_order_of_the_record() -> None:
     assert second == [
         "text_accuracy", "text_seen", "text_unseen", "mixture_modes", "high_quality", "mixture_kl", "density_kl",
         "ode_density_kl", "ode_bits_per_dim", "passed", "precision", "recall", "density", "coverage", "kernel",
-        "frechet_infinity", "spaces", "fine_detail", "accuracy", "modes", "mode_kl", "cas", "stacked_modes", "stacked_kl",
-        "authpct", "c_t", "train_closer", "nearest_training",
+        "frechet_infinity", "spaces", "fine_detail", "accuracy", "modes", "mode_kl", "cas", "stacked_modes",
+        "stacked_kl", "authpct", "c_t", "train_closer", "nearest_training",
     ]  # fmt: skip
 
 
