@@ -27,7 +27,8 @@ from trilemma.run import Run, State
 from trilemma.training import Batches, Budget, Diverged, Report, average, loop, recorder, train
 from trilemma.training.loop import learning_rate
 
-SMALL = {"batch": 8, "log_every": 2, "pictures": 0, "warmup": 2}
+SMALL = {"batch": 8, "log_every": 2, "pictures": 0, "warmup": 2, "anneal": 0.0}
+"""A rate that does not depend on the budget, so that runs of different budgets begin alike."""
 names = pytest.mark.parametrize("name", list(FAMILIES))
 
 
