@@ -34,8 +34,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "pixelcnn": dict(features=4, layers=2, head=4, first_kernel=3, kernel=3),
     "pixelrnn": dict(features=4, layers=1, head=4, first_kernel=3),
     "gan": dict(width=8, latent=4, loss="nonsaturating"),  # whose D says probabilities; that of vectors is the default
-        width=8, latent=4, loss="nonsaturating"
-    ),  # one whose D says probabilities; that of vectors is the default
     "diffusion": dict(width=16, multipliers=(1,), timesteps=20),
     "flow": dict(width=16, multipliers=(1,)),
 }
