@@ -139,7 +139,7 @@ PRESETS: dict[str, Preset] = {
         small=dict(width=136, latent=100, loss="relativistic"),
         base=dict(width=272, latent=100, loss="relativistic"),
         large=dict(width=544, latent=100, loss="relativistic"),
-        train=dict(batch=32, lr=2e-3, betas=(0.0, 0.99), warmup=100, clip=0.0),
+        train=dict(batch=32, lr=2e-3, betas=(0.0, 0.99), warmup=100, anneal=0.5, clip=0.0),
         # Smooth first, so that D finds every mode, then sharp: modes are narrow in units of the whole.
         vector=dict(width=128, latent=2, generator_norm="none", octaves=3, r1=0.03, r2=0.03, penalty_end=0.007),
         vector_train=dict(batch=256, lr=2e-3, betas=(0.0, 0.99), anneal=0.5, precision="fp32"),

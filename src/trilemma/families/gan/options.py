@@ -38,7 +38,7 @@ class GANConfig:
     """Weight of (‖∇D‖ - 1)² between real and generated images; by default 10 with the wasserstein loss (unless
     spectral_norm), else 0."""
     r1: NotNegative | None = None
-    """γ of the penalty γ/2 ‖∇D‖² at real images, with any loss; by default 1 with the relativistic loss, else 0.
+    """γ of the penalty γ/2 ‖∇D‖² at real images, with any loss; by default 0.1 with the relativistic loss, else 0.
     Published with the nonsaturating one: 10."""
     r2: NotNegative | None = None
     """The same at generated images."""
@@ -99,7 +99,7 @@ class GANConfig:
     @property
     def slopes(self) -> tuple[float, float]:
         """γ of R1 and of R2."""
-        usual = 1.0 if self.loss == "relativistic" else 0.0
+        usual = 0.1 if self.loss == "relativistic" else 0.0
         return usual if self.r1 is None else self.r1, usual if self.r2 is None else self.r2
 
     @property
