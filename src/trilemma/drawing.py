@@ -1,6 +1,6 @@
 """Pictures with words and scales: maps of numbers, colour bars, simple plots, in pixels (Pillow) or as SVG.
 
-The font that comes with Pillow has few signs beyond ASCII, so the words in pictures keep to those.
+The font that comes with Pillow has few signs beyond ASCII: `PLAIN` stands for the others.
 """
 
 from __future__ import annotations
@@ -33,6 +33,15 @@ BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
 
 RAMP = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], np.float64)
 """Dark to light in even steps, so that the order of the values survives without colour."""
+
+
+PLAIN = str.maketrans(
+    {
+        "−": "-", "–": "-", "≤": "<=", "≥": ">=", "≈": "~", "×": "x", "′": "'", "→": "->", "²": "2", "₂": "2",
+        "α": "alpha", "β": "beta", "γ": "gamma", "σ": "sigma", "π": "pi", "∞": "infinity",
+    }
+)  # fmt: skip
+"""What stands for signs that the font lacks, where words become pixels; an SVG keeps them."""
 
 
 def font(size: int = 14) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -113,7 +122,7 @@ class Sheet:
             if kind == "paste":
                 picture.paste(as_pixels(mark[0]), mark[1])
             elif kind == "text":
-                pen.text(mark[0], mark[1], mark[3], font(mark[2]))
+                pen.text(mark[0], mark[1].translate(PLAIN), mark[3], font(mark[2]))
             elif kind == "line":
                 pen.line(*mark)
             else:
