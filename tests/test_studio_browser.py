@@ -288,6 +288,7 @@ def test_a_zip_is_dropped(watched: Watched, address: str, tmp_path: Path) -> Non
     drop(page, tmp_path / "shapes.zip")
     until(lambda: page.locator("select").first.input_value() == "shapes.zip")
     until(lambda: "3 classes" in page.inner_text(".seen"))
+    assert "26 to learn from, 16 × 16" in page.inner_text(".seen")  # 30, of which a tenth of each class is held out
 
 
 @pytest.mark.slow
